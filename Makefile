@@ -1,0 +1,31 @@
+# make demo: train, validate and paint a segmenter on generated scenes.   make test: the tests.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+WORK = work_dirs/demo
+
+.PHONY: demo test test-all lint clean
+
+# Made again when the dependencies change; 'installed' is written only after pip succeeded.
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10+ is needed, set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[mm,test]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) tools/make_shapes.py data/shapes
+	$(RUN) tools/train.py configs/segmentation/fpn_lite0_demo_shapes-256x320.py --work-dir $(WORK)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+test-all: $(VENV)/installed
+	$(RUN) -m pytest -m ''
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf work_dirs .pytest_cache .ruff_cache
