@@ -1,0 +1,197 @@
+"""Semantic segmentation head on a pyramid (Kirillov et al., Panoptic FPN, arXiv:1901.02446)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpn_neck.layers import Cfg, ConvNormAct, init_convs
+
+MERGES = ("add", "cat")
+RELU = {"type": "ReLU"}
+
+
+class ScaleHeads(nn.ModuleList):
+    """Pyramid -> one map at the finest stride: a tower per level, then a sum or concatenation.
+
+    The tower of a level is ``log2(stride / finest stride)`` times [3x3 conv, norm, ReLU, x2
+    bilinear]; the finest level has one convolution and no upsampling. Keys are those of mmseg's
+    ``FPNHead.scale_heads``.
+
+    Args:
+        in_channels: channels of every level, finest first.
+        channels: width of the towers.
+        strides: stride of every level in image pixels, finest first, each a power of two times
+            the first.
+        merge: 'add' (running sum, output ``channels`` wide) or 'cat' (``channels * levels``).
+        conv_cfg, norm_cfg, act_cfg: see `fpn_neck.layers`.
+        align_corners: of every bilinear upsampling.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        merge: str = "add",
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+    ) -> None:
+        depths = _depths(strides)
+        if len(in_channels) != len(depths):
+            raise ValueError(
+                f"in_channels={list(in_channels)} and strides={list(strides)} must be of the same "
+                "length, one entry per level"
+            )
+        if merge not in MERGES:
+            raise ValueError(f"merge={merge!r}; choose one of {MERGES}")
+        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        super().__init__(
+            _tower(c, channels, depth, align_corners, layers)
+            for c, depth in zip(in_channels, depths, strict=True)
+        )
+        self.merge, self.align_corners = merge, align_corners
+        self.out_channels = channels * (len(self) if merge == "cat" else 1)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Merge the pyramid.
+
+        Args:
+            pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
+
+        Returns:
+            (N, out_channels, H_0, W_0).
+
+        Raises:
+            ValueError: another number of levels than ``strides``.
+        """
+        if len(pyramid) != len(self):
+            raise ValueError(
+                f"the head got {len(pyramid)} levels and has {len(self)} towers; give the levels "
+                "named by strides, or change strides"
+            )
+        finest = self[0](pyramid[0])  # (N, C, H_0, W_0)
+        if self.merge == "cat":
+            rest = [self._at_size(i, pyramid[i], finest) for i in range(1, len(self))]
+            return torch.cat([finest, *rest], dim=1)
+        for i in range(1, len(self)):
+            finest = finest + self._at_size(i, pyramid[i], finest)
+        return finest
+
+    def _at_size(self, level: int, x: Tensor, finest: Tensor) -> Tensor:
+        """Run one tower; odd sizes leave it a few pixels off, which one more resize mends."""
+        return resize(self[level](x), finest.shape[-2:], self.align_corners)
+
+
+class SegHead(nn.Module):
+    """Pyramid -> class logits at the finest stride: `ScaleHeads`, dropout, 1x1 convolution.
+
+    State-dict keys are those of mmseg's ``FPNHead`` (mmseg 1.2, ``decode_heads/fpn_head.py``);
+    its published Semantic FPN weights load with ``strict=True``.
+
+    Args:
+        in_channels: channels of every level, finest first, or one number for all.
+        num_classes: K, the number of logits per pixel.
+        channels: width of the towers (128 in the paper).
+        strides: stride of every level in image pixels, finest first.
+        merge: 'add' or 'cat', see `ScaleHeads`.
+        dropout: probability that a whole channel is dropped before the classifier.
+        conv_cfg, norm_cfg, act_cfg: see `fpn_neck.layers`; the default norm is GN with 32 groups,
+            the paper's choice.
+        align_corners: of every bilinear upsampling.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 128,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        merge: str = "add",
+        dropout: float = 0.1,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = {"type": "GN", "num_groups": 32},  # noqa: B006 (read only)
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: expected at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: expected a probability in [0, 1)")
+        if isinstance(in_channels, int):
+            in_channels = [in_channels] * len(strides)
+        self.scale_heads = ScaleHeads(
+            in_channels,
+            channels,
+            strides=strides,
+            merge=merge,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            align_corners=align_corners,
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(self.scale_heads.out_channels, num_classes, 1)
+        init_convs(self.conv_seg, {"type": "Normal", "std": 0.01})
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Classify every cell of the finest level.
+
+        Args:
+            pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
+
+        Returns:
+            Logits (N, num_classes, H_0, W_0).
+
+        Raises:
+            ValueError: another number of levels than ``strides``.
+        """
+        return self.conv_seg(self.dropout(self.scale_heads(pyramid)))
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def _depths(strides: Sequence[int]) -> list[int]:
+    """Number of x2 upsamplings from every stride down to the finest one."""
+    if not strides or any(type(s) is not int or s < 1 for s in strides):
+        raise ValueError(f"strides={strides!r}: expected whole numbers >= 1, e.g. (4, 8, 16, 32)")
+    depths = [(s // strides[0]).bit_length() - 1 for s in strides]
+    if any(strides[0] << max(d, 0) != s for d, s in zip(depths, strides, strict=True)):
+        raise ValueError(
+            f"strides={list(strides)}: each must be a power of two times the first, finest first"
+        )
+    return depths
+
+
+def _tower(
+    in_channels: int, channels: int, depth: int, align_corners: bool, layers: dict
+) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for i in range(max(1, depth)):
+        modules.append(ConvNormAct(channels if i else in_channels, channels, 3, **layers))
+        if depth:
+            modules.append(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
+            )
+    tower = nn.Sequential(*modules)
+    init_convs(tower, {"type": "Kaiming"})
+    return tower
