@@ -1,0 +1,71 @@
+"""Backbone + FPN + SegHead in plain torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fpn_neck.fpn import FPN
+from fpn_neck.seg_head import SegHead, resize
+
+
+class Segmenter(nn.Module):
+    """Semantic segmentation of images of any size.
+
+    Args:
+        backbone: name of a timm model (built by `fpn_neck.integrations.timm.TimmBackbone`), or a
+            module with ``out_channels`` and ``strides`` (finest first) that maps (N, 3, H, W) to
+            a sequence of (N, C_i, H_i, W_i).
+        num_classes: K.
+        backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...}``; only
+            with a name.
+        fpn: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
+        head: further arguments of `SegHead`, e.g. ``{'merge': 'cat'}``.
+
+    Raises:
+        TypeError, ValueError: a backbone without declared channels and strides, or without a
+            pyramid, and whatever the parts refuse.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        num_classes: int,
+        *,
+        backbone_options: dict[str, Any] | None = None,
+        fpn: dict[str, Any] | None = None,
+        head: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(backbone, str):
+            from fpn_neck.integrations.timm import TimmBackbone
+
+            backbone = TimmBackbone(backbone, **(backbone_options or {}))
+        elif backbone_options:
+            raise TypeError("backbone_options go with the name of a timm model, not with a module")
+        if not (hasattr(backbone, "out_channels") and hasattr(backbone, "strides")):
+            raise TypeError(
+                f"backbone {type(backbone).__name__} must declare out_channels and strides, one "
+                "number per map, finest first"
+            )
+        self.backbone = backbone
+        self.neck = FPN(list(backbone.out_channels), **(fpn or {}))
+        used = list(backbone.strides)[self.neck.start_level : self.neck.end_level + 1]
+        used += [used[-1] << i for i in range(1, self.neck.num_outs - len(used) + 1)]  # P6, P7, ...
+        head = {"strides": used} | (head or {})
+        self.head = SegHead(self.neck.out_channels, num_classes, **head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""
+        logits = self.head(self.neck(self.backbone(images)))  # (N, K, H/4, W/4)
+        return resize(logits, images.shape[-2:], self.head.scale_heads.align_corners)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W), float -> labels (N, H, W), int64 in 0..K-1.
+
+        Runs in the mode the module is in; call ``eval()`` first, as with any module.
+        """
+        return self(images).argmax(1)
