@@ -1,0 +1,82 @@
+"""Clothing Co-Parsing (Yang, Luo, Lin, CVPR 2014) in the layout of Kaggle's "People Clothing
+Segmentation"::
+
+    <root>/labels.csv
+    <root>/jpeg_images/IMAGES/img_0001.jpeg   (or png_images/IMAGES/img_0001.png)
+    <root>/png_masks/MASKS/seg_0001.png       8 bit, one label index per pixel
+"""
+
+from __future__ import annotations
+
+import colorsys
+import zlib
+from pathlib import Path
+
+# The order is the meaning: a mask pixel of value i shows CLASSES[i].
+# fmt: off
+CLASSES: tuple[str, ...] = (
+    "null", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra",
+    "bracelet", "cape", "cardigan", "clogs", "coat", "dress", "earrings", "flats", "glasses",
+    "gloves", "hair", "hat", "heels", "hoodie", "intimate", "jacket", "jeans", "jumper", "leggings",
+    "loafers", "necklace", "panties", "pants", "pumps", "purse", "ring", "romper", "sandals",
+    "scarf", "shirt", "shoes", "shorts", "skin", "skirt", "sneakers", "socks", "stockings", "suit",
+    "sunglasses", "sweater", "sweatshirt", "swimwear", "t-shirt", "tie", "tights", "top", "vest",
+    "wallet", "watch", "wedges",
+)
+# fmt: on
+
+IMAGES = (("jpeg_images/IMAGES", ".jpeg"), ("png_images/IMAGES", ".png"))
+MASKS = "png_masks/MASKS"
+SPLITS = ("train", "val", "all")
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Hues a golden angle apart, in three values, so that neighbours in the list differ."""
+    if index == 0:
+        return 40, 40, 40
+    r, g, b = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], 1 - index % 3 * 0.2)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+PALETTE = [list(_colour(i)) for i in range(len(CLASSES))]
+
+
+def split_of(number: int) -> str:
+    """'train' or 'val' for the photo with this number (1 for ``img_0001.jpeg``).
+
+    One photo in eight is for validation. The choice depends on the photo's own number only, so it
+    is the same on every machine and for every subset of the photos.
+    """
+    return "val" if zlib.crc32(f"{number:04d}".encode()) % 8 == 0 else "train"
+
+
+def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
+    """Photos of a split with their masks, by number; gaps in the numbers are normal.
+
+    Raises:
+        ValueError: an unknown split, no photos under ``root``, or photos without a mask.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}; choose one of {SPLITS}")
+    root = Path(root)
+    for folder, suffix in IMAGES:
+        photos = sorted((root / folder).glob(f"img_*{suffix}"))
+        if photos:
+            break
+    else:
+        raise ValueError(
+            f"{root}: no photos in {' or '.join(f for f, _ in IMAGES)}; set data_root to the "
+            "folder with labels.csv, or make it with tools/prepare_clothing.py"
+        )
+    pairs = []
+    for photo in photos:
+        number = photo.stem.removeprefix("img_")
+        if split in ("all", split_of(int(number))):
+            pairs.append((photo, root / MASKS / f"seg_{number}.png"))
+    missing = [mask.name for _, mask in pairs if not mask.is_file()]
+    if missing:
+        raise ValueError(
+            f"{root}: {len(missing)} photos have no mask in {MASKS}, e.g. {missing[0]}; run "
+            "tools/prepare_clothing.py on the folder to list them"
+        )
+    return pairs
