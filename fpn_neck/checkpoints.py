@@ -57,3 +57,28 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
             f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
         )
     return {k.removeprefix(_PREFIX): v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+
+
+def check_fit(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights of another model before anything is loaded.
+
+    Args:
+        model: the model's own ``state_dict()``.
+        state_dict: the weights to load.
+        name: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: tensors are missing, left over, or of another shape; names the first few.
+    """
+    findings = {
+        "missing": [k for k in model if k not in state_dict],
+        "left over": [k for k in state_dict if k not in model],
+        "of another shape": [
+            f"{k} {tuple(state_dict[k].shape)} for {tuple(v.shape)}"
+            for k, v in model.items()
+            if k in state_dict and state_dict[k].shape != v.shape
+        ],
+    }
+    text = "; ".join(f"{len(v)} {what}, e.g. {v[0]}" for what, v in findings.items() if v)
+    if text:
+        raise ValueError(f"checkpoint {name} is of another model: {text}; use its own config")

@@ -77,6 +77,9 @@ class TimmBackbone(nn.Module):
         self.strides = tuple(self.net.feature_info.reduction())
         _check_pyramid(model_name, self.strides)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        # HRNet adds its branches up, which must have sizes of exactly 2 : 1.
+        adds_branches = type(self.net).__name__.startswith("HighResolutionNet")
+        self.multiple = self.strides[-1 if adds_branches else 0]
         self.norm_eval = norm_eval
         if not 0 <= frozen_levels <= len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
@@ -86,17 +89,19 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
 
-        Where a model needs whole patches (Swin), the image is padded with zeros on the right and
-        at the bottom up to the finest stride.
+        Where a model needs whole patches (Swin) or whole strides (HRNet), the image is padded with
+        zeros on the right and at the bottom, and the maps are cut to the size above.
         """
-        s = self.strides[0]
-        x = F.pad(x, (0, -x.shape[-1] % s, 0, -x.shape[-2] % s))
+        h, w = x.shape[-2:]
+        x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
         if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this layout
             x = x.contiguous(memory_format=torch.channels_last)
         maps = self.net(x)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
-        return tuple(maps)
+        return tuple(
+            m[..., : -(-h // s), : -(-w // s)] for m, s in zip(maps, self.strides, strict=True)
+        )
 
     def train(self, mode: bool = True) -> TimmBackbone:
         super().train(mode)
@@ -130,6 +135,11 @@ def _create(model_name: str, out_indices: Sequence[int] | None, options: dict) -
             )
         except TypeError:  # the model has no such option
             return timm.create_model(model_name, features_only=True, **options)
+    except OSError as e:  # requests' and the hub's errors are OSErrors
+        raise ValueError(
+            f"timm cannot get the pretrained weights of {model_name!r} ({type(e).__name__}); "
+            "give checkpoint='file.pth' (or .safetensors), or pretrained=False"
+        ) from e
     except (AssertionError, RuntimeError, IndexError, TypeError, AttributeError) as e:
         raise ValueError(
             f"timm cannot make a feature pyramid of {model_name!r} with {options.keys()}: {e}"

@@ -1,0 +1,46 @@
+"""Learning curves from the scalars that mmengine writes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+METRICS = ("mIoU", "mIoU_occurring", "mIoU_foreground", "aAcc", "coco/bbox_mAP", "coco/segm_mAP")
+Series = dict[str, list[tuple[int, float]]]
+
+
+def read_scalars(work_dir: Path) -> Series:
+    """Name -> [(step, value), ...] over all runs in a work dir; a resumed run replaces its steps.
+
+    Reads ``<work_dir>/<timestamp>/vis_data/scalars.json``, one JSON object per line.
+    """
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            for name, value in row.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    series[name][row["step"]] = value
+    return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def draw_curves(series: Series, path: Path, metrics: Iterable[str] = METRICS) -> None:
+    """Draw the losses on the left and the validation metrics on the right into a PNG."""
+    from matplotlib.figure import Figure  # no pyplot: needs no display and leaks no figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in series:
+        if "loss" in name:
+            left.plot(*zip(*series[name], strict=True), label=name)
+    for name in metrics:
+        if name in series:
+            right.plot(*zip(*series[name], strict=True), marker="o", label=name)
+    for axes, title in ((left, "training loss"), (right, "validation")):
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=120)

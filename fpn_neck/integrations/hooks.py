@@ -1,0 +1,72 @@
+"""Runner hooks: pictures at every validation, curves and a summary at the end of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from fpn_neck.curves import METRICS, draw_curves, read_scalars
+from fpn_neck.files import write_whole
+from fpn_neck.pictures import side_by_side
+from fpn_neck.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Photo, truth and prediction side by side, of samples spread evenly over the data set.
+
+    Written to ``<work_dir>/pictures``; every validation or test replaces them.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int = 12) -> None:
+        self.count = count
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._draw(runner, runner.val_loop, batch_idx, outputs)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+        self._draw(runner, runner.test_loop, batch_idx, outputs)
+
+    @master_only
+    def _draw(self, runner: Runner, loop, batch_idx: int, outputs: Sequence) -> None:
+        batches = len(loop.dataloader)
+        if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
+            return
+        meta, sample = loop.dataloader.dataset.metainfo, outputs[0]
+        photo = mmcv.imread(sample.img_path, channel_order="rgb")
+        maps = {
+            "truth": sample.gt_sem_seg.data.squeeze().cpu().numpy(),
+            "prediction": sample.pred_sem_seg.data.squeeze().cpu().numpy(),
+        }
+        picture = side_by_side(photo, maps, meta["classes"], meta["palette"])
+        folder = Path(runner.work_dir) / "pictures"
+        write_whole(folder / f"{Path(sample.img_path).stem}.png", picture.save)
+
+
+@HOOKS.register_module()
+class SummaryHook(Hook):
+    """At the end of training: ``<work_dir>/curves.png``, and where everything is."""
+
+    priority = "LOWEST"  # after the last checkpoint
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        work_dir = Path(runner.work_dir)
+        series = read_scalars(work_dir)
+        write_whole(work_dir / "curves.png", lambda path: draw_curves(series, path))
+        checkpoint = runner.message_hub.get_info("best_ckpt") or work_dir / "last_checkpoint"
+        final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
+        runner.logger.info(f"checkpoint: {checkpoint}")
+        runner.logger.info(f"last validation: {', '.join(final) or 'none'}")
+        runner.logger.info(f"curves: {work_dir / 'curves.png'}")
+        if (work_dir / "pictures").is_dir():
+            runner.logger.info(f"pictures: {work_dir / 'pictures'}")

@@ -1,0 +1,188 @@
+"""The segmentation head, data sets and metric under mmseg's interfaces."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmseg.apis import init_model
+from mmseg.datasets import BaseSegDataset
+from mmseg.evaluation import IoUMetric
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor
+
+from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.datasets import clothing, shapes
+from fpn_neck.layers import Cfg
+from fpn_neck.registry import DATASETS, METRICS, MODELS
+from fpn_neck.seg_head import RELU, ScaleHeads
+
+
+@MODELS.register_module()
+class FPNHead(BaseDecodeHead):
+    """mmseg decode head round `ScaleHeads`; ``mmseg.FPNHead``'s arguments and state-dict keys.
+
+    Args:
+        feature_strides: stride of every level in image pixels, finest first.
+        channels: width of the towers.
+        merge: 'add' (mmseg's) or 'cat', see `ScaleHeads`.
+        loss_stride: take the loss at every n-th pixel of every n-th row, with the logits resized
+            to that grid: n * n times less work and memory than mmseg's loss at full size (1).
+        **kwargs: the rest of mmseg's ``BaseDecodeHead``: in_channels, in_index, num_classes,
+            dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ...
+    """
+
+    def __init__(
+        self,
+        feature_strides: Sequence[int],
+        channels: int,
+        *,
+        merge: str = "add",
+        loss_stride: int = 1,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        merged = channels * (len(feature_strides) if merge == "cat" else 1)
+        kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
+        super().__init__(channels=merged, **kwargs)
+        self.loss_stride = loss_stride
+        self.scale_heads = ScaleHeads(
+            self.in_channels,
+            channels,
+            strides=feature_strides,
+            merge=merge,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            align_corners=align_corners,
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Pyramid -> logits (N, K, H_0, W_0) at the finest stride."""
+        return self.cls_seg(self.scale_heads(self._transform_inputs(inputs)))
+
+    def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
+        """Labels (N, 1, H, W), thinned to the grid on which mmseg's loss_by_feat is taken."""
+        n = self.loss_stride
+        return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
+
+
+@DATASETS.register_module()
+class ClothingDataset(BaseSegDataset):
+    """ "People Clothing Segmentation" (CCP) in Kaggle's layout, see `fpn_neck.datasets.clothing`.
+
+    Args:
+        split: 'train', 'val', or 'all'; the rule is `clothing.split_of`.
+        **kwargs: mmseg's ``BaseSegDataset``; ``data_root`` is the folder with ``labels.csv``.
+
+    Raises:
+        ValueError: an unknown split, no photos, or a photo without its mask.
+    """
+
+    METAINFO = {"classes": clothing.CLASSES, "palette": clothing.PALETTE}
+
+    def __init__(self, split: str, **kwargs: Any) -> None:
+        self.split = split
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        pairs = clothing.find_pairs(self.data_root, self.split)
+        common = {
+            "label_map": self.label_map,
+            "reduce_zero_label": self.reduce_zero_label,
+            "seg_fields": [],
+        }
+        return [{"img_path": str(p), "seg_map_path": str(m)} | common for p, m in pairs]
+
+
+@DATASETS.register_module()
+class ShapesDataset(BaseSegDataset):
+    """The generated scenes of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
+
+    METAINFO = {"classes": shapes.CLASSES, "palette": shapes.PALETTE}
+
+    def __init__(self, split: str, **kwargs: Any) -> None:
+        prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/labels"}
+        super().__init__(data_prefix=prefix, **kwargs)
+
+
+@METRICS.register_module()
+class OccurringIoUMetric(IoUMetric):
+    """mmseg's IoUMetric, with means over the labels that occur in the truth.
+
+    mmseg's ``mIoU`` also counts, with IoU 0, every label that is nowhere in the truth but was
+    predicted for one pixel. This adds ``mIoU_occurring`` (labels with a pixel in the truth),
+    ``mIoU_foreground`` (the same without ``background``) and ``num_occurring``.
+
+    Args:
+        background: index of the label that is no object.
+        **kwargs: mmseg's ``IoUMetric``.
+    """
+
+    def __init__(self, background: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.background = background
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        metrics = super().compute_metrics(results)
+        if self.format_only:
+            return metrics
+        areas = [np.sum([np.asarray(r[i], np.float64) for r in results], 0) for i in (0, 1, 3)]
+        intersection, union, truth = areas  # (K,) pixels each
+        occurs = np.flatnonzero(truth)
+        iou = 100 * intersection[occurs] / union[occurs]
+        return OrderedDict(
+            metrics,
+            mIoU_occurring=round(float(iou.mean()), 2),
+            mIoU_foreground=round(float(iou[occurs != self.background].mean()), 2),
+            num_occurring=len(occurs),
+        )
+
+
+class Predictor:
+    """A trained mmseg model on photos.
+
+    Args:
+        cfg: the config it was trained with.
+        checkpoint: its checkpoint file; every weight must be in it.
+        device: 'cpu', 'cuda', 'cuda:1', ...
+
+    Attributes:
+        classes, palette: name and RGB of every label.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, unreadable, or of another model.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
+        state = load_checkpoint(checkpoint)
+        model = init_model(cfg, device=device)
+        check_fit(model.state_dict(), find_state_dict(state), checkpoint)
+        model.load_state_dict(find_state_dict(state))
+        meta = state.get("meta", {}).get("dataset_meta") if isinstance(state, dict) else None
+        if not meta:
+            raise ValueError(f"checkpoint {checkpoint} holds no dataset_meta: no names for labels")
+        self.classes, self.palette = meta["classes"], meta["palette"]
+        self._model = model
+        self._pipeline = Compose(_photo_pipeline(cfg.test_dataloader.dataset.pipeline))
+
+    @torch.inference_mode()
+    def __call__(self, photo: np.ndarray) -> np.ndarray:
+        """Photo, uint8 (H, W, 3) in BGR -> labels (H, W), int64 in 0..K-1."""
+        data = self._pipeline({"img": photo})
+        batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
+        return self._model.test_step(batch)[0].pred_sem_seg.data[0].cpu().numpy()
+
+
+def _photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
+    """A test pipeline without truth, starting from an array."""
+    rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
+    return [{"type": "LoadImageFromNDArray"}, *rest]

@@ -1,0 +1,73 @@
+"""From command-line arguments to an mmengine config; shared by the tools."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
+
+import fpn_neck.integrations.mmengine  # noqa: F401 (lets torch read mmengine's checkpoints)
+
+# mmengine imports it for every config that inherits from a package.
+warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """The arguments that mm users know from both train.py and test.py."""
+    parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
+    parser.add_argument(
+        "--work-dir", help="logs and checkpoints; default: the config's, or work_dirs/<config>"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings, e.g. model.neck.out_channels=128",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # set by launchers
+
+
+def load_config(name: str) -> Config:
+    """Read a config file, or one that an installed package ships (``mmdet::rpn/....py``).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the package is missing or the file is not a config.
+    """
+    if "::" in name:
+        return get_config(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"config {name}: no such file; one of a package is package::path")
+    return Config.fromfile(name)
+
+
+def resolve_config(args: Namespace) -> Config:
+    """Config of the arguments, with overrides and work dir (flag > config > work_dirs/<name>).
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_config`.
+    """
+    cfg = load_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    if args.work_dir or not cfg.get("work_dir"):
+        cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
+    return cfg
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run a tool; what the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        sys.exit(main())
+    except (ValueError, TypeError, FileNotFoundError) as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,112 @@
+"""Segment photos: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
+
+IMAGES are files, folders and globs. DIR/labels/NAME.png holds the label of every pixel as its grey
+value, DIR/overlays/NAME.png shows photo and labels side by side with a legend. A photo that cannot
+be read is reported at the end, with exit code 1; the others are done all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from functools import partial
+from glob import glob
+from pathlib import Path
+
+import mmcv
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.progress import track
+
+from fpn_neck.files import write_whole
+from fpn_neck.integrations.running import load_config, run_tool
+from fpn_neck.pictures import save_labels, side_by_side
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="the config the model was trained with")
+    parser.add_argument("checkpoint", help="its checkpoint file")
+    parser.add_argument("images", nargs="+", help="photos, folders (searched in depth), globs")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def find_images(arguments: list[str]) -> list[Path]:
+    """Files of all arguments, in their order, each once.
+
+    Raises:
+        ValueError: an argument matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+        else:  # a name that exists is meant literally, whatever brackets are in it
+            files = [path] if path.exists() else sorted(map(Path, glob(argument, recursive=True)))
+        if not files:
+            raise ValueError(f"{argument}: no photos there; give files, folders or globs")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def output_names(images: list[Path]) -> list[str]:
+    """The photos' stems, made unique with their folder's name, then with a number."""
+    names: list[str] = []
+    for image in images:
+        stem = image.stem
+        candidates = [stem, f"{image.parent.name}_{stem}"]
+        candidates += [f"{stem}_{i}" for i in range(2, len(images) + 1)]
+        names.append(next(c for c in candidates if c not in names))
+    return names
+
+
+def build_predictor(cfg: Config, args: Namespace):
+    if cfg.get("default_scope") != "mmseg":
+        raise ValueError(
+            f"{args.config}: default_scope is {cfg.get('default_scope')!r}; this tool segments "
+            "with mmseg configs"
+        )
+    from fpn_neck.integrations.mmseg import Predictor
+
+    return Predictor(cfg, args.checkpoint, args.device)
+
+
+def predict_one(predictor, image: Path, out: Path, name: str) -> None:
+    photo = mmcv.imread(image)
+    if photo is None:
+        raise OSError("not a readable photo")
+    labels = predictor(photo)
+    picture = side_by_side(
+        photo[..., ::-1], {"prediction": labels}, predictor.classes, predictor.palette
+    )
+    write_whole(out / "labels" / f"{name}.png", partial(save_labels, labels))
+    write_whole(out / "overlays" / f"{name}.png", picture.save)
+
+
+def main() -> int:
+    args = parse_args()
+    images = find_images(args.images)
+    cfg = load_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    predictor = build_predictor(cfg, args)
+    failed: list[str] = []
+    jobs = list(zip(images, output_names(images), strict=True))
+    for image, name in track(jobs, "photos", console=Console(stderr=True)):
+        try:
+            predict_one(predictor, image, args.out, name)
+        except OSError as e:
+            failed.append(f"{image}: {e}")
+    print(f"{len(images) - len(failed)} of {len(images)} photos: {args.out}")
+    for line in failed:
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,65 @@
+"""Evaluate a checkpoint of any mmseg or mmdet config: tools/test.py CONFIG CHECKPOINT."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from copy import deepcopy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from fpn_neck.integrations.running import add_common_arguments, resolve_config, run_tool
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", help="mmseg: folder of label PNGs; mmdet: .pkl of predictions")
+    parser.add_argument("--show-dir", help="folder for painted pictures")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    return parser.parse_args()
+
+
+def apply_flags(cfg: Config, args: Namespace) -> None:
+    if not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f"checkpoint {args.checkpoint}: no such file")
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        cfg.default_hooks.visualization.draw = True
+        cfg.visualizer.save_dir = args.show_dir
+    if args.out:
+        cfg.test_evaluator = _with_output(cfg, args.out)
+    if args.tta:
+        _use_tta(cfg)
+
+
+def _with_output(cfg: Config, out: str):
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    if cfg.default_scope == "mmseg":
+        evaluators[0].output_dir = out
+        return evaluators
+    if not out.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out {out}: mmdet's predictions go into a .pkl file")
+    return [*evaluators, ConfigDict(type="DumpDetResults", out_file_path=out)]
+
+
+def _use_tta(cfg: Config) -> None:
+    """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
+    if "tta_pipeline" not in cfg or "tta_model" not in cfg:
+        raise ValueError("--tta needs tta_model and tta_pipeline in the config")
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = deepcopy(cfg.tta_pipeline)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = resolve_config(args)
+    apply_flags(cfg, args)
+    Runner.from_cfg(cfg).test()
+
+
+if __name__ == "__main__":
+    run_tool(main)
