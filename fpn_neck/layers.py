@@ -1,7 +1,7 @@
 """Convolution + norm + activation, and the tables that map config names to layers.
 
-The tables are plain dictionaries: an integration may add names to them (see
-``fpn_neck/integrations/mmcv.py``), and a class can be given in place of a name.
+The tables are plain dictionaries: ``fpn_neck/integrations/mmengine.py`` adds mmcv's convolutions
+to them, and a class can be given in place of a name.
 Attribute names (``conv``, ``bn``, ``gn``, ...) follow mmcv's ``ConvModule`` so that published
 checkpoints load without conversion.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -170,6 +171,9 @@ WEIGHT_INITS: dict[str, Callable[..., None]] = {
     "Xavier": _xavier,
     "Kaiming": _kaiming,
     "Normal": _normal,
+    "Caffe2Xavier": partial(
+        _kaiming, a=1.0, mode="fan_in", nonlinearity="leaky_relu", distribution="uniform"
+    ),
 }
 
 
@@ -178,8 +182,8 @@ def init_convs(module: nn.Module, init_cfg: Cfg | None) -> None:
 
     Args:
         module: changed in place.
-        init_cfg: ``dict(type='Xavier' | 'Kaiming' | 'Normal', ...)`` with mmengine's options and
-            defaults (``mmengine/model/weight_init.py``); ``layer`` may only be ``'Conv2d'``.
+        init_cfg: ``dict(type='Xavier' | 'Kaiming' | 'Normal' | 'Caffe2Xavier', ...)`` with
+            mmengine's options and defaults (``mmengine/model/weight_init.py``); ``layer`` may only be ``'Conv2d'``.
             None keeps torch's own initialisation.
 
     Raises:

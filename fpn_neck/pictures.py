@@ -14,7 +14,7 @@ _WHITE = (255, 255, 255)
 
 
 def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """Paint labels over a photo; label 0, the background, only darkens it.
+    """Paint labels over the photo in grey, whose own colours would change those of the legend.
 
     Args:
         photo: uint8 (H, W, 3), RGB.
@@ -29,11 +29,10 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
     """
     if photo.shape[:2] != labels.shape:
         raise ValueError(f"photo of shape {photo.shape} and labels of shape {labels.shape} differ")
-    colours = np.asarray(palette, np.float32)
-    known = (labels >= 0) & (labels < len(colours))
-    painted = colours[np.where(known, labels, 0)]
-    opacity = np.where(labels == 0, 0.4, 0.65)[..., None] * known[..., None]
-    return np.round(photo * (1 - opacity) + painted * opacity).astype(np.uint8)
+    grey = photo.mean(2, keepdims=True)
+    known = ((labels >= 0) & (labels < len(palette)))[..., None]
+    mixed = np.where(known, 0.35 * grey + 0.65 * paint(labels, palette), photo)
+    return np.round(mixed).astype(np.uint8)
 
 
 def save_labels(labels: np.ndarray, path) -> None:
@@ -42,8 +41,15 @@ def save_labels(labels: np.ndarray, path) -> None:
     Image.fromarray(labels.astype(dtype)).save(path)
 
 
+def paint(labels: np.ndarray, palette: Palette) -> np.ndarray:
+    """Labels (H, W) in their colours, uint8 (H, W, 3); those outside the palette are white."""
+    colours = np.vstack([np.asarray(palette, np.uint8), _WHITE]).astype(np.uint8)
+    known = (labels >= 0) & (labels < len(palette))
+    return colours[np.where(known, labels, len(palette))]
+
+
 def side_by_side(
-    photo: np.ndarray,
+    photo: np.ndarray | None,
     maps: dict[str, np.ndarray],
     classes: Sequence[str],
     palette: Palette,
@@ -51,25 +57,43 @@ def side_by_side(
     """The photo, an overlay per label map (title -> labels), and a legend of what occurs in them.
 
     Args:
-        photo: uint8 (H, W, 3), RGB.
+        photo: uint8 (H, W, 3), RGB; None paints the label maps alone.
         maps: label maps (H, W), e.g. ``{'truth': ..., 'prediction': ...}``.
         classes, palette: name and RGB of every label.
     """
-    panels = {"photo": photo} | {t: overlay(photo, m, palette) for t, m in maps.items()}
-    height, width = photo.shape[:2]
+    if photo is None:
+        panels = {title: paint(labels, palette) for title, labels in maps.items()}
+    else:
+        panels = {"photo": photo} | {t: overlay(photo, m, palette) for t, m in maps.items()}
     occurring = sorted({int(v) for m in maps.values() for v in np.unique(m) if v < len(classes)})
-    legend = [(classes[i], tuple(palette[i])) for i in occurring]
+    return _compose(panels, [(classes[i], tuple(palette[i])) for i in occurring])
+
+
+def montage(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures in rows of ``columns``, each in a cell of the largest one's size."""
+    width, height = (max(p.size[i] for p in pictures) + _GAP for i in (0, 1))
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (width * columns, height * rows), _WHITE)
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture, (i % columns * width, i // columns * height))
+    return canvas
+
+
+def _compose(panels: dict[str, np.ndarray], legend: list[tuple[str, tuple]]) -> Image.Image:
+    height, width = next(iter(panels.values())).shape[:2]
     font = ImageFont.load_default()
     legend_width = int(max((font.getlength(name) for name, _ in legend), default=0)) + 3 * _LINE
-    total = (width + _GAP) * len(panels) + legend_width
-    canvas = Image.new("RGB", (total, max(height, _LINE * len(legend)) + _LINE), _WHITE)
+    left = (width + _GAP) * len(panels)
+    canvas = Image.new(
+        "RGB", (left + legend_width, max(height, _LINE * len(legend)) + _LINE), _WHITE
+    )
     draw = ImageDraw.Draw(canvas)
     for i, (title, panel) in enumerate(panels.items()):
         x = i * (width + _GAP)
         draw.text((x + 2, 2), title, fill=0, font=font)
         canvas.paste(Image.fromarray(panel), (x, _LINE))
     for i, (name, colour) in enumerate(legend):
-        x, y = (width + _GAP) * len(panels), _LINE * (i + 1)
-        draw.rectangle((x, y + 2, x + _LINE - 4, y + _LINE - 2), fill=colour)
-        draw.text((x + _LINE, y + 2), name, fill=0, font=font)
+        y = _LINE * (i + 1)
+        draw.rectangle((left, y + 2, left + _LINE - 4, y + _LINE - 2), fill=colour)
+        draw.text((left + _LINE, y + 2), name, fill=0, font=font)
     return canvas

@@ -1,11 +1,9 @@
 # Generated scenes of 256 x 320 px (tools/make_shapes.py writes them).
 data_root = '{{$SHAPES_ROOT:data/shapes}}'
-crop_size = (192, 192)  # height, width
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
@@ -16,7 +14,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

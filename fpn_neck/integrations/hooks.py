@@ -25,10 +25,12 @@ class PicturesHook(Hook):
 
     Args:
         count: how many.
+        with_photo: False draws the label maps alone, for photos that may not be shown.
     """
 
-    def __init__(self, count: int = 12) -> None:
+    def __init__(self, count: int = 12, with_photo: bool = True) -> None:
         self.count = count
+        self.with_photo = with_photo
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._draw(runner, runner.val_loop, batch_idx, outputs)
@@ -42,7 +44,7 @@ class PicturesHook(Hook):
         if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
             return
         meta, sample = loop.dataloader.dataset.metainfo, outputs[0]
-        photo = mmcv.imread(sample.img_path, channel_order="rgb")
+        photo = mmcv.imread(sample.img_path, channel_order="rgb") if self.with_photo else None
         maps = {
             "truth": sample.gt_sem_seg.data.squeeze().cpu().numpy(),
             "prediction": sample.pred_sem_seg.data.squeeze().cpu().numpy(),

@@ -1,0 +1,28 @@
+"""Put pictures into one: tools/montage.py PICTURES... --out FILE [--columns N] [--width PX]."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from PIL import Image
+
+from fpn_neck.files import write_whole
+from fpn_neck.integrations.running import run_tool
+from fpn_neck.pictures import montage
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--columns", type=int, default=3)
+    parser.add_argument("--width", type=int, default=1800, help="of the result, in px")
+    args = parser.parse_args()
+    whole = montage([Image.open(p).convert("RGB") for p in args.pictures], args.columns)
+    size = args.width, whole.height * args.width // whole.width
+    write_whole(args.out, whole.resize(size, Image.Resampling.LANCZOS).save)
+
+
+if __name__ == "__main__":
+    run_tool(main)
