@@ -183,7 +183,8 @@ def init_convs(module: nn.Module, init_cfg: Cfg | None) -> None:
     Args:
         module: changed in place.
         init_cfg: ``dict(type='Xavier' | 'Kaiming' | 'Normal' | 'Caffe2Xavier', ...)`` with
-            mmengine's options and defaults (``mmengine/model/weight_init.py``); ``layer`` may only be ``'Conv2d'``.
+            mmengine's options and defaults (``mmengine/model/weight_init.py``); ``layer`` may
+            only be ``'Conv2d'``.
             None keeps torch's own initialisation.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -35,7 +36,7 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
     return np.round(mixed).astype(np.uint8)
 
 
-def save_labels(labels: np.ndarray, path) -> None:
+def save_labels(labels: np.ndarray, path: Path) -> None:
     """Save labels (H, W) as a grey PNG whose values are the labels, 8 bit, or 16 above 255."""
     dtype = np.uint8 if labels.max(initial=0) <= 255 else np.uint16
     Image.fromarray(labels.astype(dtype)).save(path)
