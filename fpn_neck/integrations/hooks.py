@@ -11,7 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from fpn_neck.curves import METRICS, draw_curves, read_scalars
+from fpn_neck.curves import METRICS, Series, draw_curves, read_scalars
 from fpn_neck.files import write_whole
 from fpn_neck.pictures import side_by_side
 from fpn_neck.registry import HOOKS
@@ -56,15 +56,17 @@ class PicturesHook(Hook):
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
-    """At the end of training: ``<work_dir>/curves.png``, and where everything is."""
+    """``<work_dir>/curves.png`` after every validation; where everything is, after training."""
 
-    priority = "LOWEST"  # after the last checkpoint
+    priority = "LOWEST"  # after the scalars and the last checkpoint are written
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._draw(runner)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        work_dir = Path(runner.work_dir)
-        series = read_scalars(work_dir)
-        write_whole(work_dir / "curves.png", lambda path: draw_curves(series, path))
+        work_dir, series = Path(runner.work_dir), self._draw(runner)
         checkpoint = runner.message_hub.get_info("best_ckpt") or work_dir / "last_checkpoint"
         final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
         runner.logger.info(f"checkpoint: {checkpoint}")
@@ -72,3 +74,9 @@ class SummaryHook(Hook):
         runner.logger.info(f"curves: {work_dir / 'curves.png'}")
         if (work_dir / "pictures").is_dir():
             runner.logger.info(f"pictures: {work_dir / 'pictures'}")
+
+    def _draw(self, runner: Runner) -> Series:
+        work_dir = Path(runner.work_dir)
+        series = read_scalars(work_dir)
+        write_whole(work_dir / "curves.png", lambda path: draw_curves(series, path))
+        return series
