@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-METRICS = ("mIoU", "mIoU_occurring", "mIoU_foreground", "aAcc", "coco/bbox_mAP", "coco/segm_mAP")
+METRICS = (
+    "mIoU",
+    "mIoU_occurring",
+    "mIoU_foreground",
+    "aAcc",
+    "coco/bbox_mAP",
+    "coco/segm_mAP",
+    "coco/AR@1000",
+)
 Series = dict[str, list[tuple[int, float]]]
 
 
 def read_scalars(work_dir: Path) -> Series:
-    """Name -> [(step, value), ...] over all runs in a work dir; a resumed run replaces its steps.
+    """Name -> [(step, value), ...] over the runs in a work dir.
 
-    Reads ``<work_dir>/<timestamp>/vis_data/scalars.json``, one JSON object per line.
+    Reads ``<work_dir>/<timestamp>/vis_data/scalars.json``, one JSON object per line; a line that a
+    killed run left unfinished is passed over. A later run takes the place of everything from its
+    own first step on: all of it for a new run, the rest for a resumed one.
     """
     series: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
+        rows = [row for line in file.read_text().splitlines() if (row := _parse(line))]
+        first = min((row["step"] for row in rows), default=math.inf)
+        for name, points in series.items():
+            series[name] = {step: value for step, value in points.items() if step < first}
+        for row in rows:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
                     series[name][row["step"]] = value
-    return {name: sorted(points.items()) for name, points in series.items()}
+    return {name: sorted(points.items()) for name, points in series.items() if points}
+
+
+def _parse(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
 
 
 def draw_curves(series: Series, path: Path, metrics: Iterable[str] = METRICS) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.layers import Cfg, ConvNormAct, check_whole, check_wholes, init_convs
 
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 SMOOTH = ("merged", "chained", "none")
@@ -76,15 +77,15 @@ class FPN(nn.Module):
         laterals: bool = True,
     ) -> None:
         super().__init__()
-        self.in_channels = _channels("in_channels", in_channels)
-        self.out_channels = _channels("out_channels", [out_channels])[0]
+        self.in_channels = check_wholes("in_channels", in_channels, 1)
+        self.out_channels = check_whole("out_channels", out_channels, 1)
         self.num_ins = len(self.in_channels)
         self.start_level, self.end_level = _used_levels(start_level, end_level, self.num_ins)
         self.num_levels = self.end_level - self.start_level + 1
         self.num_outs = _num_outs(num_outs, self.num_levels, self.end_level == self.num_ins - 1)
         self.extra_source = _extra_source(add_extra_convs)
         self.relu_before_extra_convs = relu_before_extra_convs
-        self.upsample_cfg = {k: v for k, v in upsample_cfg.items() if k != "scale_factor"}
+        self.upsample_cfg = _upsample_options(upsample_cfg)
         if smooth not in SMOOTH:
             raise ValueError(f"smooth={smooth!r}; choose one of {SMOOTH}")
         if not top_down and (smooth == "chained" or not laterals):
@@ -180,16 +181,9 @@ class FPN(nn.Module):
                 )
 
 
-def _channels(name: str, values: Sequence[int]) -> list[int]:
-    if isinstance(values, (int, str)) or not all(type(c) is int for c in values):
-        raise TypeError(f"{name}={values!r}: expected whole numbers, e.g. [256, 512, 1024, 2048]")
-    if not values or min(values) < 1:
-        raise ValueError(f"{name}={list(values)}: expected one or more numbers, all at least 1")
-    return list(values)
-
-
 def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
-    last = num_ins - 1 if end == -1 else end
+    check_whole("start_level", start, 0)
+    last = num_ins - 1 if check_whole("end_level", end, -1) == -1 else end
     if not 0 <= start <= last < num_ins:
         raise ValueError(
             f"start_level={start}, end_level={end}: with {num_ins} input maps they must satisfy "
@@ -201,7 +195,7 @@ def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
 def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
     if num_outs is None:
         return num_levels
-    if num_outs < num_levels:
+    if check_whole("num_outs", num_outs, 1) < num_levels:
         raise ValueError(
             f"num_outs={num_outs} is below the {num_levels} levels between start_level and "
             "end_level; raise num_outs, or start_level to skip fine levels"
@@ -212,6 +206,21 @@ def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
             "end_level=-1 (the last backbone map)"
         )
     return num_outs
+
+
+def _upsample_options(upsample_cfg: Cfg) -> dict:
+    if not isinstance(upsample_cfg, Mapping):
+        raise TypeError(
+            f"upsample_cfg={upsample_cfg!r}: expected a dict, e.g. dict(mode='nearest')"
+        )
+    options = {k: v for k, v in upsample_cfg.items() if k != "scale_factor"}
+    if "size" in options:
+        raise ValueError("upsample_cfg: the size is always the lateral's; leave 'size' out")
+    try:
+        F.interpolate(torch.empty(1, 1, 2, 2), size=(3, 3), **options)
+    except (TypeError, ValueError, NotImplementedError) as e:
+        raise ValueError(f"upsample_cfg={dict(upsample_cfg)}: interpolate refuses it: {e}") from e
+    return options
 
 
 def _extra_source(add_extra_convs: bool | str) -> str:

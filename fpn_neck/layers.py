@@ -9,8 +9,9 @@ checkpoints load without conversion.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +40,24 @@ NORMS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "GN": ("gn", nn.GroupNorm),
     "IN": ("in", nn.InstanceNorm2d),
 }
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """``value`` if it is a whole number of at least ``least``; else TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r}: expected a whole number, at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value}: expected at least {least}")
+    return int(value)
+
+
+def check_wholes(name: str, values: Any, least: int) -> list[int]:
+    """A new list of ``values``, each checked; one or more."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"{name}={values!r}: expected a list of whole numbers, finest level first")
+    if not values:
+        raise ValueError(f"{name}={values!r}: expected one or more numbers")
+    return [check_whole(f"{name}[{i}]", v, least) for i, v in enumerate(values)]
 
 
 def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, dict[str, Any]]:
@@ -81,16 +100,17 @@ def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
             the options.
     """
     entry, options = _look_up("norm_cfg", NORMS, norm_cfg)
-    name, layer = entry if isinstance(entry, tuple) else ("norm", entry)
+    known = [pair for pair in NORMS.values() if entry in (pair, pair[1])]
+    name, layer = known[0] if known else ("norm", entry)
     requires_grad = options.pop("requires_grad", True)
     options.setdefault("eps", 1e-5)
     if layer is nn.GroupNorm:
-        groups = options.pop("num_groups", 32)
+        groups = check_whole("norm_cfg: num_groups", options.pop("num_groups", 32), 1)
         if channels % groups:
             raise ValueError(
                 f"norm_cfg: num_groups={groups} must divide the {channels} channels it normalises"
             )
-        norm = layer(groups, channels, **options)
+        norm = _construct("norm_cfg", layer, groups, channels, **options)
     else:
         norm = _construct("norm_cfg", layer, channels, **options)
     norm.requires_grad_(requires_grad)
@@ -200,7 +220,7 @@ def init_convs(module: nn.Module, init_cfg: Cfg | None) -> None:
         if isinstance(conv, nn.Conv2d):
             try:
                 init(conv.weight, **options)
-            except TypeError as e:
-                raise TypeError(f"init_cfg: {init_cfg['type']} does not accept {options}") from e
+            except (TypeError, ValueError) as e:
+                raise type(e)(f"init_cfg: {init_cfg['type']} does not accept {options}: {e}") from e
             if conv.bias is not None:
                 nn.init.constant_(conv.bias, bias)

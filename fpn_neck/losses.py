@@ -75,34 +75,49 @@ class DiceLoss(nn.Module):
             Scalar; 0 (with a gradient of 0) where every pixel is ignored.
 
         Raises:
+            TypeError: ``target`` is not int64.
             ValueError: shapes do not fit each other or ``class_weight``, or a label is out of
                 range.
         """
         ignore = self.ignore_index if ignore_index is None else ignore_index
         valid = target != ignore
-        self._check(logits, target, valid)
+        self._check(logits, target, valid, weight)
         pixels = valid.float() if weight is None else valid * weight.float()
         labels = target.where(valid, 0).unsqueeze(1)  # (N, 1, H, W)
         p = logits.float().softmax(1) * pixels.unsqueeze(1)  # (N, K, H, W)
 
-        # Sums over pixels, one per class; t is never written out as a (N, K, H, W) one-hot.
-        k = logits.shape[1]
-        flat = labels.flatten()
-        intersection = p.new_zeros(k).index_add(0, flat, p.gather(1, labels).flatten())
-        truth = p.new_zeros(k).index_add(0, flat, pixels.flatten())
+        # Sums over pixels, one per class; t is never written out as a (N, K, H, W) one-hot. First
+        # per row: a million float32 added one after the other would lose what is small.
+        n, k, h, w = p.shape
+        rows = torch.arange(n * h, device=p.device).view(n, 1, h, 1)
+        index = (labels + k * rows).flatten()
+
+        def per_class(values: Tensor) -> Tensor:
+            return p.new_zeros(n * h * k).index_add(0, index, values.flatten()).view(-1, k).sum(0)
+
+        intersection = per_class(p.gather(1, labels))
+        truth = per_class(pixels)
         dice = (2 * intersection + self.eps) / (p.sum((0, 2, 3)) + truth + self.eps)
 
-        w = torch.ones_like(truth) if self.class_weight is None else self.class_weight
+        weights = torch.ones_like(truth) if self.class_weight is None else self.class_weight
         if not self.absent_classes:
-            w = w * (truth > 0)
-        return self.loss_weight * (w * (1 - dice)).sum() / w.sum().clamp(min=self.eps)
+            weights = weights * (truth > 0)
+        tiny = torch.finfo(weights.dtype).tiny  # all ignored: 0 / tiny
+        return self.loss_weight * (weights * (1 - dice)).sum() / weights.sum().clamp(min=tiny)
 
-    def _check(self, logits: Tensor, target: Tensor, valid: Tensor) -> None:
+    def _check(self, logits: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None) -> None:
         n, k, *size = logits.shape
         if target.shape != (n, *size):
             raise ValueError(
                 f"target of shape {tuple(target.shape)} does not fit logits of shape "
                 f"{tuple(logits.shape)}; expected {(n, *size)}: resize the logits to the labels"
+            )
+        if target.dtype != torch.int64:
+            raise TypeError(f"target is {target.dtype}; labels must be int64: target.long()")
+        if weight is not None and weight.shape != target.shape:
+            raise ValueError(
+                f"weight of shape {tuple(weight.shape)}: expected one per pixel, "
+                f"{tuple(target.shape)}"
             )
         if self.class_weight is not None and len(self.class_weight) != k:
             raise ValueError(f"class_weight has {len(self.class_weight)} entries for {k} classes")

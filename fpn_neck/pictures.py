@@ -66,7 +66,9 @@ def side_by_side(
         panels = {title: paint(labels, palette) for title, labels in maps.items()}
     else:
         panels = {"photo": photo} | {t: overlay(photo, m, palette) for t, m in maps.items()}
-    occurring = sorted({int(v) for m in maps.values() for v in np.unique(m) if v < len(classes)})
+    occurring = sorted(
+        {int(v) for m in maps.values() for v in np.unique(m) if 0 <= v < len(classes)}
+    )
     return _compose(panels, [(classes[i], tuple(palette[i])) for i in occurring])
 
 

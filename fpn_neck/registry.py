@@ -8,6 +8,11 @@ from importlib.util import find_spec
 
 from mmengine import registry as root
 
+from fpn_neck.integrations.mmengine_checkpoints import allow_mmengine_checkpoints
+
+# torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
+allow_mmengine_checkpoints()
+
 _SCOPE = "fpn_neck"
 _LOCATIONS = ["fpn_neck.integrations.mmengine"]
 if find_spec("mmseg"):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.layers import Cfg, ConvNormAct, check_whole, check_wholes, init_convs
 
 MERGES = ("add", "cat")
 RELU = {"type": "ReLU"}
@@ -47,6 +47,8 @@ class ScaleHeads(nn.ModuleList):
         align_corners: bool = False,
     ) -> None:
         depths = _depths(strides)
+        in_channels = check_wholes("in_channels", in_channels, 1)
+        check_whole("channels", channels, 1)
         if len(in_channels) != len(depths):
             raise ValueError(
                 f"in_channels={list(in_channels)} and strides={list(strides)} must be of the same "
@@ -128,12 +130,11 @@ class SegHead(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: expected at least 1")
-        if not 0 <= dropout < 1:
+        check_whole("num_classes", num_classes, 1)
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: expected a probability in [0, 1)")
         if isinstance(in_channels, int):
-            in_channels = [in_channels] * len(strides)
+            in_channels = [in_channels] * len(_depths(strides))
         self.scale_heads = ScaleHeads(
             in_channels,
             channels,
@@ -172,8 +173,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
 
 def _depths(strides: Sequence[int]) -> list[int]:
     """Number of x2 upsamplings from every stride down to the finest one."""
-    if not strides or any(type(s) is not int or s < 1 for s in strides):
-        raise ValueError(f"strides={strides!r}: expected whole numbers >= 1, e.g. (4, 8, 16, 32)")
+    strides = check_wholes("strides", strides, 1)
     depths = [(s // strides[0]).bit_length() - 1 for s in strides]
     if any(strides[0] << max(d, 0) != s for d, s in zip(depths, strides, strict=True)):
         raise ValueError(

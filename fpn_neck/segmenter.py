@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fpn_neck.fpn import FPN
+from fpn_neck.layers import check_wholes
 from fpn_neck.seg_head import SegHead, resize
 
 
@@ -50,9 +51,16 @@ class Segmenter(nn.Module):
                 f"backbone {type(backbone).__name__} must declare out_channels and strides, one "
                 "number per map, finest first"
             )
+        channels = check_wholes("backbone.out_channels", backbone.out_channels, 1)
+        strides = check_wholes("backbone.strides", backbone.strides, 1)
+        if len(channels) != len(strides):
+            raise ValueError(
+                f"backbone.out_channels={channels} and backbone.strides={strides} must be of the "
+                "same length, one number per map"
+            )
         self.backbone = backbone
-        self.neck = FPN(list(backbone.out_channels), **(fpn or {}))
-        used = list(backbone.strides)[self.neck.start_level : self.neck.end_level + 1]
+        self.neck = FPN(channels, **(fpn or {}))
+        used = strides[self.neck.start_level : self.neck.end_level + 1]
         used += [used[-1] << i for i in range(1, self.neck.num_outs - len(used) + 1)]  # P6, P7, ...
         head = {"strides": used} | (head or {})
         self.head = SegHead(self.neck.out_channels, num_classes, **head)

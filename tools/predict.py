@@ -36,8 +36,8 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def find_images(arguments: list[str]) -> list[Path]:
-    """Files of all arguments, in their order, each once.
+def find_images(arguments: list[str], out: Path) -> list[Path]:
+    """Files of all arguments, in their order, each once; what is under ``out`` is no photo.
 
     Raises:
         ValueError: an argument matches nothing.
@@ -49,9 +49,10 @@ def find_images(arguments: list[str]) -> list[Path]:
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
         else:  # a name that exists is meant literally, whatever brackets are in it
             files = [path] if path.exists() else sorted(map(Path, glob(argument, recursive=True)))
+        files = [f for f in files if out.resolve() not in f.resolve().parents]
         if not files:
             raise ValueError(f"{argument}: no photos there; give files, folders or globs")
-        found |= dict.fromkeys(files)
+        found |= dict.fromkeys(f for f in files if not f.is_dir())
     return list(found)
 
 
@@ -91,7 +92,7 @@ def predict_one(predictor, image: Path, out: Path, name: str) -> None:
 
 def main() -> int:
     args = parse_args()
-    images = find_images(args.images)
+    images = find_images(args.images, args.out)
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     predictor = build_predictor(cfg, args)
@@ -100,8 +101,8 @@ def main() -> int:
     for image, name in track(jobs, "photos", console=Console(stderr=True)):
         try:
             predict_one(predictor, image, args.out, name)
-        except OSError as e:
-            failed.append(f"{image}: {e}")
+        except Exception as e:  # OpenCV's own for some files; one photo must not end the rest
+            failed.append(f"{image}: {' '.join(str(e).split())}")
     print(f"{len(images) - len(failed)} of {len(images)} photos: {args.out}")
     for line in failed:
         print(line, file=sys.stderr)

@@ -9,7 +9,12 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from fpn_neck.integrations.running import add_common_arguments, resolve_config, run_tool
+from fpn_neck.integrations.running import (
+    add_common_arguments,
+    drop_pretraining,
+    resolve_config,
+    run_tool,
+)
 
 
 def parse_args() -> Namespace:
@@ -26,6 +31,7 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f"checkpoint {args.checkpoint}: no such file")
     cfg.load_from = args.checkpoint
+    drop_pretraining(cfg.model)
     if args.show_dir:
         cfg.default_hooks.visualization.draw = True
         cfg.visualizer.save_dir = args.show_dir

@@ -42,6 +42,9 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    hooks = cfg.get("custom_hooks") or []
+    if not any(hook["type"] == "fpn_neck.SummaryHook" for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type="fpn_neck.SummaryHook")]
     if args.tensorboard:
         cfg.visualizer.vis_backends.append(dict(type="TensorboardVisBackend"))
 

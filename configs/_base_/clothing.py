@@ -1,8 +1,10 @@
 # "People Clothing Segmentation" in Kaggle's layout (tools/prepare_clothing.py checks it).
-# Photos are 550 px wide and about 825 px high; they are used at 256 x 384 px on average.
+# Photos are 550 px wide and about 825 px high. Training sees them at about 256 x 384 px, testing at
+# 320 x 480, which outlines them better and is still within the scales seen in training.
 data_root = '{{$CLOTHING_ROOT:data/clothing}}'
 crop_size = (320, 224)  # height, width
 scale = (256, 384)  # the size a photo is fitted into, width, height
+test_scale = (320, 480)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -15,7 +17,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='Resize', scale=test_scale, keep_ratio=True),
     dict(type='LoadAnnotations'),  # after Resize: the metric is taken at the photo's own size
     dict(type='PackSegInputs'),
 ]
@@ -24,7 +26,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=scale, keep_ratio=True)],
+            [dict(type='Resize', scale=test_scale, keep_ratio=True)],
             [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

@@ -1,5 +1,17 @@
-# mmseg's runtime counted in iterations, with pictures, curves and the best checkpoint kept.
-_base_ = 'mmseg::_base_/default_runtime.py'
+# Counted in iterations, with pictures, curves and the best checkpoint kept.
+custom_imports = dict(imports=['fpn_neck'])  # serves mmcv's operators where they weren't compiled
+default_scope = 'mmseg'
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+tta_model = dict(type='SegTTAModel')
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),

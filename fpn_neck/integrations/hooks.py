@@ -67,7 +67,10 @@ class SummaryHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         work_dir, series = Path(runner.work_dir), self._draw(runner)
-        checkpoint = runner.message_hub.get_info("best_ckpt") or work_dir / "last_checkpoint"
+        last = work_dir / "last_checkpoint"
+        checkpoint = runner.message_hub.get_info("best_ckpt") or (
+            last.read_text() if last.is_file() else "none"
+        )
         final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
         runner.logger.info(f"checkpoint: {checkpoint}")
         runner.logger.info(f"last validation: {', '.join(final) or 'none'}")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
 from fpn_neck.datasets import clothing, shapes
+from fpn_neck.integrations.running import drop_pretraining
 from fpn_neck.layers import Cfg
 from fpn_neck.registry import DATASETS, METRICS, MODELS
 from fpn_neck.seg_head import RELU, ScaleHeads
@@ -33,6 +34,7 @@ class FPNHead(BaseDecodeHead):
         merge: 'add' (mmseg's) or 'cat', see `ScaleHeads`.
         loss_stride: take the loss at every n-th pixel of every n-th row, with the logits resized
             to that grid: n * n times less work and memory than mmseg's loss at full size (1).
+            An odd n takes the centre of every cell, an even one is half a pixel beside it.
         **kwargs: the rest of mmseg's ``BaseDecodeHead``: in_channels, in_index, num_classes,
             dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ...
     """
@@ -164,13 +166,11 @@ class Predictor:
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
         state = load_checkpoint(checkpoint)
+        drop_pretraining(cfg.model)
         model = init_model(cfg, device=device)
         check_fit(model.state_dict(), find_state_dict(state), checkpoint)
         model.load_state_dict(find_state_dict(state))
-        meta = state.get("meta", {}).get("dataset_meta") if isinstance(state, dict) else None
-        if not meta:
-            raise ValueError(f"checkpoint {checkpoint} holds no dataset_meta: no names for labels")
-        self.classes, self.palette = meta["classes"], meta["palette"]
+        self.classes, self.palette = _names(state.get("meta", {}), checkpoint)
         self._model = model
         self._pipeline = Compose(_photo_pipeline(cfg.test_dataloader.dataset.pipeline))
 
@@ -180,6 +180,15 @@ class Predictor:
         data = self._pipeline({"img": photo})
         batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
         return self._model.test_step(batch)[0].pred_sem_seg.data[0].cpu().numpy()
+
+
+def _names(meta: dict, checkpoint: str) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    """Names and colours of the labels, where mmseg 1 or mmseg 0 put them."""
+    if "dataset_meta" in meta:
+        return meta["dataset_meta"]["classes"], meta["dataset_meta"]["palette"]
+    if "CLASSES" in meta:
+        return meta["CLASSES"], meta["PALETTE"]
+    raise ValueError(f"checkpoint {checkpoint} holds no dataset_meta: no names for its labels")
 
 
 def _photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:

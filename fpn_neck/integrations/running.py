@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 
-import fpn_neck.integrations.mmengine  # noqa: F401 (lets torch read mmengine's checkpoints)
+import fpn_neck.registry  # noqa: F401 (lets torch read mmengine's checkpoints)
 
 # mmengine imports it for every config that inherits from a package.
 warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
+
+
+def _find_onedl() -> None:
+    """Tell mmengine that mmseg may come from OneDL's distribution; it would fetch upstream's."""
+    for module, upstream in (("mmseg", "mmsegmentation"), ("mmdet", "mmdet")):
+        try:
+            distribution(upstream)
+        except PackageNotFoundError:
+            fork = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}[module]
+            MODULE2PACKAGE[module] = fork
+
+
+_find_onedl()
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -32,6 +49,15 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # set by launchers
+
+
+def drop_pretraining(model: Any) -> None:
+    """Make every TimmBackbone in a model config start empty: its checkpoint is about to come."""
+    if isinstance(model, dict):
+        if str(model.get("type")).endswith("TimmBackbone"):
+            model.update(pretrained=False, checkpoint=None)
+        for part in model.values():
+            drop_pretraining(part)
 
 
 def load_config(name: str) -> Config:
@@ -63,10 +89,15 @@ def resolve_config(args: Namespace) -> Config:
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a tool; what the user can mend becomes one line on stderr and exit code 2."""
+    """Run a tool; what the user can mend becomes one line on stderr and exit code 2.
+
+    With FPN_NECK_TRACEBACK=1 in the environment the whole traceback is shown instead.
+    """
     try:
         sys.exit(main())
     except (ValueError, TypeError, FileNotFoundError) as e:
+        if os.environ.get("FPN_NECK_TRACEBACK"):
+            raise
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -61,6 +61,11 @@ class TimmBackbone(nn.Module):
         **timm_options: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(pretrained, bool):
+            raise TypeError(
+                f"pretrained={pretrained!r}: expected True or False; give a file as checkpoint=, "
+                "and set a model-level pretrained=None in configs that inherit one"
+            )
         if checkpoint and pretrained:
             raise ValueError("give either checkpoint or pretrained=True, not both")
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
@@ -70,38 +75,48 @@ class TimmBackbone(nn.Module):
         timm_options |= {"pretrained": pretrained or bool(checkpoint), "in_chans": in_channels}
         if out_indices is None:
             out_indices = _pyramid_indices(model_name)
-        self.net = _create(model_name, out_indices, timm_options)
+        elif not isinstance(out_indices, Sequence) or not out_indices:
+            raise TypeError(
+                f"out_indices={out_indices!r}: expected whole numbers, e.g. (1, 2, 3, 4)"
+            )
+        self.net = _create(model_name, out_indices, timm_options, checkpoint)
         if state_dict:
             _check_loaded(self.net, state_dict, checkpoint)
         self.out_channels = tuple(self.net.feature_info.channels())
         self.strides = tuple(self.net.feature_info.reduction())
         _check_pyramid(model_name, self.strides)
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
-        # HRNet adds its branches up, which must have sizes of exactly 2 : 1.
-        adds_branches = type(self.net).__name__.startswith("HighResolutionNet")
-        self.multiple = self.strides[-1 if adds_branches else 0]
         self.norm_eval = norm_eval
         if not 0 <= frozen_levels <= len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
-        for name in self._names_below(frozen_levels, in_channels):
+        probe = copy.deepcopy(self).to("meta")  # neither weights nor arithmetic
+        self.multiple = probe._find_multiple(in_channels)
+        for name in probe._names_below(frozen_levels, in_channels):
             self.net.get_parameter(name).requires_grad_(False)
+        self.train()  # frozen norms from the start
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
 
-        Where a model needs whole patches (Swin) or whole strides (HRNet), the image is padded with
-        zeros on the right and at the bottom, and the maps are cut to the size above.
+        Where a model needs whole patches (Swin) or whole strides (HRNet), or rounds its sizes down
+        (ConvNeXt, VGG), the image is padded with zeros on the right and at the bottom, and the maps
+        are cut to the size above.
         """
         h, w = x.shape[-2:]
-        x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
+        if self.multiple > 1:
+            x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
         if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this layout
             x = x.contiguous(memory_format=torch.channels_last)
+        return tuple(
+            m[..., : -(-h // s), : -(-w // s)]
+            for m, s in zip(self._maps(x), self.strides, strict=True)
+        )
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
         maps = self.net(x)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
-        return tuple(
-            m[..., : -(-h // s), : -(-w // s)] for m, s in zip(maps, self.strides, strict=True)
-        )
+        return maps
 
     def train(self, mode: bool = True) -> TimmBackbone:
         super().train(mode)
@@ -111,18 +126,36 @@ class TimmBackbone(nn.Module):
                 m.train(mode and not (self.norm_eval or frozen))
         return self
 
+    def _find_multiple(self, in_channels: int) -> int:
+        """The least padding under which a size that fits no stride gives maps rounded up."""
+        size = 4 * self.strides[-1] + 1
+        wanted = [-(-size // s) for s in self.strides]
+        for multiple in (1, self.strides[0]):
+            padded = size + -size % multiple
+            try:
+                maps = self._maps(torch.empty(2, in_channels, padded, padded, device="meta"))
+            except (RuntimeError, AssertionError):  # sizes that don't add up, or no whole patches
+                continue
+            if [m.shape[-1] for m in maps] == wanted:
+                return multiple
+        return self.strides[-1]
+
     def _names_below(self, levels: int, in_channels: int) -> list[str]:
         """Names of the parameters that the first maps depend on: those that get a gradient."""
         if not levels:
             return []
-        probe = copy.deepcopy(self).to("meta")  # no weights, no arithmetic
-        size = 8 * self.strides[-1]
-        maps = probe(torch.empty(2, in_channels, size, size, device="meta"))
+        size = 4 * self.strides[-1]
+        maps = self._maps(torch.empty(2, in_channels, size, size, device="meta"))
         sum(m.sum() for m in maps[:levels]).backward()
-        return [n for n, p in probe.net.named_parameters() if p.grad is not None]
+        return [n for n, p in self.net.named_parameters() if p.grad is not None]
 
 
-def _create(model_name: str, out_indices: Sequence[int] | None, options: dict) -> nn.Module:
+def _create(
+    model_name: str,
+    out_indices: Sequence[int] | None,
+    options: dict,
+    checkpoint: str | None = None,
+) -> nn.Module:
     options = options if out_indices is None else options | {"out_indices": tuple(out_indices)}
     if not timm.is_model(model_name.split(".")[0]):
         near = timm.list_models(f"*{model_name[:6]}*")[:5]
@@ -142,7 +175,8 @@ def _create(model_name: str, out_indices: Sequence[int] | None, options: dict) -
         ) from e
     except (AssertionError, RuntimeError, IndexError, TypeError, AttributeError) as e:
         raise ValueError(
-            f"timm cannot make a feature pyramid of {model_name!r} with {options.keys()}: {e}"
+            f"timm cannot make a feature pyramid of {model_name!r} with out_indices={out_indices}"
+            f"{f', checkpoint {checkpoint}' if checkpoint else ''}: {e}"
         ) from e
 
 

@@ -175,7 +175,7 @@ def test_the_test_pipeline_keeps_the_mask_as_the_file_has_it(build, root, pipeli
         truth = item["data_samples"].gt_sem_seg.data.numpy()
         assert truth.shape == (1, 165, 110)
         assert (truth[0] == np.asarray(Image.open(mask))).all()
-        assert item["inputs"].shape == (3, 384, 256)  # the photo is resized, the truth is not
+        assert item["inputs"].shape == (3, 480, 320)  # the photo is resized, the truth is not
 
 
 @pytest.mark.parametrize("serialize", [True, False])

@@ -1,0 +1,387 @@
+"""The mmseg adapters against mmseg's own head, metric and inference."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("mmseg")
+
+import fpn_neck  # noqa: E402  (its operators let mmseg.models be imported)
+
+pytest.importorskip("mmseg.models")
+
+from mmengine.config import ConfigDict  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.structures import PixelData  # noqa: E402
+from mmseg.registry import METRICS, MODELS  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+
+K = 5
+CHANNELS = [8, 12, 16, 20]
+STRIDES = [4, 8, 16, 32]
+ATOL = 1e-6
+BN, GN = {"type": "BN"}, {"type": "GN", "num_groups": 4}
+
+
+def head(kind, **options):
+    cfg = dict(
+        type=kind,
+        in_channels=CHANNELS,
+        in_index=[0, 1, 2, 3],
+        feature_strides=STRIDES,
+        channels=16,
+        num_classes=K,
+        dropout_ratio=0.0,
+    )
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return MODELS.build(cfg | options)
+
+
+def pair(**options):
+    """mmseg's head and ours with the same weights; they are scaled so that gradients show."""
+    theirs, ours = head("FPNHead", **options), head("fpn_neck.FPNHead", **options)
+    with torch.no_grad():
+        theirs.conv_seg.weight.normal_(std=0.3)
+        theirs.conv_seg.bias.normal_()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return ours, theirs
+
+
+def pyramid(height=40, width=28, batch=2):
+    """Maps of an image of any size, coarser level by level, rounded up as convolutions do."""
+    sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
+    return [torch.randn(batch, c, *size) for c, size in zip(CHANNELS, sizes, strict=True)]
+
+
+def truth(height, width, batch=2):
+    """Labels with ignored pixels."""
+    labels = torch.randint(0, K, (batch, 1, height, width))
+    labels[:, :, :3] = 255
+    return [SegDataSample(gt_sem_seg=PixelData(data=x)) for x in labels], labels[:, 0]
+
+
+norms = pytest.mark.parametrize("norm_cfg", [None, BN, GN], ids=["none", "BN", "GN"])
+corners = pytest.mark.parametrize("align_corners", [False, True])
+
+
+# ------------------------------------------------------------------------- against mmseg.FPNHead
+
+
+@norms
+@corners
+@pytest.mark.parametrize("size", [(64, 96), (40, 28), (33, 65)])
+def test_parity_with_mmseg(assert_parity, norm_cfg, align_corners, size):
+    """Logits, gradients of all inputs and weights, batch norm's statistics."""
+    ours, theirs = pair(norm_cfg=norm_cfg, align_corners=align_corners)
+    assert_parity(ours, theirs, pyramid(*size))
+
+
+def test_mmsegs_head_loads_our_weights_too():
+    ours, theirs = pair(norm_cfg=BN)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+@norms
+def test_equal_losses_for_the_same_seed(norm_cfg):
+    # No class_weight: with it, mmseg's CrossEntropyLoss cannot take ignored pixels.
+    losses = [dict(type="CrossEntropyLoss", avg_non_ignore=True), dict(type="DiceLoss")]
+    ours, theirs = pair(norm_cfg=norm_cfg, dropout_ratio=0.3, loss_decode=losses)
+    maps, (samples, _) = pyramid(), truth(40, 28)
+    found = []
+    for module in (ours, theirs):
+        torch.manual_seed(7)
+        found.append(module.loss(maps, samples, train_cfg={}))
+    assert list(found[0]) == list(found[1]) == ["loss_ce", "loss_dice", "acc_seg"]
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=ATOL, rtol=0)
+    torch.manual_seed(8)  # the dropout is really on
+    assert ours.loss(maps, samples, train_cfg={})["loss_ce"] != found[0]["loss_ce"]
+
+
+@corners
+def test_equal_predictions(align_corners):
+    ours, theirs = pair(norm_cfg=GN, align_corners=align_corners)
+    maps, metas = pyramid(), [{"img_shape": (40, 28), "pad_shape": (40, 28)}] * 2
+    ours.eval(), theirs.eval()
+    a, b = (m.predict(maps, metas, test_cfg={}) for m in (ours, theirs))
+    assert a.shape == (2, K, 40, 28)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("init", [False, True], ids=["built", "after init_weights"])
+def test_weights_are_drawn_as_mmseg_draws_them(init):
+    """Standard deviation of every convolution of the towers within 5 %, of the classifier 20 %."""
+    wide = {"in_channels": [64] * 4, "channels": 64, "norm_cfg": BN}
+    heads = head("fpn_neck.FPNHead", **wide), head("FPNHead", **wide)
+    for module in heads:
+        if init:
+            module.init_weights()
+    ours, theirs = (m.state_dict() for m in heads)
+    for name, weight in ours.items():
+        if weight.dim() == 4 and weight.shape[-1] == 3:
+            assert weight.std() / theirs[name].std() == pytest.approx(1, abs=0.05), name
+            assert abs(weight.mean()) < 0.05 * weight.std()
+    if init:  # before, mmseg leaves the classifier as torch draws it
+        for state in (ours, theirs):
+            assert state["conv_seg.weight"].std() == pytest.approx(0.01, rel=0.2)
+            assert (state["conv_seg.bias"] == 0).all()
+
+
+def test_in_index_selects_levels():
+    ours, theirs = pair(in_index=[1, 2, 3, 4])
+    maps = pyramid()
+    shifted = [torch.randn(2, 3, 20, 14), *maps]
+    torch.testing.assert_close(ours(shifted), theirs(shifted), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(shifted), head_on(ours, maps), atol=0, rtol=0)
+
+
+def head_on(module, maps):
+    other = copy.copy(module)
+    other.in_index = [0, 1, 2, 3]
+    return other(maps)
+
+
+# ------------------------------------------------------------------------------------- our own
+
+
+def test_cat_is_our_plain_head_with_the_same_weights():
+    ours = head("fpn_neck.FPNHead", merge="cat", norm_cfg=GN)
+    plain = fpn_neck.SegHead(CHANNELS, K, channels=16, merge="cat", norm_cfg=GN, dropout=0.0)
+    assert ours.conv_seg.in_channels == 4 * 16
+    plain.load_state_dict(ours.state_dict(), strict=True)
+    maps = pyramid()
+    torch.testing.assert_close(ours(maps), plain(maps), atol=ATOL, rtol=0)
+    added = head("fpn_neck.FPNHead", norm_cfg=GN)
+    assert added.conv_seg.in_channels == 16
+    assert ours(maps).shape == added(maps).shape == (2, K, 10, 7)
+
+
+@corners
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(40, 28), (37, 29)])
+def test_the_loss_on_a_thinned_grid_by_hand(n, size, align_corners):
+    ours = head("fpn_neck.FPNHead", norm_cfg=GN, loss_stride=n, align_corners=align_corners)
+    maps, (samples, labels) = pyramid(*size), truth(*size)
+    found = ours.loss(maps, samples, train_cfg={})
+
+    rows, columns = (range(n // 2, side, n) for side in size)
+    thin = labels[:, list(rows)][:, :, list(columns)]
+    logits = F.interpolate(ours(maps), thin.shape[1:], mode="bilinear", align_corners=align_corners)
+    loss = F.cross_entropy(logits, thin, ignore_index=255, reduction="none").mean()
+    torch.testing.assert_close(found["loss_ce"], loss, atol=ATOL, rtol=0)
+    seen = thin != 255
+    accuracy = 100 * (logits.argmax(1) == thin)[seen].float().mean()
+    torch.testing.assert_close(found["acc_seg"].squeeze(), accuracy, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("merge", ["add", "cat"])
+def test_gradient_reaches_every_weight_and_level(merge):
+    dice = dict(type="fpn_neck.DiceLoss")
+    ours = head("fpn_neck.FPNHead", merge=merge, norm_cfg=GN, loss_stride=2, loss_decode=dice)
+    maps = [m.requires_grad_() for m in pyramid()]
+    ours.loss(maps, truth(40, 28)[0], train_cfg={})["loss_dice"].backward()
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    assert all(m.grad.abs().max() > 0 for m in maps)
+
+
+def test_our_dice_gets_the_heads_ignore_index():
+    dice = dict(type="fpn_neck.DiceLoss")
+    ours = head("fpn_neck.FPNHead", loss_decode=dice, ignore_index=2)
+    maps, (samples, labels) = pyramid(), truth(40, 28)
+    labels[labels == 255] = 0
+    for sample, label in zip(samples, labels, strict=True):
+        sample.gt_sem_seg.data = label[None]
+    found = ours.loss(maps, samples, train_cfg={})["loss_dice"]
+    logits = F.interpolate(ours(maps), (40, 28), mode="bilinear", align_corners=False)
+    expected = fpn_neck.DiceLoss(ignore_index=2)(logits, labels)
+    torch.testing.assert_close(found, expected, atol=ATOL, rtol=0)
+    assert abs(fpn_neck.DiceLoss()(logits, labels) - expected) > 1e-3
+
+
+# -------------------------------------------------------------------------------- a whole model
+
+
+def segmentor(neck, decode_head):
+    cfg = dict(
+        type="EncoderDecoder",
+        data_preprocessor=dict(type="SegDataPreProcessor"),
+        backbone=dict(type="ResNetV1c", depth=18, base_channels=8, norm_cfg=BN),
+        neck=dict(type=neck, in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4),
+        decode_head=dict(
+            type=decode_head,
+            in_channels=[16] * 4,
+            in_index=[0, 1, 2, 3],
+            feature_strides=STRIDES,
+            channels=16,
+            num_classes=K,
+            dropout_ratio=0.1,
+            norm_cfg=BN,
+            align_corners=False,
+            loss_decode=dict(type="CrossEntropyLoss"),
+        ),
+        train_cfg=dict(),
+        test_cfg=dict(mode="whole"),
+    )
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return MODELS.build(ConfigDict(cfg))
+
+
+def test_a_whole_model_trains_and_predicts_as_mmsegs():
+    theirs = segmentor("FPN", "FPNHead")
+    ours = segmentor("fpn_neck.FPN", "fpn_neck.FPNHead")
+    assert isinstance(ours.neck, fpn_neck.FPN) and not isinstance(theirs.neck, fpn_neck.FPN)
+    theirs.init_weights()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    images, (samples, _) = torch.randn(2, 3, 72, 56), truth(72, 56)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (ours, theirs)]
+    first = None
+    for step in range(3):  # the losses of step 2 and 3 also prove the gradients
+        found = []
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            torch.manual_seed(step)
+            losses = model.train().loss(images, samples)
+            optimizer.zero_grad()
+            losses["decode.loss_ce"].backward()
+            optimizer.step()
+            found.append({k: v.item() for k, v in losses.items()})
+        assert list(found[0]) == list(found[1])
+        assert found[0]["decode.loss_ce"] == pytest.approx(found[1]["decode.loss_ce"], abs=ATOL)
+        assert found[0]["decode.acc_seg"] == pytest.approx(found[1]["decode.acc_seg"], abs=1e-3)
+        first = first or found[0]["decode.loss_ce"]
+    assert found[0]["decode.loss_ce"] != first  # the steps changed something
+
+    metas = dict(ori_shape=(72, 56), img_shape=(72, 56), pad_shape=(72, 56))
+    for sample in samples:
+        sample.set_metainfo(metas)
+    with torch.no_grad():
+        a, b = (m.eval().predict(images, copy.deepcopy(samples)) for m in (ours, theirs))
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x.seg_logits.data, y.seg_logits.data, atol=1e-5, rtol=0)
+        assert (x.pred_sem_seg.data == y.pred_sem_seg.data).float().mean() > 0.999
+
+
+# ----------------------------------------------------------------------------------- the metric
+
+
+def evaluate(pairs, classes=K, **options):
+    metric = METRICS.build(dict(type="fpn_neck.OccurringIoUMetric", **options))
+    metric.dataset_meta = {"classes": [f"class {i}" for i in range(classes)]}
+    for prediction, label in pairs:
+        sample = {
+            "pred_sem_seg": {"data": torch.as_tensor(prediction)[None]},
+            "gt_sem_seg": {"data": torch.as_tensor(label)[None]},
+        }
+        metric.process({}, [sample])
+    return metric.evaluate(len(pairs))
+
+
+def confusion(pairs, classes=K, ignore=255):
+    """Pixels of every truth (row) and prediction (column)."""
+    matrix = np.zeros((classes, classes), np.int64)
+    for prediction, label in pairs:
+        seen = label != ignore
+        np.add.at(matrix, (label[seen], prediction[seen]), 1)
+    return matrix
+
+
+def reference(matrix, background=0):
+    """mIoU over all labels seen anywhere, over those in the truth, the same without background."""
+    hit, row, column = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    union = row + column - hit
+    iou = [100 * h / u if u else None for h, u in zip(hit, union, strict=True)]
+    anywhere = [x for x in iou if x is not None]
+    occurring = [x for x, r in zip(iou, row, strict=True) if r]
+    foreground = [x for i, x in enumerate(iou) if row[i] and i != background]
+    means = [np.mean(x) if x else np.nan for x in (anywhere, occurring, foreground)]
+    return [*means, len(occurring)]
+
+
+NAMES = ["mIoU", "mIoU_occurring", "mIoU_foreground", "num_occurring"]
+ROUNDING = 0.005 + 1e-6
+
+
+def check(pairs, **options):
+    found = evaluate(pairs, **options)
+    ignore = options.get("ignore_index", 255)
+    expected = reference(confusion(pairs, ignore=ignore), options.get("background", 0))
+    for name, value in zip(NAMES, expected, strict=True):
+        assert found[name] == pytest.approx(value, abs=ROUNDING, nan_ok=True), name
+    return found
+
+
+@pytest.mark.parametrize("background", [0, 2, 4])
+@pytest.mark.parametrize("ignore_index", [255, 1])
+def test_metric_against_a_confusion_matrix(background, ignore_index):
+    rng = np.random.default_rng(0)
+    pairs = []
+    for size in [(7, 9), (12, 5), (1, 1), (30, 40)]:
+        label = rng.integers(0, K - 1, size)  # label 4 is nowhere in the truth
+        prediction = np.where(rng.random(size) < 0.6, label, rng.integers(0, K, size))
+        label[0, 0] = 255 if ignore_index == 255 else ignore_index
+        pairs.append((prediction, label))
+    found = check(pairs, background=background, ignore_index=ignore_index)
+    assert found["mIoU"] < found["mIoU_occurring"]  # label 4 was predicted, so mmseg counts it as 0
+
+
+def test_a_label_that_was_only_predicted_is_not_counted():
+    label = np.array([[0, 0, 1, 1]])
+    prediction = np.array([[0, 0, 1, 3]])
+    found = check([(prediction, label)])
+    assert found["mIoU_occurring"] == 75.0 and found["num_occurring"] == 2
+    assert found["mIoU_foreground"] == 50.0
+    assert found["mIoU"] == 50.0  # (100 + 50 + 0) / 3
+
+
+def test_a_label_that_was_missed_counts_as_zero():
+    label, prediction = np.array([[0, 0, 1, 1]]), np.zeros((1, 4), int)
+    found = check([(prediction, label)])
+    assert found["mIoU_occurring"] == 25.0 and found["mIoU_foreground"] == 0.0
+
+
+def test_what_is_predicted_under_ignored_pixels_counts_nowhere():
+    label, prediction = np.array([[0, 1, 255, 255]]), np.array([[0, 1, 3, 1]])
+    found = check([(prediction, label)])
+    assert found["mIoU_occurring"] == found["mIoU"] == 100.0 and found["num_occurring"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_nothing_to_average_is_not_a_number():
+    label = np.zeros((2, 3), int)
+    found = check([(label, label)])
+    assert found["mIoU_occurring"] == 100.0 and np.isnan(found["mIoU_foreground"])
+    found = evaluate([(label, np.full((2, 3), 255))])
+    assert np.isnan(found["mIoU_occurring"]) and found["num_occurring"] == 0
+
+
+def test_labels_that_occur_are_counted_over_all_photos():
+    zeros, ones = np.zeros((2, 2), int), np.ones((2, 2), int)
+    found = check([(zeros, zeros), (zeros, ones)])
+    assert found["num_occurring"] == 2 and found["mIoU_occurring"] == 25.0
+
+
+def test_mmsegs_own_numbers_stay():
+    rng = np.random.default_rng(1)
+    label, prediction = rng.integers(0, K, (2, 20, 20))
+    found = evaluate([(prediction, label)], iou_metrics=["mIoU", "mDice"])
+    matrix = confusion([(prediction, label)])
+    assert found["aAcc"] == pytest.approx(100 * matrix.trace() / matrix.sum(), abs=ROUNDING)
+    assert {"mIoU", "mAcc", "mDice", "mIoU_occurring"} <= set(found)
+
+
+def test_format_only_writes_labels_and_measures_nothing(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    metric = METRICS.build(
+        dict(type="fpn_neck.OccurringIoUMetric", format_only=True, output_dir=str(tmp_path))
+    )
+    metric.dataset_meta = {"classes": ["a", "b"]}
+    labels = np.array([[0, 1], [1, 0]])
+    metric.process(
+        {}, [{"pred_sem_seg": {"data": torch.as_tensor(labels)[None]}, "img_path": "x/one.jpg"}]
+    )
+    assert metric.evaluate(1) == {}
+    assert (np.asarray(Image.open(tmp_path / "one.png")) == labels).all()

@@ -1,0 +1,64 @@
+"""Files that are either whole or not there."""
+
+import pytest
+
+from fpn_neck.files import write_whole
+
+
+def test_writes_into_a_new_folder(tmp_path):
+    path = tmp_path / "a/b/c.txt"
+    write_whole(path, lambda p: p.write_text("new"))
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["c.txt"]
+
+
+def test_the_writer_gets_a_hidden_neighbour_with_the_same_suffix(tmp_path):
+    path = tmp_path / "c.d.png"
+    given = []
+    write_whole(path, lambda p: (given.append(p), p.touch()))
+    assert given[0].parent == tmp_path  # a rename is atomic only on one file system
+    assert given[0].suffix == ".png"  # PIL and matplotlib choose the format by it
+    assert given[0].name.startswith(".")
+    assert given[0] != path
+
+
+def test_replaces_the_old_file(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("old and longer")
+    write_whole(path, lambda p: p.write_text("new"))
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("old", ["old", None])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_writer_that_raises_leaves_everything_as_it_was(tmp_path, old, begun):
+    path = tmp_path / "c.txt"
+    if old:
+        path.write_text(old)
+
+    def write(p):
+        if begun:
+            p.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_whole(path, write)
+    assert [p.name for p in tmp_path.iterdir()] == (["c.txt"] if old else [])
+    assert not old or path.read_text() == old
+
+
+def test_a_writer_that_writes_nothing_is_an_error(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(OSError):
+        write_whole(path, lambda p: None)
+    assert path.read_text() == "old"
+
+
+def test_a_target_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "folder"
+    (path / "full").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_whole(path, lambda p: p.write_text("new"))
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+    assert (path / "full").is_dir()

