@@ -4,8 +4,8 @@ model = dict(
     data_preprocessor=dict(size=(256, 320)),
     decode_head=dict(num_classes=7, dropout_ratio=0.0))
 
-max_iters = 440
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=220)
+max_iters = 480
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=240)
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=1.0))))
 param_scheduler = [

@@ -35,10 +35,10 @@ PALETTE = [
 ]  # fmt: skip
 
 VERSION = 1  # of the drawing: raise it when the same seed gives other pictures
-OBJECTS = (4, 12)  # tried per scene; one for which no place is found is left out
+OBJECTS = (3, 9)  # tried per scene; one for which no place is found is left out
 MIN_SIZE = 64  # px, of a picture
 SIDES = (8.0, 256.0)  # px, longest side of the upright box around a whole outline
-MIN_VISIBLE = 0.7
+MIN_VISIBLE = 0.75
 MAX_OUTSIDE = 0.15  # of the height and of the width of an object, beyond the picture's edge
 MIN_CONTRAST = 80.0
 SHADOW = 0.4  # of the light that the darkest part of a drop shadow takes away
