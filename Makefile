@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench-setup lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -19,6 +19,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+bench-setup:
+	tools/measure_setup.sh
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest -m ''

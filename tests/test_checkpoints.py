@@ -68,7 +68,7 @@ def test_an_evil_file_does_not_run_and_is_refused(tmp_path, writer):
     path, trace = tmp_path / "evil.pth", tmp_path / "it_ran"
     checkpoint = {"state_dict": WEIGHTS, "meta": Evil(trace)}
     if writer == "pickle":
-        path.write_bytes(pickle.dumps(checkpoint))
+        path.write_bytes(pickle.dumps(checkpoint, protocol=2))
     else:
         torch.save(checkpoint, path, **(OLD_FORMAT if "old" in writer else {}))
     with pytest.raises(ValueError, match=r"evil\.pth cannot be read as plain tensors"):

@@ -92,6 +92,7 @@ def test_mmdet_parity(options, assert_parity):
     assert_parity(ours, theirs, maps())
 
 
+@pytest.mark.filterwarnings("ignore:When align_corners=True")
 @by_name(EXTRA_LEVELS | LAYERS)
 def test_mmseg_parity(options, assert_parity):
     ours, theirs = pair(framework_fpn("mmseg"), options)
@@ -430,6 +431,8 @@ def test_exports():
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.jit is on its way out, and still used
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traces_and_reloads():
     fpn, inputs = FPN(CHANNELS, WIDTH, **FULL).eval(), maps()
     buffer = io.BytesIO()
