@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo test test-all bench-setup lint clean
+.PHONY: demo test test-all test-onedl bench-setup lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -25,6 +25,15 @@ bench-setup:
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest -m ''
+
+# The same tests on the maintained OneDL forks of the mm stack.
+$(VENV)-onedl/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)-onedl
+	MMCV_WITH_OPS=0 $(VENV)-onedl/bin/python -m pip install --quiet -e '.[onedl,test]'
+	touch $@
+
+test-onedl: $(VENV)-onedl/installed
+	$(VENV)-onedl/bin/python -m pytest
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
