@@ -55,7 +55,11 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
         raise ValueError(
             f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
         )
-    return {k.removeprefix(_PREFIX): v for k, v in checkpoint.items() if isinstance(v, Tensor)}
+    return {
+        k.removeprefix(_PREFIX): v
+        for k, v in checkpoint.items()
+        if isinstance(k, str) and isinstance(v, Tensor)
+    }
 
 
 def check_fit(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], name: str) -> None:

@@ -18,6 +18,7 @@ METRICS = (
     "coco/AR@1000",
 )
 Series = dict[str, list[tuple[int, float]]]
+Points = dict[str, dict[int, float]]
 
 
 def read_scalars(work_dir: Path) -> Series:
@@ -27,16 +28,19 @@ def read_scalars(work_dir: Path) -> Series:
     killed run left unfinished is passed over. A later run takes the place of everything from its
     own first step on: all of it for a new run, the rest for a resumed one.
     """
-    series: dict[str, dict[int, float]] = defaultdict(dict)
+    series: Points = defaultdict(dict)
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
         rows = [row for line in file.read_text().splitlines() if (row := _parse(line))]
-        first = min((row["step"] for row in rows), default=math.inf)
-        for name, points in series.items():
-            series[name] = {step: value for step, value in points.items() if step < first}
+        run: Points = defaultdict(dict)
         for row in rows:
             for name, value in row.items():
                 if name != "step" and isinstance(value, (int, float)):
-                    series[name][row["step"]] = value
+                    run[name][row["step"]] = value
+        start = min((row["step"] for row in rows), default=math.inf)
+        for name in series | run:  # per name: some count iterations, others epochs
+            first = min(run[name], default=start)
+            earlier = {step: value for step, value in series[name].items() if step < first}
+            series[name] = earlier | run[name]
     return {name: sorted(points.items()) for name, points in series.items() if points}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from copy import deepcopy
-from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.integrations.running import (
     add_common_arguments,
     drop_pretraining,
@@ -28,12 +28,11 @@ def parse_args() -> Namespace:
 
 
 def apply_flags(cfg: Config, args: Namespace) -> None:
-    if not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f"checkpoint {args.checkpoint}: no such file")
+    load_checkpoint(args.checkpoint)  # refuses what mmengine would stumble over, with the reason
     cfg.load_from = args.checkpoint
     drop_pretraining(cfg.model)
     if args.show_dir:
-        cfg.default_hooks.visualization.draw = True
+        cfg.default_hooks.visualization.update(draw=True, interval=1)
         cfg.visualizer.save_dir = args.show_dir
     if args.out:
         cfg.test_evaluator = _with_output(cfg, args.out)

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.integrations.running import add_common_arguments, resolve_config, run_tool
 
 
@@ -53,6 +54,8 @@ def main() -> None:
     args = parse_args()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
+    if cfg.get("resume") and cfg.load_from:
+        load_checkpoint(cfg.load_from)  # refuses it, with the reason, before anything is built
     Runner.from_cfg(cfg).train()
 
 

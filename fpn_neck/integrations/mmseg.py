@@ -145,7 +145,7 @@ class OccurringIoUMetric(IoUMetric):
             metrics,
             mIoU_occurring=round(float(iou.mean()), 2),
             mIoU_foreground=round(float(iou[occurs != self.background].mean()), 2),
-            num_occurring=len(occurs),
+            num_occurring=float(len(occurs)),  # mmengine's JSON drops whole numbers
         )
 
 
@@ -165,6 +165,10 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"device={device!r} is not there: {e}; try 'cpu'") from e
         state = load_checkpoint(checkpoint)
         drop_pretraining(cfg.model)
         model = init_model(cfg, device=device)

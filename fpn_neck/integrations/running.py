@@ -8,6 +8,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,24 @@ def load_config(name: str) -> Config:
         FileNotFoundError: no such file.
         ValueError: the package is missing or the file is not a config.
     """
-    if "::" in name:
-        return get_config(name)
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"config {name}: no such file; one of a package is package::path")
-    return Config.fromfile(name)
+    try:
+        if "::" in name:
+            return _package_config(name)
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"config {name}: no such file; a package's is package::path")
+        return Config.fromfile(name)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as e:
+        raise ValueError(f"config {name}: not a config ({e})") from e
+
+
+def _package_config(name: str) -> Config:
+    package = name.split("::")[0]
+    # mmengine would start to install a package that it knows and does not find.
+    if package not in MODULE2PACKAGE or find_spec(package) is None:
+        raise ValueError(f"config {name}: no package {package!r} is installed that ships configs")
+    return get_config(name)
 
 
 def resolve_config(args: Namespace) -> Config:
