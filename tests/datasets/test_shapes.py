@@ -107,7 +107,7 @@ def test_all_classes_and_sizes_occur(scenes):
 def test_number_of_objects(scenes):
     counts = [len(scene.instances) for scene in scenes]
     assert min(counts) >= 1 and max(counts) <= drawing.OBJECTS[1]
-    assert 6 < np.mean(counts) < 10
+    assert 4 < np.mean(counts) < 8
 
 
 def test_small_pictures_hold_no_object_longer_than_they_are():
