@@ -4,6 +4,8 @@ mmengine imports ``<scope>.registry`` the first time it meets a ``type='<scope>.
 why ``type='fpn_neck.FPN'`` works in every framework's config without ``custom_imports``.
 """
 
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 from mmengine import registry as root
@@ -13,14 +15,31 @@ from fpn_neck.integrations.mmengine_checkpoints import allow_mmengine_checkpoint
 # torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
 allow_mmengine_checkpoints()
 
-_SCOPE = "fpn_neck"
-_LOCATIONS = ["fpn_neck.integrations.mmengine"]
-if find_spec("mmseg"):
-    _LOCATIONS.append("fpn_neck.integrations.mmseg")
+_FRAMEWORKS = [name for name in ("mmdet", "mmseg") if find_spec(name)]
 
 
-def _child(parent: root.Registry) -> root.Registry:
-    return root.Registry(parent.name, parent=parent, scope=_SCOPE, locations=_LOCATIONS)
+class _Registry(root.Registry):
+    """Imports a framework's part of this package for a name that nothing imported so far has.
+
+    ``fpn_neck.FPN`` in an mmdet config thus never loads mmseg, which takes seconds.
+    """
+
+    def get(self, key: str) -> type | None:
+        self.import_from_location()
+        # A framework that is in use already comes first.
+        for framework in sorted(_FRAMEWORKS, key=lambda name: name not in sys.modules):
+            if key.rpartition(".")[2] not in self.module_dict:
+                import_module(f"fpn_neck.integrations.{framework}")
+        return super().get(key)
+
+
+def _child(parent: root.Registry) -> _Registry:
+    return _Registry(
+        parent.name,
+        parent=parent,
+        scope="fpn_neck",
+        locations=["fpn_neck.integrations.mmengine"],
+    )
 
 
 MODELS = _child(root.MODELS)

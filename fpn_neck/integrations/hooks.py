@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 
 from fpn_neck.curves import METRICS, Series, draw_curves, read_scalars
 from fpn_neck.files import write_whole
@@ -43,15 +45,17 @@ class PicturesHook(Hook):
         batches = len(loop.dataloader)
         if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
             return
-        meta, sample = loop.dataloader.dataset.metainfo, outputs[0]
+        folder = Path(runner.work_dir) / "pictures"
+        name = f"{Path(outputs[0].img_path).stem}.png"
+        write_whole(folder / name, self._picture(loop.dataloader.dataset.metainfo, outputs[0]).save)
+
+    def _picture(self, meta: dict, sample: Any) -> Image.Image:
         photo = mmcv.imread(sample.img_path, channel_order="rgb") if self.with_photo else None
         maps = {
             "truth": sample.gt_sem_seg.data.squeeze().cpu().numpy(),
             "prediction": sample.pred_sem_seg.data.squeeze().cpu().numpy(),
         }
-        picture = side_by_side(photo, maps, meta["classes"], meta["palette"])
-        folder = Path(runner.work_dir) / "pictures"
-        write_whole(folder / f"{Path(sample.img_path).stem}.png", picture.save)
+        return side_by_side(photo, maps, meta["classes"], meta["palette"])
 
 
 @HOOKS.register_module()

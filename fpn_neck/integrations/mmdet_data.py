@@ -1,0 +1,60 @@
+"""The data sets of this package under mmdet's interfaces, and pictures of what detectors find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmdet.datasets import CocoDataset
+from mmdet.visualization import DetLocalVisualizer
+from PIL import Image
+
+from fpn_neck.datasets import clothing, shapes
+from fpn_neck.integrations.hooks import PicturesHook
+from fpn_neck.registry import DATASETS, HOOKS
+
+
+@DATASETS.register_module()
+class ShapesDetectionDataset(CocoDataset):
+    """Boxes, masks and label maps of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
+
+    METAINFO = {"classes": shapes.CLASSES[1:], "palette": shapes.PALETTE[1:]}
+
+    def __init__(self, split: str, **kwargs: Any) -> None:
+        super().__init__(
+            ann_file=f"annotations/instances_{split}.json",
+            data_prefix={"img": f"{split}/images", "seg": f"{split}/labels"},
+            **kwargs,
+        )
+
+
+@DATASETS.register_module()
+class ClothingDetectionDataset(CocoDataset):
+    """Boxes and masks of the clothing photos, as ``tools/prepare_clothing.py`` writes them."""
+
+    METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}
+
+
+@HOOKS.register_module()
+class DetectionPicturesHook(PicturesHook):
+    """Truth and detections side by side, see `PicturesHook`.
+
+    Args:
+        score_thr: detections below it are not drawn.
+    """
+
+    def __init__(self, count: int = 12, with_photo: bool = True, score_thr: float = 0.3) -> None:
+        super().__init__(count, with_photo)
+        self.score_thr = score_thr
+
+    def _picture(self, meta: dict, sample: Any) -> Image.Image:
+        photo = mmcv.imread(sample.img_path, channel_order="rgb")
+        if not self.with_photo:
+            photo = np.full_like(photo, 255)
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = meta
+        visualizer.add_datasample(
+            "picture", photo, data_sample=sample.cpu(), pred_score_thr=self.score_thr
+        )
+        return Image.fromarray(visualizer.get_image())
