@@ -3,14 +3,19 @@ data_root = '{{$SHAPES_ROOT:data/shapes}}'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
+    dict(  # every detector shares it; those for boxes leave masks and label maps alone
+        type='LoadAnnotations',
+        with_bbox=True,
+        with_mask=True,
+        with_seg=True,
+        reduce_zero_label=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(320, 256), keep_ratio=True),  # the metric needs a scale_factor
-    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),

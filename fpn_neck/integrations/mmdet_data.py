@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mmcv
@@ -15,8 +16,19 @@ from fpn_neck.integrations.hooks import PicturesHook
 from fpn_neck.registry import DATASETS, HOOKS
 
 
+class _StuffLast(CocoDataset):
+    """Label maps whose background, 255 after ``reduce_zero_label``, becomes the last label.
+
+    That is mmdet's order for panoptic heads: things, then stuff.
+    """
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        background = len(self.metainfo["classes"])
+        return super().parse_data_info(raw_data_info) | {"label_map": {255: background}}
+
+
 @DATASETS.register_module()
-class ShapesDetectionDataset(CocoDataset):
+class ShapesDetectionDataset(_StuffLast):
     """Boxes, masks and label maps of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
 
     METAINFO = {"classes": shapes.CLASSES[1:], "palette": shapes.PALETTE[1:]}
@@ -30,10 +42,16 @@ class ShapesDetectionDataset(CocoDataset):
 
 
 @DATASETS.register_module()
-class ClothingDetectionDataset(CocoDataset):
-    """Boxes and masks of the clothing photos, as ``tools/prepare_clothing.py`` writes them."""
+class ClothingDetectionDataset(_StuffLast):
+    """Boxes, masks (from ``tools/prepare_clothing.py``) and label maps of the clothing photos."""
 
     METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        info = super().parse_data_info(raw_data_info)
+        number = Path(info["img_path"]).stem.removeprefix("img_")
+        mask = Path(self.data_root) / clothing.MASKS / f"seg_{number}.png"
+        return info | {"seg_map_path": str(mask)}
 
 
 @HOOKS.register_module()

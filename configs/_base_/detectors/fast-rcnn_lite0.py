@@ -12,6 +12,7 @@ model = dict(
         norm_eval=True),
     neck=dict(type='fpn_neck.FPN', in_channels=[24, 40, 112, 320], out_channels=128),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=128, finest_scale=28),
+        bbox_roi_extractor=dict(
+            out_channels=128, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=128, fc_out_channels=512)),
     train_cfg=dict(rcnn=dict(sampler=dict(num=128))))

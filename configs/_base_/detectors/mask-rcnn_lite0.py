@@ -14,8 +14,11 @@ model = dict(
     rpn_head=dict(
         in_channels=128, feat_channels=128, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=128, finest_scale=28),
+        bbox_roi_extractor=dict(
+            out_channels=128, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=128, fc_out_channels=512),
-        mask_roi_extractor=dict(out_channels=128, finest_scale=28),
+        mask_roi_extractor=dict(
+            out_channels=128, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
         mask_head=dict(in_channels=128, conv_out_channels=128)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=1000, max_per_img=500), rcnn=dict(sampler=dict(num=128))))
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=1000, max_per_img=500), rcnn=dict(sampler=dict(num=128))))

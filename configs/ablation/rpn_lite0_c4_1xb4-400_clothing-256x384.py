@@ -1,0 +1,20 @@
+# Table 1 row (a): RPN on C4 alone, all five scales of anchors on it.
+_base_ = [
+    '../_base_/detectors/rpn_lite0.py',
+    '../_base_/clothing_detection.py',
+    '../_base_/runtime_detection.py',
+]
+model = dict(
+    backbone=dict(out_indices=[3]),
+    neck=None,
+    rpn_head=dict(in_channels=112, anchor_generator=dict(scales=[1, 2, 4, 8, 16], strides=[16])))
+val_evaluator = dict(metric='proposal')
+test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))
+
+max_iters = 400
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
+]

@@ -1,0 +1,22 @@
+# Table 1 row (f): P2 alone, all five scales of anchors on it.
+_base_ = [
+    '../_base_/detectors/rpn_lite0.py',
+    '../_base_/clothing_detection.py',
+    '../_base_/runtime_detection.py',
+]
+model = dict(
+    neck=[
+        dict(type='fpn_neck.FPN', in_channels=[24, 40, 112, 320], out_channels=128),
+        dict(type='fpn_neck.SelectLevels', indices=[0]),
+    ],
+    rpn_head=dict(anchor_generator=dict(scales=[4, 8, 16, 32, 64], strides=[4])))
+val_evaluator = dict(metric='proposal')
+test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))
+
+max_iters = 400
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
+]

@@ -1,0 +1,9 @@
+# Table 1 row (b): RPN on C5 alone, all five scales of anchors on it.
+_base_ = 'mmdet::rpn/rpn_r50_fpn_1x_coco.py'
+custom_imports = dict(imports=['fpn_neck'])
+model = dict(
+    backbone=dict(out_indices=(3, )),
+    neck=None,
+    rpn_head=dict(in_channels=2048, anchor_generator=dict(scales=[1, 2, 4, 8, 16], strides=[32])))
+val_evaluator = dict(metric='proposal')  # proposal_fast fails with numpy 1.24 and later
+test_evaluator = val_evaluator
