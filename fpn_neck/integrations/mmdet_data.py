@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from PIL import Image
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.integrations.hooks import PicturesHook
 from fpn_neck.registry import DATASETS, HOOKS
+
+
+def _tuples(palette: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """mmdet draws with tuples only."""
+    return [tuple(colour) for colour in palette]
 
 
 class _StuffLast(CocoDataset):
@@ -31,7 +37,7 @@ class _StuffLast(CocoDataset):
 class ShapesDetectionDataset(_StuffLast):
     """Boxes, masks and label maps of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
 
-    METAINFO = {"classes": shapes.CLASSES[1:], "palette": shapes.PALETTE[1:]}
+    METAINFO = {"classes": shapes.CLASSES[1:], "palette": _tuples(shapes.PALETTE[1:])}
 
     def __init__(self, split: str, **kwargs: Any) -> None:
         super().__init__(
@@ -45,7 +51,10 @@ class ShapesDetectionDataset(_StuffLast):
 class ClothingDetectionDataset(_StuffLast):
     """Boxes, masks (from ``tools/prepare_clothing.py``) and label maps of the clothing photos."""
 
-    METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}
+    METAINFO = {"classes": clothing.CLASSES[1:], "palette": _tuples(clothing.PALETTE[1:])}
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(data_prefix={"img": ""}, **kwargs)
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         info = super().parse_data_info(raw_data_info)
