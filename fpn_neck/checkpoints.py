@@ -15,7 +15,9 @@ _PREFIX = "module."
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """Load a checkpoint file on the CPU with ``weights_only=True`` (or safetensors).
+    """Load a checkpoint file on the CPU with ``weights_only=True``.
+
+    ``.safetensors``, and ``.pkl`` files of numpy arrays (detectron2's model zoo), are read too.
 
     Raises:
         FileNotFoundError: no such file.
@@ -29,6 +31,10 @@ def load_checkpoint(path: str | Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.suffix == ".pkl":
+            from fpn_neck.array_pickles import load_array_pickle
+
+            return load_array_pickle(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises nearly anything on a file that is cut or no checkpoint
         reason = str(e).strip().split("\n")[0]
