@@ -16,6 +16,7 @@ METRICS = (
     "coco/bbox_mAP",
     "coco/segm_mAP",
     "coco/AR@1000",
+    "coco_panoptic/PQ",
 )
 Series = dict[str, list[tuple[int, float]]]
 Points = dict[str, dict[int, float]]

@@ -1,0 +1,4 @@
+# mmdet's FCOS (P3 to P7) with this package's neck; its weights load as they are.
+_base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
+custom_imports = dict(imports=['fpn_neck'])
+model = dict(neck=dict(type='fpn_neck.FPN'))
