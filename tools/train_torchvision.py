@@ -1,0 +1,262 @@
+"""Train a torchvision detector on our pyramid: tools/train_torchvision.py DATA --out DIR.
+
+DATA is a folder as tools/make_shapes.py writes it: COCO annotations/instances_{train,val}.json and
+the pictures in {train,val}/images. DIR gets checkpoint.pth, metrics.json and, in pictures/,
+validation scenes with true boxes on the left and predicted ones on the right.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from datetime import timedelta
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import CocoDetection
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import box_convert
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+from torchvision.tv_tensors import BoundingBoxes, Mask
+from torchvision.utils import draw_bounding_boxes
+
+from fpn_neck.files import write_whole
+from fpn_neck.integrations.running import run_tool
+from fpn_neck.integrations.timm import LITE0_MODEL, LITE0_PACKAGE
+from fpn_neck.integrations.torchvision import P2_TO_P6, P3_TO_P7, FPNBackbone
+from fpn_neck.layers import check_whole
+
+WIDTH = 64  # of the pyramid
+SIDES = (16, 32, 64, 128, 256)  # px, of the anchors on the five levels
+BATCH = 4
+DRAWN_SCORE = 0.5  # predictions below are left out of the pictures
+COLOURS = ("white", "red", "blue", "yellow", "magenta", "lime", "cyan")  # by label
+FLIP = v2.RandomHorizontalFlip()
+MODELS = ("fasterrcnn", "maskrcnn", "retinanet", "fcos")
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(
+        description=__doc__.split(":")[0], formatter_class=ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder written by tools/make_shapes.py")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
+    parser.add_argument("--model", choices=MODELS, default="fasterrcnn")
+    parser.add_argument("--iters", type=int, default=400, help=f"steps of {BATCH} scenes")
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate (AdamW)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 320), metavar=("MIN", "MAX"),
+        help="shorter and longest side of a scene in the network, px",
+    )  # fmt: skip
+    parser.add_argument("--pictures", type=int, default=8, help="how many to draw")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for name, least in (("iters", 1), ("pictures", 0), ("seed", 0)):
+        check_whole(f"--{name}", getattr(args, name), least)
+    if not 0 < args.lr < 1:
+        raise ValueError(f"--lr {args.lr}: expected a number between 0 and 1, e.g. 1e-3")
+    if not 32 <= args.size[0] <= args.size[1]:
+        raise ValueError(f"--size {args.size}: expected 32 <= MIN <= MAX, e.g. --size 256 320")
+    return args
+
+
+class Scenes(CocoDetection):
+    """Image (3, H, W), float in 0..1, and the target as torchvision's detectors expect it."""
+
+    def __init__(self, data: Path, split: str, augment: bool = False) -> None:
+        annotations = data / f"annotations/instances_{split}.json"
+        if not annotations.is_file():
+            raise FileNotFoundError(
+                f"{annotations}: no such file; write a data set with tools/make_shapes.py {data}"
+            )
+        try:
+            with redirect_stdout(StringIO()):  # pycocotools prints what it does
+                super().__init__(data / split / "images", annotations)
+        except (ValueError, AssertionError, LookupError, TypeError) as e:
+            raise ValueError(f"{annotations}: not a COCO file ({e}); write it anew") from e
+        if not self.ids or not self.coco.cats:
+            raise ValueError(f"{annotations}: it holds no images or no categories")
+        self.augment = augment
+        self.classes = {i: c["name"] for i, c in self.coco.cats.items()}
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, objects = super().__getitem__(index)
+        image = TF.to_dtype(TF.to_image(image), torch.float32, scale=True)
+        objects = [o for o in objects if not o.get("iscrowd") and min(o["bbox"][2:]) > 0]
+        size = tuple(image.shape[-2:])
+        boxes = torch.tensor([o["bbox"] for o in objects]).reshape(-1, 4)
+        masks = np.array([self.coco.annToMask(o) for o in objects]).reshape(-1, *size)
+        target = {
+            "boxes": BoundingBoxes(
+                box_convert(boxes, "xywh", "xyxy"), format="XYXY", canvas_size=size
+            ),
+            "labels": torch.tensor([o["category_id"] for o in objects], dtype=torch.int64),
+            "masks": Mask(masks, dtype=torch.uint8),
+        }
+        return FLIP(image, target) if self.augment else (image, target)
+
+
+def loader(scenes: Scenes, batch_size: int, shuffle: bool = False) -> DataLoader:
+    def collate(samples: list) -> tuple:
+        return tuple(zip(*samples, strict=True))
+
+    return DataLoader(scenes, batch_size, shuffle=shuffle, collate_fn=collate)
+
+
+def build_model(name: str, num_classes: int, size: tuple[int, int]) -> nn.Module:
+    """One of `MODELS` on EfficientNet-lite0 with ImageNet weights.
+
+    Args:
+        num_classes: largest label + 1; label 0 is the background in all four.
+        size: shorter and longest side in the network, px.
+    """
+    levels = P2_TO_P6 if name.endswith("rcnn") else P3_TO_P7
+    backbone = FPNBackbone(
+        LITE0_MODEL,
+        backbone_options={"checkpoint": f"package://{LITE0_PACKAGE}", "frozen_levels": 1},
+        fpn=levels | {"out_channels": WIDTH},
+    )
+    common = dict(min_size=size[0], max_size=size[1], image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    if name == "fcos":
+        return detection.FCOS(backbone, num_classes, **common)
+    scales = (1.0,) if name.endswith("rcnn") else (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    sides = tuple(tuple(s * scale for scale in scales) for s in SIDES)
+    anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
+    if name == "retinanet":
+        return detection.RetinaNet(backbone, num_classes, anchor_generator=anchors, **common)
+    few = dict(  # small scenes need fewer proposals than COCO's
+        rpn_pre_nms_top_n_train=500,
+        rpn_post_nms_top_n_train=500,
+        rpn_pre_nms_top_n_test=500,
+        rpn_post_nms_top_n_test=300,
+        box_batch_size_per_image=128,
+    )
+    model = {"fasterrcnn": detection.FasterRCNN, "maskrcnn": detection.MaskRCNN}[name]
+    return model(backbone, num_classes, rpn_anchor_generator=anchors, **few, **common)
+
+
+def batches(scenes: Scenes) -> Iterator[tuple]:
+    while True:
+        yield from loader(scenes, min(BATCH, len(scenes)), shuffle=True)
+
+
+def train(model: nn.Module, scenes: Scenes, args: Namespace) -> None:
+    """``args.iters`` steps of AdamW under a one-cycle rate; prints losses and the time left."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=args.iters + 1, pct_start=0.1
+    )
+    model.train()
+    start = time.monotonic()
+    for step, (images, targets) in enumerate(batches(scenes), 1):
+        images = [image.to(args.device) for image in images]
+        targets = [{k: v.to(args.device) for k, v in target.items()} for target in targets]
+        losses = model(images, targets)
+        loss = sum(losses.values())
+        if not loss.isfinite():
+            raise ValueError(f"--lr {args.lr}: the loss is {loss} at step {step}; choose less")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0 or step == args.iters:
+            left = timedelta(seconds=round((time.monotonic() - start) / step * (args.iters - step)))
+            parts = "  ".join(f"{k} {v:.3f}" for k, v in losses.items())
+            print(f"[{step}/{args.iters}] eta {left}  loss {loss:.3f}  {parts}", flush=True)
+        if step == args.iters:
+            return
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, scenes: Scenes, device: str) -> list[dict[str, Tensor]]:
+    """Boxes (n, 4) as x1 y1 x2 y2 in px, labels, scores (and masks (n, 1, H, W)) per scene."""
+    model.eval()
+    predictions = []
+    for images, _ in loader(scenes, BATCH):
+        outputs = model([image.to(device) for image in images])
+        predictions += [{k: v.cpu() for k, v in output.items()} for output in outputs]
+    return predictions
+
+
+def evaluate(scenes: Scenes, predictions: list[dict[str, Tensor]]) -> dict[str, float]:
+    """COCO's mAP over IoU 0.50:0.95 and AP at 0.50, of boxes and, where predicted, of masks."""
+    results = []
+    for image_id, p in zip(scenes.ids, predictions, strict=True):
+        boxes = box_convert(p["boxes"], "xyxy", "xywh").tolist()
+        for i, box in enumerate(boxes):
+            result = {"image_id": image_id, "category_id": int(p["labels"][i]), "bbox": box}
+            result["score"] = float(p["scores"][i])
+            if "masks" in p:
+                mask = np.asfortranarray(p["masks"][i, 0].numpy() > 0.5, np.uint8)
+                result["segmentation"] = coco_mask.encode(mask)
+            results.append(result)
+    kinds = ["bbox", "segm"] if "masks" in predictions[0] else ["bbox"]
+    metrics = {f"{kind}_{name}": 0.0 for kind in kinds for name in ("mAP", "mAP_50")}
+    if not results:  # which pycocotools cannot read
+        return metrics
+    for kind in kinds:
+        with redirect_stdout(StringIO()):
+            evaluation = COCOeval(scenes.coco, scenes.coco.loadRes(results), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        metrics[f"{kind}_mAP"], metrics[f"{kind}_mAP_50"] = map(float, evaluation.stats[:2])
+    return metrics
+
+
+def draw(scenes: Scenes, index: int, prediction: dict[str, Tensor]) -> Tensor:
+    """Truth | prediction, uint8 (3, H, 2W)."""
+    image, target = scenes[index]
+    image = TF.to_dtype(image, torch.uint8, scale=True)
+    sure = prediction["scores"] >= DRAWN_SCORE
+    panels = []
+    for boxes, labels in (
+        (target["boxes"], target["labels"]),
+        (prediction["boxes"][sure], prediction["labels"][sure]),
+    ):
+        names = [scenes.classes.get(int(i), str(int(i))) for i in labels]
+        colours = [COLOURS[int(i) % len(COLOURS)] for i in labels]
+        drawn = draw_bounding_boxes(image, boxes, names, colours, width=2) if names else image
+        panels.append(drawn)
+    return torch.cat(panels, dim=2)
+
+
+def main() -> None:
+    args = parse_args()
+    torch.manual_seed(args.seed)
+    train_scenes, val_scenes = Scenes(args.data, "train", augment=True), Scenes(args.data, "val")
+    num_classes = max(train_scenes.classes) + 1
+    model = build_model(args.model, num_classes, tuple(args.size)).to(args.device)
+    train(model, train_scenes, args)
+    about = {"model": args.model, "num_classes": num_classes, "size": list(args.size)}
+    checkpoint = {"state_dict": model.state_dict(), **about, "classes": train_scenes.classes}
+    write_whole(args.out / "checkpoint.pth", partial(torch.save, checkpoint))
+
+    predictions = predict(model, val_scenes, args.device)
+    metrics = evaluate(val_scenes, predictions)
+    write_whole(args.out / "metrics.json", lambda path: path.write_text(json.dumps(metrics)))
+    shown = np.linspace(0, len(predictions) - 1, min(args.pictures, len(predictions))).astype(int)
+    for i in map(int, shown):
+        picture = TF.to_pil_image(draw(val_scenes, i, predictions[i]))
+        write_whole(args.out / f"pictures/{val_scenes.ids[i]:06d}.png", picture.save)
+    print("  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+    print(f"checkpoint, metrics and pictures: {args.out}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
