@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo test test-all test-onedl bench-setup lint clean
+.PHONY: demo demo-detection test test-all test-onedl bench-setup lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -16,6 +16,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 demo: $(VENV)/installed
 	$(RUN) tools/make_shapes.py data/shapes
 	$(RUN) tools/train.py configs/segmentation/fpn_lite0_demo_shapes-256x320.py --work-dir $(WORK)
+
+# Faster R-CNN on the same scenes, with boxes.
+demo-detection: $(VENV)/installed
+	$(RUN) tools/make_shapes.py data/shapes
+	$(RUN) tools/train.py configs/detection/faster-rcnn_lite0_fpn_demo_shapes-256x320.py --work-dir $(WORK)-detection
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
