@@ -18,8 +18,8 @@ class ScaleHeads(nn.ModuleList):
     """Pyramid -> one map at the finest stride: a tower per level, then a sum or concatenation.
 
     The tower of a level is ``log2(stride / finest stride)`` times [3x3 conv, norm, ReLU, x2
-    bilinear]; the finest level has one convolution and no upsampling. Keys are those of mmseg's
-    ``FPNHead.scale_heads``.
+    bilinear]; the finest level has one convolution and no upsampling. The last x2 of every tower
+    is taken where they merge. Keys are those of mmseg's ``FPNHead.scale_heads``.
 
     Args:
         in_channels: channels of every level, finest first.
@@ -62,6 +62,7 @@ class ScaleHeads(nn.ModuleList):
             for c, depth in zip(in_channels, depths, strict=True)
         )
         self.merge, self.align_corners = merge, align_corners
+        self.is_coarser = [depth > 0 for depth in depths]  # than the finest level
         self.out_channels = channels * (len(self) if merge == "cat" else 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -81,17 +82,26 @@ class ScaleHeads(nn.ModuleList):
                 f"the head got {len(pyramid)} levels and has {len(self)} towers; give the levels "
                 "named by strides, or change strides"
             )
-        finest = self[0](pyramid[0])  # (N, C, H_0, W_0)
+        maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
+        size = maps[0].shape[-2:]
         if self.merge == "cat":
-            rest = [self._at_size(i, pyramid[i], finest) for i in range(1, len(self))]
-            return torch.cat([finest, *rest], dim=1)
-        for i in range(1, len(self)):
-            finest = finest + self._at_size(i, pyramid[i], finest)
-        return finest
+            ends = [self._at_size(*end, size) for end in zip(maps, self.is_coarser, strict=True)]
+            return torch.cat(ends, dim=1)
+        # The towers' last upsampling is linear: maps of one size are summed before it.
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for x, is_coarser in zip(maps[1:], self.is_coarser[1:], strict=True):
+            key = (is_coarser, *x.shape[-2:])
+            sums[key] = sums[key] + x if key in sums else x
+        merged = maps[0]  # (N, C, H_0, W_0)
+        for (is_coarser, *_), x in sums.items():
+            merged = merged + self._at_size(x, bool(is_coarser), size)
+        return merged
 
-    def _at_size(self, level: int, x: Tensor, finest: Tensor) -> Tensor:
-        """Run one tower; odd sizes leave it a few pixels off, which one more resize mends."""
-        return resize(self[level](x), finest.shape[-2:], self.align_corners)
+    def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:
+        """End a tower: odd sizes leave the x2 a few pixels off, which one more resize mends."""
+        if is_coarser:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
+        return resize(x, size, self.align_corners)
 
 
 class SegHead(nn.Module):
@@ -185,13 +195,14 @@ def _depths(strides: Sequence[int]) -> list[int]:
 def _tower(
     in_channels: int, channels: int, depth: int, align_corners: bool, layers: dict
 ) -> nn.Sequential:
+    """All of a tower but its last upsampling."""
     modules: list[nn.Module] = []
     for i in range(max(1, depth)):
-        modules.append(ConvNormAct(channels if i else in_channels, channels, 3, **layers))
-        if depth:
+        if i:
             modules.append(
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
             )
+        modules.append(ConvNormAct(channels if i else in_channels, channels, 3, **layers))
     tower = nn.Sequential(*modules)
     init_convs(tower, {"type": "Kaiming"})
     return tower
