@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fpn_neck.fpn import FPN
+from fpn_neck.label_map import label_map
 from fpn_neck.layers import check_wholes
 from fpn_neck.seg_head import SegHead, resize
 
@@ -76,4 +77,5 @@ class Segmenter(nn.Module):
 
         Runs in the mode the module is in; call ``eval()`` first, as with any module.
         """
-        return self(images).argmax(1)
+        logits = self.head(self.neck(self.backbone(images)))  # (N, K, H/4, W/4)
+        return label_map(logits, images.shape[-2:], self.head.scale_heads.align_corners)
