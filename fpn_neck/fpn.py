@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpn_neck.fast.pyramid import fits, pyramid
 from fpn_neck.layers import Cfg, ConvNormAct, check_whole, check_wholes, init_convs
 
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
@@ -131,6 +132,9 @@ class FPN(nn.Module):
         """
         self._check(inputs)
         used = inputs[self.start_level : self.end_level + 1]  # C2..C5
+        if fits(self, used):  # the same numbers sooner
+            outs, lateral = pyramid(self, used)
+            return tuple(outs + self._extra_levels(inputs[self.end_level], lateral, outs[-1]))
         sizes = [x.shape[-2:] for x in used]
         if self.laterals:
             laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]

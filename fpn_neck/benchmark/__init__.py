@@ -1,0 +1,1 @@
+"""The ruler: contestants that compute one function, measured in turn; see tools/benchmark.py."""

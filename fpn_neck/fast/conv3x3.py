@@ -1,0 +1,83 @@
+"""3x3 convolution of stride 1 and padding 1 by Winograd's algorithm, forward and backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from fpn_neck.fast import winograd
+from fpn_neck.fast.maps import is_channels_last, new_map
+
+# Of the direct convolution, for one image; measured, see docs/performance.md.
+LEAST_MULTIPLY_ADDS = 5e8
+
+# weight -> (a copy of it, its transform). The copy is compared at every use: it is cheap,
+# and no version counter sees what is done to ``weight.data`` (mmengine's EMA hook does that).
+_transforms = WeakTensorKeyDictionary()
+
+
+def is_worth(x: Tensor, channels: int) -> bool:
+    """Whether Winograd is sooner for maps of x's size, ``channels`` wide before and after."""
+    return 9 * channels**2 * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, channels_last: bool) -> Tensor:
+    """conv2d(x, weight, bias, padding=1); differentiable twice.
+
+    Args:
+        x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,).
+        channels_last: layout of the result.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+        return _Conv3x3.apply(x, weight, bias, channels_last)
+    return conv3x3_rows(winograd.rows_of(x), x, weight, bias, channels_last)
+
+
+def conv3x3_rows(
+    fill: winograd.Fill, like: Tensor, weight: Tensor, bias: Tensor, channels_last: bool
+) -> Tensor:
+    """The same without gradients, of a map of ``like``'s size that ``fill`` gives by rows."""
+    out = new_map(like, len(weight), channels_last)
+    return winograd.convolve(fill, _transform(weight), bias, out)
+
+
+def _transform(weight: Tensor) -> Tensor:
+    known = _transforms.get(weight)
+    if known is None or not torch.equal(known[0], weight):
+        known = _transforms[weight] = weight.detach().clone(), winograd.transform_weight(weight)
+    return known[1]
+
+
+class _Conv3x3(Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, channels_last: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = new_map(x, len(weight), channels_last)
+        transformed = winograd.transform_weight(weight)
+        return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # create_graph=True: torch's own backward has a derivative
+            grads = torch.ops.aten.convolution_backward(
+                grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted
+            )
+            return *grads, None
+        if not (grad.is_contiguous() or is_channels_last(grad)):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
+        if wanted[0]:
+            # The kernel turned by 180 degrees takes every output back to its inputs.
+            turned = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
+            grad_x = new_map(x, x.shape[1], is_channels_last(x))
+            winograd.convolve(winograd.rows_of(grad), turned, None, grad_x)
+        if wanted[1]:
+            grad_weight = winograd.weight_gradient(x, grad)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

@@ -1,0 +1,110 @@
+"""One step down the pyramid, lateral 1x1 + the level above upsampled, without temporaries.
+
+The lateral is a matrix product that writes its map in the layout the next step wants. The nearest
+neighbour of a map of twice the size is itself, repeated in a view (H/2, 2, W/2, 2), so the level
+above is added in place and no upsampled map exists. The lateral's bias goes along with the level
+above, which has a quarter of the pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from fpn_neck.fast.maps import is_channels_last, new_map
+from fpn_neck.fast.winograd import Fill
+
+
+def merge(
+    x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None, channels_last: bool
+) -> Tensor:
+    """conv1x1(x) + nearest upsampling of ``above`` to x's size; differentiable.
+
+    Args:
+        x: (N, C, H, W). weight: (O, C, 1, 1). bias: (O,). above: (N, O, h, w) of any size.
+        channels_last: layout of the result.
+    """
+    return _Merge.apply(x, weight, bias, above, channels_last)
+
+
+def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> Fill:
+    """The same by blocks of rows, for a caller that needs no whole map; see `is_half`."""
+    weight, width = weight.flatten(1).t().contiguous(), x.shape[-1]
+    added = bias[None, :, None, None] if above is None else above + bias[:, None, None]
+
+    def fill(n: int, start: int, end: int, target: Tensor) -> None:
+        rows = x[n, :, start:end].flatten(1).t() @ weight  # ((end - start) * W, O)
+        rows = rows.view(end - start, width, -1).permute(2, 0, 1)
+        if above is None:
+            torch.add(rows, added[0], out=target)
+        else:
+            repeated = added[n, :, start // 2 : end // 2, None, :, None]
+            torch.add(_pairs(rows), repeated, out=_pairs(target))
+
+    return fill
+
+
+def is_half(above: Tensor | None, x: Tensor) -> bool:
+    """Whether every pixel above stands over exactly 2 x 2 pixels of ``x``."""
+    return above is None or x.shape[-2:] == (2 * above.shape[-2], 2 * above.shape[-1])
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """(..., H, W) -> (..., H/2, 2, W/2, 2), a view."""
+    return x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))
+
+
+class _Merge(Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        above: Tensor | None,
+        channels_last: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.above_shape = None if above is None else above.shape
+        out = new_map(x, weight.shape[0], channels_last)
+        for image, result in zip(x.flatten(2), out.flatten(2), strict=True):
+            if channels_last:
+                torch.mm(image.t(), weight.flatten(1).t(), out=result.t())
+            else:
+                torch.mm(weight.flatten(1), image, out=result)
+        if above is None:
+            return out.add_(bias[:, None, None])
+        above = above + bias[:, None, None]
+        if is_half(above, x):
+            _pairs(out).add_(above[:, :, :, None, :, None])
+        else:
+            out.add_(F.interpolate(above, size=x.shape[-2:]))
+        return out
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias, for_above, _ = ctx.needs_input_grad
+        flat, kernel = grad.flatten(2), weight.flatten(1).expand(len(x), -1, -1)
+        # The largest, the input's, comes last, when the temporaries of the others are gone.
+        grad_above = _downsample(grad, ctx.above_shape) if for_above else None
+        grad_bias = grad.sum((0, 2, 3)) if for_bias else None
+        grad_x = grad_weight = None
+        if for_weight:
+            grad_weight = torch.bmm(flat, x.flatten(2).mT).sum(0).view(weight.shape)
+        if for_x and is_channels_last(x):
+            grad_x = torch.bmm(flat.mT, kernel).mT.view(x.shape)
+        elif for_x:
+            grad_x = torch.bmm(kernel.mT, flat).view(x.shape)
+        return grad_x, grad_weight, grad_bias, grad_above, None
+
+
+def _downsample(grad: Tensor, shape: torch.Size) -> Tensor:
+    """Sum over the pixels that took their value from one pixel above."""
+    if grad.shape[-2:] == (2 * shape[-2], 2 * shape[-1]):
+        rows = grad[:, :, ::2] + grad[:, :, 1::2]
+        return rows[..., ::2] + rows[..., 1::2]
+    return torch.ops.aten.upsample_nearest2d_backward(grad, grad.shape[-2:], shape)

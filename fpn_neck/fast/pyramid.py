@@ -1,0 +1,73 @@
+"""The whole of `fpn_neck.FPN` on the fast paths: laterals, top-down path, 3x3 convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpn_neck.fast.conv3x3 import conv3x3, conv3x3_rows, is_worth
+from fpn_neck.fast.maps import is_channels_last
+from fpn_neck.fast.merge import is_half, merge, merged_rows
+from fpn_neck.fast.switch import eager, plain_conv, plain_tensors, untouched
+from fpn_neck.layers import ConvNormAct
+
+if TYPE_CHECKING:
+    from fpn_neck.fpn import FPN
+
+
+def fits(fpn: FPN, maps: Sequence[Tensor]) -> bool:
+    """Whether `pyramid` computes what ``fpn`` says, and sooner.
+
+    That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling)
+    on the CPU, in float32 or float64, eagerly, with a finest map that is large enough.
+    """
+    if not eager() or not is_worth(maps[0], fpn.out_channels):
+        return False
+    papers = fpn.smooth == "merged" and fpn.top_down and fpn.laterals
+    if not papers or fpn.upsample_cfg != {"mode": "nearest"} or len({len(x) for x in maps}) > 1:
+        return False
+    laterals, smooths = fpn.lateral_convs, fpn.fpn_convs[: fpn.num_levels]
+    blocks = [*laterals, *smooths]
+    return (
+        all(_is_plain(b, 1) for b in laterals)
+        and all(_is_plain(b, 3) for b in smooths)
+        and plain_tensors(*maps, *(p for b in blocks for p in (b.conv.weight, b.conv.bias)))
+    )
+
+
+def _is_plain(block: nn.Module, kernel: int) -> bool:
+    return (
+        type(block) is ConvNormAct
+        and untouched(block)
+        and block.norm_name is None
+        and block.activate is None
+        and plain_conv(block.conv, kernel)
+    )
+
+
+def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """P2..P5, each in the layout of its C2..C5, and the coarsest lateral."""
+    parameters = (p for convs in (fpn.lateral_convs, fpn.fpn_convs) for p in convs.parameters())
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*maps, *parameters))
+    outs: list[Tensor] = []
+    merged: list[Tensor] = []
+    for i in reversed(range(len(maps))):
+        x, above = maps[i], merged[0] if merged else None
+        lateral, smooth = fpn.lateral_convs[i].conv, fpn.fpn_convs[i].conv
+        last, worth = is_channels_last(x), is_worth(x, fpn.out_channels)
+        if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
+            # Nobody else needs the finest merged map, so it never exists as a whole.
+            rows = merged_rows(x, lateral.weight, lateral.bias, above)
+            outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last))
+            break
+        x = merge(x, lateral.weight, lateral.bias, above, channels_last=worth or last)
+        merged.insert(0, x)
+        if worth:
+            outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last))
+        else:
+            outs.insert(0, F.conv2d(x, smooth.weight, smooth.bias, padding=1))
+    return outs, merged[-1]

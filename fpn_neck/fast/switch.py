@@ -1,0 +1,83 @@
+"""The one setting, and what torch may be doing that needs its own operators."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
+
+from fpn_neck.fast.maps import is_channels_last
+
+_enabled = True
+
+
+class enable:  # noqa: N801 (used like torch.set_grad_enabled)
+    """Allow the fast paths or not, for the process, from this line or within a ``with`` block."""
+
+    def __init__(self, allowed: bool = True) -> None:
+        global _enabled
+        self.before, _enabled = _enabled, bool(allowed)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _enabled
+        _enabled = self.before
+
+
+def eager() -> bool:
+    """Whether calls run as written: enabled, and nothing records, transforms or counts them."""
+    return (
+        _enabled
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and not modules._has_any_global_hook()
+        and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
+        and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
+        and forward_ad._current_level < 0
+    )
+
+
+def plain_conv(module: nn.Module, kernel: int) -> bool:
+    """An nn.Conv2d with bias, of stride 1, keeping the size, that nobody hooked or replaced."""
+    return (
+        type(module) is nn.Conv2d
+        and untouched(module)
+        and module.kernel_size == (kernel, kernel)
+        and module.padding == (kernel // 2, kernel // 2)
+        and module.stride == module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and module.bias is not None
+    )
+
+
+def untouched(module: nn.Module) -> bool:
+    """No hook and no forward of its own: what the class says is what a call would do."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+    )
+
+
+def plain_tensors(*tensors: Tensor) -> bool:
+    """Dense tensors on the CPU, of one dtype that the fast paths are accurate in."""
+    dtype = tensors[0].dtype
+    return dtype in (torch.float32, torch.float64) and all(
+        type(t) in (Tensor, nn.Parameter)
+        and t.dtype == dtype
+        and t.device.type == "cpu"
+        and t.layout == torch.strided
+        and (t.is_contiguous() or is_channels_last(t))
+        for t in tensors
+    )

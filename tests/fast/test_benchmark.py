@@ -1,0 +1,83 @@
+"""fpn_neck.benchmark: what it measures, and that it refuses contestants that compute otherwise."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from fpn_neck.benchmark import measure, necks, report
+
+CASE = necks.Case("tf_efficientnet_lite0", 64, 96)
+
+
+def ours_and_torchvisions(name):
+    return name in ("fpn_neck", "torchvision")
+
+
+def test_contestants_compute_the_same():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    entered, missing = necks.contestants(CASE, ours_and_torchvisions)
+    assert [c.name for c in entered] == ["fpn_neck", "torchvision"] and not missing
+    assert all(0 < c.error < 1e-5 for c in entered)
+    for c in entered:
+        c.step()
+        assert [tuple(y.shape) for y in c.run()] == [
+            (1, 256, 16, 24),
+            (1, 256, 8, 12),
+            (1, 256, 4, 6),
+            (1, 256, 2, 3),
+        ]
+
+
+def test_a_contestant_that_computes_something_else_is_refused():
+    expected = [torch.ones(1, 2, 3, 3)]
+    necks._check(measure.Contestant("same", lambda: expected), expected, 1e-4)
+    for wrong in (torch.full((1, 2, 3, 3), 1.01), torch.ones(1, 2, 3, 4), expected[0] * torch.nan):
+        with pytest.raises(ArithmeticError, match="other"):
+            necks._check(measure.Contestant("other", lambda y=wrong: [y]), expected, 1e-4)
+
+
+def test_work_is_counted_by_hand():
+    work = necks.Case("resnet50", 32, 64, batch=3).work()
+    pixels = [3 * h * w for h, w in ((8, 16), (4, 8), (2, 4), (1, 2))]
+    channels = (256, 512, 1024, 2048)
+    pairs = list(zip(pixels, channels, strict=True))
+    assert work["multiply_adds"] == sum(p * 256 * (c + 9 * 256) for p, c in pairs)
+    assert work["bytes"] == sum(4 * p * (c + 256) for p, c in pairs)
+
+
+def test_calls_are_measured_in_turn():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: (order.append("b"), time.sleep(0.01))}
+    seconds = measure.interleave(calls, 3, "wall")
+    assert order == ["a", "b"] * 5  # two rounds of warm-up
+    assert len(seconds["a"]) == len(seconds["b"]) == 3
+    assert min(seconds["b"]) >= 0.01 > max(seconds["a"])
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    size = 64 << 20
+
+    def call():
+        torch.ones(size // 4).sum()
+        return torch.ones(16)
+
+    peak = measure.peak_memory(call)
+    assert peak is None or abs(peak - size) < 8 << 20  # the kernel counts in batches
+
+
+def test_report(tmp_path):
+    contestants = [
+        measure.Contestant("mmdet", list, error=1e-7, seconds={"forward": [0.4, 0.5, 0.6]}),
+        measure.Contestant("fpn_neck", list, error=1e-6, seconds={"forward": [0.1, 0.25, 0.3]}),
+        measure.Contestant("cannot step", list),
+    ]
+    results = report.result("case", "forward", contestants, {"arithmetic": 0.125}, batch=2)
+    first, second = results["rows"]
+    assert (first["name"], second["name"]) == ("fpn_neck", "mmdet")
+    assert first["images_per_s"] == 8 and first["to_arithmetic"] == 2
+    assert "| mmdet | 500.0 | 450.0 - 550.0 | 400.0 | 2.00 | 4.00 |" in report.table(results)
+    report.save(tmp_path, {"threads": 1}, [results])
+    assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
+    assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")

@@ -1,0 +1,170 @@
+"""fpn_neck.fast.winograd and conv3x3: Winograd's convolution against torch's in float64.
+
+Tolerances are relative to the largest value of the reference: 1e-12 in float64, 1e-5 in float32
+(measured: 3e-6 at 256 channels, where the direct convolution has 3e-7).
+"""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fpn_neck.fast import winograd
+from fpn_neck.fast.conv3x3 import conv3x3
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def assert_close(ours, expected, tolerance):
+    """Largest absolute difference over the largest absolute value."""
+    assert ours.shape == expected.shape
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(ours.double(), expected.double(), atol=tolerance * scale, rtol=0)
+
+
+def direct(x, weight, bias):
+    return F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("out_layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_convolution_and_gradients(size, layout, out_layout, dtype):
+    for batch, c, o in [(1, 3, 5), (2, 5, 2), (3, 1, 1)]:
+        x = torch.randn(batch, c, *size, dtype=dtype).to(memory_format=layout)
+        weight, bias = torch.randn(o, c, 3, 3, dtype=dtype), torch.randn(o, dtype=dtype)
+        leaves = [t.requires_grad_() for t in (x, weight, bias)]
+        last = out_layout == torch.channels_last
+        ours, expected = conv3x3(*leaves, channels_last=last), direct(*leaves)
+        assert ours.is_contiguous(memory_format=out_layout) and ours.dtype == dtype
+        assert_close(ours, expected, TOLERANCE[dtype])
+
+        grad = torch.randn(expected.shape, dtype=dtype).to(memory_format=out_layout)
+        grads = torch.autograd.grad(ours, leaves, grad)
+        expected_grads = torch.autograd.grad(expected, leaves, grad.double())
+        for a, b in zip(grads, expected_grads, strict=True):
+            assert_close(a, b, TOLERANCE[dtype])
+
+
+def test_error_at_the_papers_width_is_near_the_direct_convolutions():
+    x, weight = torch.randn(1, 256, 24, 36) + 0.5, torch.randn(256, 256, 3, 3) / 48
+    bias = torch.randn(256)
+    expected = direct(x, weight, bias)
+    with torch.no_grad():
+        ours = conv3x3(x, weight, bias, channels_last=False)
+    assert_close(ours, expected, 1e-5)
+    assert (ours - expected).norm() / expected.norm() < 2e-6
+
+
+def test_second_derivatives():
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def call(*leaves):
+        return conv3x3(*leaves, channels_last=False)
+
+    assert torch.autograd.gradcheck(call, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(call, (x, weight, bias))
+
+
+@pytest.mark.parametrize("wanted", range(3))
+def test_one_gradient_alone(wanted):
+    leaves = [torch.randn(1, 2, 5, 6), torch.randn(3, 2, 3, 3), torch.randn(3)]
+    leaves[wanted].requires_grad_()
+    (ours,) = torch.autograd.grad(conv3x3(*leaves, channels_last=True).sum(), leaves[wanted])
+    (expected,) = torch.autograd.grad(direct(*leaves).sum(), leaves[wanted])
+    assert_close(ours, expected, 1e-5)
+
+
+def test_a_gradient_that_is_expanded():
+    x = torch.randn(2, 3, 9, 7, requires_grad=True)
+    weight, bias = torch.randn(4, 3, 3, 3), torch.randn(4)
+    conv3x3(x, weight, bias, channels_last=False).mean().backward()
+    grad, x.grad = x.grad, None
+    direct(x, weight, bias).mean().backward()
+    assert_close(grad, x.grad, 1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_row_is_asked_for_once_in_order_and_by_pairs(size):
+    asked = []
+    x, out = torch.randn(2, 1, *size), torch.empty(2, 1, *size)
+
+    def fill(n, start, end, target):
+        assert start % 2 == 0 and (end % 2 == 0 or end == size[0])
+        asked.extend((n, y) for y in range(start, end))
+        target.copy_(x[n, :, start:end])
+
+    winograd.convolve(fill, winograd.transform_weight(torch.randn(1, 1, 3, 3)), None, out)
+    assert asked == [(n, y) for n in range(2) for y in range(size[0])]
+
+
+# The transformed weights are kept between calls -------------------------------------------------
+
+CHANGES = {
+    "in place": lambda conv: conv.weight.detach().mul_(2),
+    "through .data, unseen by version counters": lambda conv: conv.weight.data.mul_(2),
+    "another tensor": lambda conv: setattr(conv.weight, "data", conv.weight.data * 2),
+    "another parameter": lambda conv: setattr(conv, "weight", nn.Parameter(conv.weight * 2)),
+    "one number": lambda conv: conv.weight.data.view(-1)[7].add_(1),
+    "load_state_dict": lambda conv: conv.load_state_dict(nn.Conv2d(3, 4, 3).state_dict()),
+    "layout": lambda conv: conv.to(memory_format=torch.channels_last).weight.data.mul_(2),
+    "not a number": lambda conv: conv.weight.data.fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@torch.no_grad()
+def test_changed_weights_are_seen(change):
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 7)
+    for _ in range(2):
+        conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    before = conv(x)
+    change(conv)
+    ours = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    expected = conv(x)
+    assert not torch.equal(before, expected)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@torch.no_grad()
+def test_copies_of_a_module_have_their_own():
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 7)
+    ours = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        conv.weight.data.mul_(1.5)
+        conv3x3(x, conv.weight, conv.bias, channels_last=False)
+        assert torch.equal(conv3x3(x, twin.weight, twin.bias, channels_last=False), ours)
+
+
+@torch.no_grad()
+def test_nothing_is_kept_for_a_weight_that_is_gone():
+    from fpn_neck.fast.conv3x3 import _transforms
+
+    weight, before = torch.randn(4, 3, 3, 3), len(_transforms)
+    conv3x3(torch.randn(1, 3, 4, 4), weight, torch.zeros(4), channels_last=False)
+    assert len(_transforms) == before + 1
+    del weight
+    assert len(_transforms) == before
+
+
+# New maps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 700])
+def test_new_maps_are_dense_and_writable(channels, layout):
+    from fpn_neck.fast.maps import new_map
+
+    like = torch.randn(2, 5, 40, 50, dtype=torch.float64)  # 700 channels: 22 MB, huge pages
+    out = new_map(like, channels, layout == torch.channels_last)
+    assert out.shape == (2, channels, 40, 50) and out.dtype == like.dtype
+    assert out.is_contiguous(memory_format=layout)
+    assert out.fill_(1).sum() == out.numel()

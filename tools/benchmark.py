@@ -1,0 +1,99 @@
+"""Measure the neck beside the others', interleaved in one process, with equal weights.
+
+tools/benchmark.py [--quick] [--case resnet50:800x1216 ...] [--batch 1 2 8] [--mode forward step]
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+
+import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
+from fpn_neck.benchmark import measure, necks, report
+from fpn_neck.integrations.running import run_tool
+
+# what -> case and wanted names -> contestants, and why some are missing
+WHAT = {"neck": (necks.Case, necks.contestants)}
+CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
+MODES = ["forward", "step"]  # a step is forward and backward
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--what", nargs="+", choices=list(WHAT), default=list(WHAT))
+    parser.add_argument("--case", nargs="+", default=CASES, metavar="BACKBONE:HxW")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=list(measure.CLOCKS), default="wall", help="cpu: on a busy machine"
+    )
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="names that contain one of these")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="TEXT", help="and none of these")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="first case, nothing compiled or exported, 5 rounds",
+    )
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"))
+    args = parser.parse_args()
+    if args.quick:
+        args.case, args.rounds = args.case[:1], min(args.rounds, 5)
+        args.skip += ["compile", "ONNX", "OpenVINO"]
+    if min(args.rounds, args.threads, *args.batch) < 1:
+        raise ValueError("--rounds, --threads and --batch must be at least 1")
+    return args
+
+
+def parse_case(text: str, batch: int, dtype: str) -> dict:
+    backbone, _, size = text.partition(":")
+    height, _, width = size.partition("x")
+    if backbone not in necks.CHANNELS or not (height.isdigit() and width.isdigit()):
+        known = ", ".join(necks.CHANNELS)
+        raise ValueError(f"--case {text}: expected BACKBONE:HEIGHTxWIDTH, with one of {known}")
+    sizes = {"height": int(height), "width": int(width), "batch": batch}
+    return {"backbone": backbone, "dtype": getattr(torch, dtype)} | sizes
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+
+    def wanted(name: str) -> bool:
+        chosen = args.only is None or any(text in name for text in args.only)
+        return chosen and not any(text in name for text in args.skip)
+
+    options = [
+        parse_case(case, batch, dtype)
+        for case in args.case
+        for batch in args.batch
+        for dtype in args.dtype
+    ]
+    machine, results = measure.machine() | {"clock": args.clock}, []
+    print(machine)
+    for what in args.what:
+        make_case, contestants = WHAT[what]
+        for case in (make_case(**o) for o in options):
+            entered, missing = contestants(case, wanted)
+            for reason in missing:
+                print(f"left out: {reason}")
+            rates, work = measure.rates(case.dtype, args.clock), case.work()
+            for mode in args.mode:
+                measure.run(entered, mode, args.rounds, args.clock)
+                times = 1 if mode == "forward" else 3  # backward: to the input and to the weight
+                bounds = {
+                    "arithmetic": times * work["multiply_adds"] / rates["multiply_adds_per_s"],
+                    "traffic": times * work["bytes"] / rates["bytes_per_s"],
+                }
+                results.append(report.result(f"{what}: {case}", mode, entered, bounds, case.batch))
+                print(f"\n{report.table(results[-1])}", flush=True)
+    for path in report.save(args.out, machine, results):
+        print(path)
+
+
+if __name__ == "__main__":
+    run_tool(main)
