@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fpn_neck.fast.conv3x3 import run_conv
+
 Cfg = Mapping[str, Any]
 
 CONVS: dict[str, Callable[..., nn.Module]] = {"Conv": nn.Conv2d, "Conv2d": nn.Conv2d}
@@ -148,7 +150,7 @@ class ConvNormAct(nn.Module):
         self.activate = None if act_cfg is None else _build_act(act_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+        x = run_conv(self.conv, x)
         if self.norm_name is not None:
             x = getattr(self, self.norm_name)(x)
         return x if self.activate is None else self.activate(x)

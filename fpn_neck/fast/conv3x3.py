@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fpn_neck.fast import winograd
 from fpn_neck.fast.maps import is_channels_last, new_map
+from fpn_neck.fast.switch import eager, plain_conv, plain_tensors
 
 # Of the direct convolution, for one image; measured, see docs/performance.md.
 LEAST_MULTIPLY_ADDS = 5e8
@@ -19,25 +20,38 @@ LEAST_MULTIPLY_ADDS = 5e8
 _transforms = WeakTensorKeyDictionary()
 
 
-def is_worth(x: Tensor, channels: int) -> bool:
-    """Whether Winograd is sooner for maps of x's size, ``channels`` wide before and after."""
-    return 9 * channels**2 * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
+def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
+    """``conv(x)``, by Winograd where it computes that and is sooner."""
+    if (
+        eager()
+        and plain_conv(conv, 3)
+        and is_worth(x, conv.in_channels, conv.out_channels)
+        and plain_tensors(x, *conv.parameters())
+    ):
+        return conv3x3(x, conv.weight, conv.bias, is_channels_last(x))
+    return conv(x)
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, channels_last: bool) -> Tensor:
+def is_worth(x: Tensor, in_channels: int, out_channels: int) -> bool:
+    """Whether Winograd is sooner for maps of x's size."""
+    return 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Tensor:
     """conv2d(x, weight, bias, padding=1); differentiable twice.
 
     Args:
-        x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,).
+        x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,) or None.
         channels_last: layout of the result.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return _Conv3x3.apply(x, weight, bias, channels_last)
     return conv3x3_rows(winograd.rows_of(x), x, weight, bias, channels_last)
 
 
 def conv3x3_rows(
-    fill: winograd.Fill, like: Tensor, weight: Tensor, bias: Tensor, channels_last: bool
+    fill: winograd.Fill, like: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
     """The same without gradients, of a map of ``like``'s size that ``fill`` gives by rows."""
     out = new_map(like, len(weight), channels_last)
@@ -54,7 +68,7 @@ def _transform(weight: Tensor) -> Tensor:
 class _Conv3x3(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, channels_last: bool
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         out = new_map(x, len(weight), channels_last)

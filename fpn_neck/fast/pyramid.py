@@ -25,7 +25,7 @@ def fits(fpn: FPN, maps: Sequence[Tensor]) -> bool:
     That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling)
     on the CPU, in float32 or float64, eagerly, with a finest map that is large enough.
     """
-    if not eager() or not is_worth(maps[0], fpn.out_channels):
+    if not eager() or not is_worth(maps[0], fpn.out_channels, fpn.out_channels):
         return False
     papers = fpn.smooth == "merged" and fpn.top_down and fpn.laterals
     if not papers or fpn.upsample_cfg != {"mode": "nearest"} or len({len(x) for x in maps}) > 1:
@@ -46,6 +46,7 @@ def _is_plain(block: nn.Module, kernel: int) -> bool:
         and block.norm_name is None
         and block.activate is None
         and plain_conv(block.conv, kernel)
+        and block.conv.bias is not None
     )
 
 
@@ -58,7 +59,7 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     for i in reversed(range(len(maps))):
         x, above = maps[i], merged[0] if merged else None
         lateral, smooth = fpn.lateral_convs[i].conv, fpn.fpn_convs[i].conv
-        last, worth = is_channels_last(x), is_worth(x, fpn.out_channels)
+        last, worth = is_channels_last(x), is_worth(x, fpn.out_channels, fpn.out_channels)
         if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
             # Nobody else needs the finest merged map, so it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)

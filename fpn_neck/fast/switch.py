@@ -46,7 +46,7 @@ def eager() -> bool:
 
 
 def plain_conv(module: nn.Module, kernel: int) -> bool:
-    """An nn.Conv2d with bias, of stride 1, keeping the size, that nobody hooked or replaced."""
+    """An nn.Conv2d of stride 1 that keeps the size and that nobody hooked or replaced."""
     return (
         type(module) is nn.Conv2d
         and untouched(module)
@@ -55,7 +55,6 @@ def plain_conv(module: nn.Module, kernel: int) -> bool:
         and module.stride == module.dilation == (1, 1)
         and module.groups == 1
         and module.padding_mode == "zeros"
-        and module.bias is not None
     )
 
 
