@@ -203,12 +203,13 @@ NOT_PLAIN = {
 
 
 @pytest.mark.parametrize("make", NOT_PLAIN.values(), ids=NOT_PLAIN.keys())
-def test_other_necks_are_left_alone(make):
+def test_other_necks_keep_the_plain_order(make):
+    """Their single 3x3 convolutions may be Winograd's all the same, see test_blocks."""
     fpn = make()
     inputs = maps(dtype=next(fpn.parameters()).dtype)
     assert not fits(fpn, inputs)
     for a, b in zip(fpn(inputs), plain(fpn, inputs), strict=True):
-        torch.testing.assert_close(a, b, atol=0, rtol=0)
+        assert_close(a, b, TOLERANCE[torch.float32])
 
 
 def spectral(fpn):
