@@ -5,13 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from fpn_neck.fpn import FPN
-from fpn_neck.integrations import hooks  # noqa: F401 (registers)
+from fpn_neck.integrations import hooks, select_levels  # noqa: F401 (register)
+from fpn_neck.integrations.pyramid_backbone import PyramidBackbone
 from fpn_neck.layers import CONVS
 from fpn_neck.losses import DiceLoss
 from fpn_neck.registry import MODELS
 
 MODELS.register_module(module=FPN)
 MODELS.register_module(module=DiceLoss)
+MODELS.register_module(module=PyramidBackbone)
 if find_spec("mmcv"):
     from mmcv.cnn import ConvAWS2d, ConvWS2d
     from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
