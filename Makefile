@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo demo-detection test test-all test-onedl bench-setup lint clean
+.PHONY: demo demo-detection two-step test test-all test-onedl bench-setup lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -21,6 +21,21 @@ demo: $(VENV)/installed
 demo-detection: $(VENV)/installed
 	$(RUN) tools/make_shapes.py data/shapes
 	$(RUN) tools/train.py configs/detection/faster-rcnn_lite0_fpn_demo_shapes-256x320.py --work-dir $(WORK)-detection
+
+# RPN -> its proposals in files -> Fast R-CNN trained and evaluated on them, on the same scenes.
+TWO = work_dirs/two-step
+RPN = configs/detection/rpn_lite0_fpn_1xb4-250_shapes-256x320.py
+FAST = configs/detection/fast-rcnn_lite0_fpn_1xb4-300_shapes-256x320.py
+two-step: export PROPOSALS_ROOT = $(TWO)/proposals
+two-step: $(VENV)/installed
+	$(RUN) tools/make_shapes.py data/shapes
+	$(RUN) tools/train.py $(RPN) --work-dir $(TWO)/rpn
+	for split in train val; do $(RUN) tools/make_proposals.py $(RPN) $$(cat $(TWO)/rpn/last_checkpoint) \
+	  --split $$split --out $(TWO)/proposals/$$split.pkl || exit; done
+	$(RUN) tools/train.py $(FAST) --work-dir $(TWO)/fast-rcnn
+	$(RUN) tools/test.py $(FAST) $$(cat $(TWO)/fast-rcnn/last_checkpoint) --work-dir $(TWO)/test
+	$(RUN) tools/predict.py $(FAST) $$(cat $(TWO)/fast-rcnn/last_checkpoint) --out $(TWO)/predictions \
+	  --rpn $(RPN) $$(cat $(TWO)/rpn/last_checkpoint) data/shapes/val/images/00000[1-6].jpg
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

@@ -1,19 +1,25 @@
-"""Segment photos: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
+"""Segment photos or find objects in them: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
 
-IMAGES are files, folders and globs. DIR/labels/NAME.png holds the label of every pixel as its grey
-value, DIR/overlays/NAME.png shows photo and labels side by side with a legend. A photo that cannot
-be read is reported at the end, with exit code 1; the others are done all the same.
+IMAGES are files, folders and globs. An mmseg config segments: DIR/labels/NAME.png holds the label
+of every pixel as its grey value, DIR/overlays/NAME.png shows photo and labels side by side with a
+legend. An mmdet config detects: DIR/overlays/NAME.png shows the photo with what was found,
+DIR/detections.json says {photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]},
+boxes in px of the photo. A photo that cannot be read is reported at the end, with exit code 1; the
+others are done all the same.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from functools import partial
 from glob import glob
 from pathlib import Path
 
 import mmcv
+import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.progress import track
@@ -33,6 +39,18 @@ def parse_args() -> Namespace:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="draw no box below it (default: %(default)s)"
+    )
+    boxes = parser.add_mutually_exclusive_group()
+    boxes.add_argument(
+        "--proposals",
+        metavar="FILE",
+        help="Fast R-CNN's boxes: tools/make_proposals.py's, or JSON {photo: [[x1,y1,x2,y2],...]}",
+    )
+    boxes.add_argument(
+        "--rpn", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="an RPN that gives those boxes"
+    )
     return parser.parse_args()
 
 
@@ -67,27 +85,61 @@ def output_names(images: list[Path]) -> list[str]:
     return names
 
 
-def build_predictor(cfg: Config, args: Namespace):
-    if cfg.get("default_scope") != "mmseg":
-        raise ValueError(
-            f"{args.config}: default_scope is {cfg.get('default_scope')!r}; this tool segments "
-            "with mmseg configs"
-        )
+# Photo's file, photo in BGR, name of its output files -> its detections, if it makes any.
+Predict = Callable[[Path, np.ndarray, str], list[dict] | None]
+
+
+def build_segmenter(cfg: Config, args: Namespace) -> Predict:
+    if args.proposals or args.rpn:
+        raise ValueError("--proposals and --rpn are for an mmdet config of Fast R-CNN")
     from fpn_neck.integrations.mmseg import Predictor
 
-    return Predictor(cfg, args.checkpoint, args.device)
+    predictor = Predictor(cfg, args.checkpoint, args.device)
+
+    def segment(image: Path, photo: np.ndarray, name: str) -> None:
+        labels = predictor(photo)
+        picture = side_by_side(
+            photo[..., ::-1], {"prediction": labels}, predictor.classes, predictor.palette
+        )
+        write_whole(args.out / "labels" / f"{name}.png", partial(save_labels, labels))
+        write_whole(args.out / "overlays" / f"{name}.png", picture.save)
+
+    return segment
 
 
-def predict_one(predictor, image: Path, out: Path, name: str) -> None:
+def build_detector(cfg: Config, args: Namespace) -> Predict:
+    from fpn_neck.integrations import mmdet_predict as mmdet
+
+    propose = None
+    if args.proposals:
+        propose = mmdet.proposals_of_file(args.proposals)
+    elif args.rpn:
+        rpn, checkpoint = args.rpn
+        propose = mmdet.proposals_of_rpn(load_config(rpn), checkpoint, args.device)
+    detector = mmdet.Detector(mmdet.load_model(cfg, args.checkpoint, args.device), cfg, propose)
+
+    def detect(image: Path, photo: np.ndarray, name: str) -> list[dict]:
+        sample = detector(image, photo)
+        picture = detector.draw(photo, sample, args.score_thr)
+        write_whole(args.out / "overlays" / f"{name}.png", picture.save)
+        return detector.boxes_of(sample)
+
+    return detect
+
+
+def build_predictor(cfg: Config, args: Namespace) -> Predict:
+    builders = {"mmseg": build_segmenter, "mmdet": build_detector}
+    scope = cfg.get("default_scope")
+    if scope not in builders:
+        raise ValueError(f"{args.config}: default_scope is {scope!r}, not one of {list(builders)}")
+    return builders[scope](cfg, args)
+
+
+def read_photo(image: Path) -> np.ndarray:
     photo = mmcv.imread(image)
     if photo is None:
         raise OSError("not a readable photo")
-    labels = predictor(photo)
-    picture = side_by_side(
-        photo[..., ::-1], {"prediction": labels}, predictor.classes, predictor.palette
-    )
-    write_whole(out / "labels" / f"{name}.png", partial(save_labels, labels))
-    write_whole(out / "overlays" / f"{name}.png", picture.save)
+    return photo
 
 
 def main() -> int:
@@ -95,14 +147,21 @@ def main() -> int:
     images = find_images(args.images, args.out)
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    predictor = build_predictor(cfg, args)
+    predict = build_predictor(cfg, args)
     failed: list[str] = []
+    found: dict[str, list[dict]] = {}
     jobs = list(zip(images, output_names(images), strict=True))
     for image, name in track(jobs, "photos", console=Console(stderr=True)):
         try:
-            predict_one(predictor, image, args.out, name)
+            boxes = predict(image, read_photo(image), name)
         except Exception as e:  # OpenCV's own for some files; one photo must not end the rest
             failed.append(f"{image}: {' '.join(str(e).split())}")
+            continue
+        if boxes is not None:
+            found[str(image)] = boxes
+    if found:
+        text = json.dumps(found)
+        write_whole(args.out / "detections.json", lambda path: path.write_text(text))
     print(f"{len(images) - len(failed)} of {len(images)} photos: {args.out}")
     for line in failed:
         print(line, file=sys.stderr)

@@ -63,6 +63,10 @@ def main() -> None:
     args = parse_args()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
+    if cfg.get("default_scope") == "mmdet":
+        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
+
+        check_proposal_files(cfg, "test")
     Runner.from_cfg(cfg).test()
 
 

@@ -56,6 +56,10 @@ def main() -> None:
     apply_flags(cfg, args)
     if cfg.get("resume") and cfg.load_from:
         load_checkpoint(cfg.load_from)  # refuses it, with the reason, before anything is built
+    if cfg.get("default_scope") == "mmdet":
+        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
+
+        check_proposal_files(cfg, "train", "val")
     Runner.from_cfg(cfg).train()
 
 

@@ -191,10 +191,28 @@ def test_a_wrong_config_path_is_one_line(predict, assert_refused, photos):
     assert not out.exists()
 
 
-def test_a_config_of_another_framework_is_one_line(predict, assert_refused, photos):
-    config = PROJECT / "configs/detection/rpn_r50_fpn_1x_coco.py"
+def test_a_config_of_another_framework_is_one_line(
+    predict, assert_refused, photos, write_config, trained
+):
+    config = write_config(
+        "other", f"_base_ = {str(trained.config)!r}\ndefault_scope = 'mmpretrain'"
+    )
     done, out = predict(photos, config=config)
-    assert_refused(done, "mmdet", "mmseg")
+    assert_refused(done, "mmpretrain", "mmdet", "mmseg")
+    assert not out.exists()
+
+
+def test_a_detectors_config_with_a_segmenters_checkpoint_is_one_line(
+    predict, assert_refused, photos
+):
+    done, out = predict(photos, config=PROJECT / "configs/detection/rpn_r50_fpn_1x_coco.py")
+    assert_refused(done, "another model")
+    assert not out.exists()
+
+
+def test_proposals_are_not_for_segmenters(predict, assert_refused, photos):
+    done, out = predict(photos, "--proposals", photos / "notes.txt")
+    assert_refused(done, "--proposals")
     assert not out.exists()
 
 
