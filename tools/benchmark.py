@@ -12,7 +12,7 @@ import torch
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
 from fpn_neck.benchmark import measure, necks, report
-from fpn_neck.integrations.running import run_tool
+from fpn_neck.command_line import run_tool
 
 # what -> case and wanted names -> contestants, and why some are missing
 WHAT = {"neck": (necks.Case, necks.contestants)}

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from fpn_neck.checkpoints import find_state_dict, load_checkpoint
+from fpn_neck.command_line import run_tool
 from fpn_neck.conversion import Conversion, convert
 from fpn_neck.conversion_notes import notes
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import run_tool
 from fpn_neck.key_maps import LIBRARIES
 
 MM = ("mmdet", "mmseg")

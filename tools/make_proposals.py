@@ -13,7 +13,8 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from fpn_neck.integrations.running import load_config, run_tool
+from fpn_neck.command_line import run_tool
+from fpn_neck.integrations.running import load_config
 
 
 def parse_args() -> Namespace:

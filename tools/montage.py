@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from fpn_neck.command_line import run_tool
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import run_tool
 from fpn_neck.pictures import montage
 
 

@@ -24,8 +24,9 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.progress import track
 
+from fpn_neck.command_line import run_tool
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import load_config, run_tool
+from fpn_neck.integrations.running import load_config
 from fpn_neck.pictures import save_labels, side_by_side
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}

@@ -9,11 +9,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from fpn_neck.checkpoints import load_checkpoint
+from fpn_neck.command_line import run_tool
 from fpn_neck.integrations.running import (
     add_common_arguments,
     drop_pretraining,
     resolve_config,
-    run_tool,
 )
 
 

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from fpn_neck.checkpoints import load_checkpoint
-from fpn_neck.integrations.running import add_common_arguments, resolve_config, run_tool
+from fpn_neck.command_line import run_tool
+from fpn_neck.integrations.running import add_common_arguments, resolve_config
 
 
 def parse_args() -> Namespace:

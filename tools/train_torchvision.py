@@ -32,8 +32,8 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
+from fpn_neck.command_line import run_tool
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import run_tool
 from fpn_neck.integrations.timm import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.integrations.torchvision import P2_TO_P6, P3_TO_P7, FPNBackbone
 from fpn_neck.layers import check_whole

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,19 +97,3 @@ def resolve_config(args: Namespace) -> Config:
     if args.work_dir or not cfg.get("work_dir"):
         cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
     return cfg
-
-
-def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a tool; what the user can mend becomes one line on stderr and exit code 2.
-
-    With FPN_NECK_TRACEBACK=1 in the environment the whole traceback is shown instead.
-    """
-    try:
-        sys.exit(main())
-    except (ValueError, TypeError, FileNotFoundError) as e:
-        if os.environ.get("FPN_NECK_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

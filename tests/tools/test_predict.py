@@ -12,6 +12,7 @@ for _package in ("mmseg", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
 import fpn_neck  # noqa: E402  (its operators let mmseg.models be imported)
+import fpn_neck.registry  # noqa: E402  (lets torch read mmengine's checkpoints)
 
 PROJECT = Path(fpn_neck.__file__).parents[1]
 SIZES = {"a": (64, 96), "b": (50, 70), "c": (131, 90)}  # height, width

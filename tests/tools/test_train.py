@@ -16,6 +16,7 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
 import fpn_neck  # noqa: E402  (its operators let mmseg.models be imported)
+from fpn_neck import command_line  # noqa: E402
 from fpn_neck.checkpoints import load_checkpoint  # noqa: E402
 from fpn_neck.curves import read_scalars  # noqa: E402
 from fpn_neck.datasets.shapes import CLASSES  # noqa: E402
@@ -471,12 +472,12 @@ def test_what_the_user_can_mend_is_one_line_or_the_traceback(capsys, monkeypatch
 
     monkeypatch.delenv("FPN_NECK_TRACEBACK", raising=False)
     with pytest.raises(SystemExit) as stop:
-        running.run_tool(main)
+        command_line.run_tool(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
     monkeypatch.setenv("FPN_NECK_TRACEBACK", "1")
     with pytest.raises(type(error)):
-        running.run_tool(main)
+        command_line.run_tool(main)
 
 
 def test_other_errors_keep_their_traceback_and_ctrl_c_its_code():
@@ -484,7 +485,7 @@ def test_other_errors_keep_their_traceback_and_ctrl_c_its_code():
         raise error
 
     with pytest.raises(ZeroDivisionError):
-        running.run_tool(lambda: main(ZeroDivisionError()))
+        command_line.run_tool(lambda: main(ZeroDivisionError()))
     with pytest.raises(SystemExit) as stop:
-        running.run_tool(lambda: main(KeyboardInterrupt()))
+        command_line.run_tool(lambda: main(KeyboardInterrupt()))
     assert stop.value.code == 130

@@ -1,12 +1,16 @@
+# RPN on the clothing photos, whatever the piece; tools/make_proposals.py takes it from there.
 _base_ = [
-    '../_base_/detectors/mask-rcnn_lite0.py',
+    '../_base_/detectors/rpn_lite0.py',
     '../_base_/clothing_detection.py',
     '../_base_/runtime_detection.py',
 ]
-model = dict(
-    roi_head=dict(bbox_head=dict(num_classes=58), mask_head=dict(num_classes=58)))
-val_evaluator = dict(metric=['bbox', 'segm'])
+val_evaluator = dict(metric='proposal')  # proposal_fast fails with numpy 1.24 and later
 test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))
+custom_hooks = [
+    dict(type='fpn_neck.DetectionPicturesHook', score_thr=0.9),
+    dict(type='fpn_neck.SummaryHook'),
+]
 
 max_iters = 400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)

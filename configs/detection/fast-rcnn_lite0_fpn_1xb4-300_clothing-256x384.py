@@ -43,8 +43,8 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(proposal_file=proposals + '/val.pkl', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 600
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=600)
+max_iters = 300
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
