@@ -10,7 +10,7 @@ from mmdet.models import seg_heads
 from torch import Tensor, nn
 
 from fpn_neck.integrations import mmdet_data, mmdet_panoptic  # noqa: F401 (registers)
-from fpn_neck.layers import Cfg
+from fpn_neck.layers import Cfg, check_whole
 from fpn_neck.registry import MODELS
 from fpn_neck.seg_head import ScaleHeads
 
@@ -30,8 +30,9 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
         num_things_classes, num_stuff_classes: the head gives ``num_stuff_classes + 1`` logits.
         in_channels: channels of every level.
         inner_channels: width of the towers.
-        start_level, end_level: the levels used, finest first, ``end_level`` excluded. All are
-            brought to stride 4.
+        start_level: 0, as in every config of mmdet's. (From another level, mmdet's head gives
+            logits of stride 4 and takes its loss on labels of a coarser one.)
+        end_level: number of levels used, of strides 4, 8, 16, ...
         conv_cfg, norm_cfg: see `fpn_neck.layers`; the default norm is GN with 32 groups.
         **kwargs: ``loss_seg`` and ``init_cfg``, see mmdet.
 
@@ -51,22 +52,14 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
         norm_cfg: Cfg | None = {"type": "GN", "num_groups": 32},  # noqa: B006 (read only)
         **kwargs: Any,
     ) -> None:
-        if not 0 <= start_level < end_level:
-            raise ValueError(
-                f"start_level={start_level}, end_level={end_level}: they must satisfy "
-                "0 <= start_level < end_level (end_level is excluded)"
-            )
-        # Their towers stay empty: no level is below start_level.
+        if start_level != 0:
+            raise ValueError(f"start_level={start_level}: the finest level must be the neck's, 0")
+        check_whole("end_level", end_level, 1)
+        # With end_level=0, mmdet's own towers are none.
         super().__init__(
-            num_things_classes,
-            num_stuff_classes,
-            in_channels,
-            inner_channels,
-            start_level,
-            start_level,
-            **kwargs,
+            num_things_classes, num_stuff_classes, in_channels, inner_channels, 0, 0, **kwargs
         )
-        self.end_level, self.num_stages = end_level, end_level - start_level
+        self.end_level = self.num_stages = end_level
         towers = ScaleHeads(
             [in_channels] * end_level,
             inner_channels,
@@ -74,7 +67,6 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
         )
-        del towers[:start_level]
         for i, tower in enumerate(towers):
             towers[i] = _with_mmdets_keys(tower)
         self.conv_upsample_layers = towers
@@ -97,7 +89,7 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
                 f"the head got {len(x)} levels and end_level={self.end_level}; raise the neck's "
                 "num_outs, or lower end_level"
             )
-        merged = self.conv_upsample_layers(x[self.start_level : self.end_level])
+        merged = self.conv_upsample_layers(x[: self.end_level])
         return {"seg_preds": self.conv_logits(merged), "seg_feats": merged}
 
 
