@@ -4,6 +4,7 @@ custom_imports = dict(imports=['fpn_neck'])
 model = dict(
     backbone=dict(out_indices=(3, )),
     neck=None,
-    rpn_head=dict(in_channels=2048, anchor_generator=dict(scales=[1, 2, 4, 8, 16], strides=[32])))
+    rpn_head=dict(in_channels=2048, anchor_generator=dict(scales=[1, 2, 4, 8, 16], strides=[32])),
+    test_cfg=dict(rpn=dict(nms_pre=10000)))  # all candidates come from one map, not from five
 val_evaluator = dict(metric='proposal')  # proposal_fast fails with numpy 1.24 and later
 test_evaluator = val_evaluator

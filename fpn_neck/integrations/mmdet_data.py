@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import numpy as np
 from mmdet.datasets import CocoDataset
-from mmdet.visualization import DetLocalVisualizer
+from mmdet.models import RPN
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from PIL import Image
 
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.integrations.hooks import PicturesHook
+from fpn_neck.integrations.mmdet_pictures import Drawer
 from fpn_neck.registry import DATASETS, HOOKS
-
-
-def _tuples(palette: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """mmdet draws with tuples only."""
-    return [tuple(colour) for colour in palette]
 
 
 class _StuffLast(CocoDataset):
@@ -37,7 +34,7 @@ class _StuffLast(CocoDataset):
 class ShapesDetectionDataset(_StuffLast):
     """Boxes, masks and label maps of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
 
-    METAINFO = {"classes": shapes.CLASSES[1:], "palette": _tuples(shapes.PALETTE[1:])}
+    METAINFO = {"classes": shapes.CLASSES[1:], "palette": shapes.PALETTE[1:]}
 
     def __init__(self, split: str, **kwargs: Any) -> None:
         super().__init__(
@@ -51,7 +48,7 @@ class ShapesDetectionDataset(_StuffLast):
 class ClothingDetectionDataset(_StuffLast):
     """Boxes, masks (from ``tools/prepare_clothing.py``) and label maps of the clothing photos."""
 
-    METAINFO = {"classes": clothing.CLASSES[1:], "palette": _tuples(clothing.PALETTE[1:])}
+    METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(data_prefix={"img": ""}, **kwargs)
@@ -74,14 +71,14 @@ class DetectionPicturesHook(PicturesHook):
     def __init__(self, count: int = 12, with_photo: bool = True, score_thr: float = 0.3) -> None:
         super().__init__(count, with_photo)
         self.score_thr = score_thr
+        self._class_agnostic = False
+
+    def before_run(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._class_agnostic = isinstance(model, RPN)
 
     def _picture(self, meta: dict, sample: Any) -> Image.Image:
         photo = mmcv.imread(sample.img_path, channel_order="rgb")
         if not self.with_photo:
             photo = np.full_like(photo, 255)
-        visualizer = DetLocalVisualizer()
-        visualizer.dataset_meta = meta
-        visualizer.add_datasample(
-            "picture", photo, data_sample=sample.cpu(), pred_score_thr=self.score_thr
-        )
-        return Image.fromarray(visualizer.get_image())
+        return Drawer(meta, self._class_agnostic)(photo, sample, self.score_thr, draw_gt=True)

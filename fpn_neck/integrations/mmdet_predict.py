@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.transforms import Compose
-from mmdet.evaluation import INSTANCE_OFFSET
 from mmdet.models import RPN
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import PixelData
 from PIL import Image
 
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
 from fpn_neck.datasets.proposals import fits_file, key_of, load_proposals
+from fpn_neck.integrations.mmdet_pictures import Drawer
 from fpn_neck.integrations.running import drop_pretraining
 
 Propose = Callable[[Path, np.ndarray], np.ndarray]  # file, BGR photo -> boxes (n, 4) in its px
@@ -97,8 +94,9 @@ class Detector:
         self._model, self._propose = model, propose
         with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
             self._pipeline = Compose(photo_pipeline(pipeline))
-        self._visualizer = DetLocalVisualizer()
-        self._visualizer.dataset_meta = _drawable(model.dataset_meta)
+        is_rpn = isinstance(model, RPN)  # whose one label is no class
+        self._classes = ["object"] if is_rpn else model.dataset_meta["classes"]
+        self._drawer = Drawer(model.dataset_meta, class_agnostic=is_rpn)
 
     @torch.inference_mode()
     def __call__(self, path: Path, photo: np.ndarray) -> DetDataSample:
@@ -117,24 +115,7 @@ class Detector:
 
     def draw(self, photo: np.ndarray, sample: DetDataSample, score_thr: float) -> Image.Image:
         """The photo, uint8 (H, W, 3) in BGR, with the detections above a score."""
-        rgb = np.ascontiguousarray(photo[..., ::-1])
-        sample = self._without_void(sample)
-        with warnings.catch_warnings():  # a box that ends at the border is "out of bounds"
-            warnings.filterwarnings("ignore", ".*out of bounds", UserWarning)
-            self._visualizer.add_datasample(
-                "photo", rgb, data_sample=sample, draw_gt=False, pred_score_thr=score_thr
-            )
-        return Image.fromarray(self._visualizer.get_image())
-
-    def _without_void(self, sample: DetDataSample) -> DetDataSample:
-        """Segments without a class get the number that mmdet's visualizer leaves undrawn."""
-        if "pred_panoptic_seg" not in sample:
-            return sample
-        sample, void = sample.clone(), len(self._visualizer.dataset_meta["classes"])
-        segments = sample.pred_panoptic_seg.sem_seg
-        drawn = segments.masked_fill(segments % INSTANCE_OFFSET >= void, void)
-        sample.pred_panoptic_seg = PixelData(sem_seg=drawn)
-        return sample
+        return self._drawer(photo[..., ::-1], sample, score_thr, draw_gt=False)
 
     def boxes_of(self, sample: DetDataSample) -> list[dict[str, Any]]:
         """Detections as ``{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2] in px}``.
@@ -144,20 +125,11 @@ class Detector:
         found = sample.get("pred_instances")
         if found is None:
             return []
-        names = self._visualizer.dataset_meta["classes"]
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True)
         return [
-            {"label": names[k], "score": round(score, 4), "box": [round(x, 2) for x in box]}
+            {"label": self._classes[k], "score": round(score, 4), "box": [round(x, 2) for x in box]}
             for k, score, box in rows
         ]
-
-
-def _drawable(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """With the kind of palette that mmdet's visualizer draws: a list of tuples, or a word."""
-    palette = meta.get("palette", "random")
-    if not isinstance(palette, str):
-        palette = [tuple(colour) for colour in palette]
-    return {**meta, "palette": palette}
 
 
 def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:

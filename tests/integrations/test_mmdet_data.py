@@ -232,3 +232,20 @@ def test_select_levels():
         SelectLevels([])
     with pytest.raises((TypeError, ValueError), match="indices"):
         SelectLevels([-1])
+
+
+@pytest.mark.parametrize("segments", [[1000, 3, THINGS], [THINGS, THINGS + 1, 1001], [THINGS + 1]])
+def test_pictures_of_panoptic_segments_leave_void_out(root, segments):
+    from mmengine.structures import PixelData
+
+    data = build("shapes", "val", data_root=str(root))
+    sample = data[0]["data_samples"]
+    del sample.gt_instances
+    found = torch.tensor(segments)[torch.arange(96) * len(segments) // 96].repeat(1, 64, 1)
+    sample.pred_panoptic_seg = PixelData(sem_seg=found)
+    picture = np.asarray(DetectionPicturesHook()._picture(data.metainfo, sample))[:, 96:]
+    photo = np.asarray(Image.open(sample.img_path))
+    changed = (picture != photo).any(-1).mean(0) > 0.9  # columns
+    drawn = np.isin(found[0, 0] % 1000, range(THINGS))
+    assert (changed == drawn).mean() > 0.9
+    assert torch.equal(sample.pred_panoptic_seg.sem_seg, found)  # left as it was
