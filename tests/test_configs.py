@@ -95,7 +95,7 @@ def depth(path):
 def test_there_are_recipes_of_every_kind():
     assert len(SEGMENTATION) >= 8 and len(DETECTION) >= 7 + 12
     assert len(DERIVED) == 4 + 7
-    assert len(ABLATION) == 2 * 5 + 5  # table 1 twice, table 2; row (c) is the recipe itself
+    assert len(ABLATION) == 2 * (5 + 5)  # tables 1 and 2, twice; row (c) is the recipe itself
     for data in ("clothing", "shapes"):
         made = {p.stem.split("_")[0] for p in DETECTION if data in p.stem}
         assert made == {
