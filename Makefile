@@ -38,13 +38,13 @@ two-step: $(VENV)/installed
 	  --rpn $(RPN) $$(cat $(TWO)/rpn/last_checkpoint) data/shapes/val/images/00000[1-6].jpg
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 bench-setup:
 	tools/measure_setup.sh
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest -m ''
+	$(RUN) -m pytest -n 2 --dist loadfile -m ''
 
 # The same tests on the maintained OneDL forks of the mm stack.
 $(VENV)-onedl/installed: setup.cfg pyproject.toml
@@ -53,7 +53,7 @@ $(VENV)-onedl/installed: setup.cfg pyproject.toml
 	touch $@
 
 test-onedl: $(VENV)-onedl/installed
-	$(VENV)-onedl/bin/python -m pytest
+	$(VENV)-onedl/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

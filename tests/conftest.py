@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; for what the tests start, too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 TOLERANCE = 1e-5  # of every parity test: largest absolute difference in float32, no relative part
 

@@ -67,7 +67,9 @@ class Call:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("place", ["beside", "inside an array"])
 @pytest.mark.parametrize(
-    "function", [os.mkdir, builtins.eval, builtins.getattr, np.load, np.fromfile], ids=str
+    "function",
+    [os.mkdir, builtins.eval, builtins.getattr, np.load, np.fromfile],
+    ids=lambda function: function.__name__,
 )
 def test_a_file_that_asks_for_code_does_not_run_and_is_refused(tmp_path, function, place, protocol):
     trace = tmp_path / "it_ran"
