@@ -13,6 +13,8 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[mm,test]'
 	touch $@
 
+demo demo-detection two-step: export SHAPES_ROOT = data/shapes
+
 demo: $(VENV)/installed
 	$(RUN) tools/make_shapes.py data/shapes
 	$(RUN) tools/train.py configs/segmentation/fpn_lite0_demo_shapes-256x320.py --work-dir $(WORK)

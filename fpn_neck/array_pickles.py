@@ -18,19 +18,39 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class NumpyArray:
+    """Stands for ``numpy.ndarray`` in a pickle: a name that can't be called.
+
+    ``numpy.ndarray(shape, "O", bytes)`` would take a file's bytes for addresses of objects.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        raise pickle.UnpicklingError("it calls numpy.ndarray itself")
+
+
+_RECONSTRUCT = np.array(0.0).__reduce__()[0]
+
+
+def reconstruct(*_: Any) -> np.ndarray:
+    """numpy's ``_reconstruct``: an empty array, which the pickle then fills by its state."""
+    return _RECONSTRUCT(np.ndarray, (0,), b"b")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): NumpyArray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _latin1,
 }
 for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write it
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = np.array(0.0).__reduce__()[0]
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = reconstruct
     _ALLOWED[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain containers, and refuses everything else."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -47,7 +67,7 @@ def load_array_pickle(path: Path) -> Any:
         Exception: whatever else `pickle` raises on a file that is cut or no pickle.
     """
     with path.open("rb") as file:
-        return _to_tensors(_ArrayUnpickler(file, encoding="latin1").load())
+        return _to_tensors(ArrayUnpickler(file, encoding="latin1").load())
 
 
 def _to_tensors(content: Any) -> Any:

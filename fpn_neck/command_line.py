@@ -14,6 +14,11 @@ def run_tool(main: Callable[[], int | None]) -> None:
     """
     try:
         sys.exit(main())
+    except ModuleNotFoundError as e:
+        if os.environ.get("FPN_NECK_TRACEBACK"):
+            raise
+        print(f"error: no package {e.name!r}: pip install -e '.[mm]' has all", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, TypeError, OSError) as e:
         if os.environ.get("FPN_NECK_TRACEBACK"):
             raise
@@ -21,3 +26,18 @@ def run_tool(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that isn't there.
+
+    Raises:
+        ValueError: torch can't allocate on it, or doesn't know it.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        reason = str(e).split("\n")[0]
+        raise ValueError(f"device={device!r} is not there: {reason}; try 'cpu'") from e

@@ -38,6 +38,19 @@ NOTES = (
         "the pyramid has a norm: build the {target} one with the same (mm norm_cfg, torchvision "
         "norm_layer, detectron2 FPN.NORM)",
     ),
+    Note(
+        "neck",
+        _MM,
+        (*_P7, *_SMP),
+        "equal only if the neck had its top-down path (top_down=True) and nearest upsampling",
+    ),
+    Note(
+        "neck.extra",
+        _MM,
+        _ALL,
+        "equal only if the neck had smooth='merged', as which its 3x3 convolutions are counted",
+    ),
+    Note("backbone", _SMP, _ALL, "equal only if the encoder had encoder_depth=5: C2 to C5"),
     Note("neck.extra6", _P7, _MM, "set neck.add_extra_convs='{p6_source}', with num_outs to match"),
     Note(
         "neck.extra6",

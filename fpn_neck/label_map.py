@@ -32,7 +32,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     height, width = size
     above, below, weight = _neighbours(h, height, align_corners, logits)
     labels = logits.new_empty((n, height, width), dtype=torch.int64)
-    rows = max(1, _STRIP_BYTES // (n * k * width * logits.element_size()))
+    rows = max(1, _STRIP_BYTES // max(1, n * k * width * logits.element_size()))
     for strip in map(slice, range(0, height, rows), range(rows, height + rows, rows)):
         x = torch.lerp(logits[:, :, above[strip]], logits[:, :, below[strip]], weight[strip])
         x = F.interpolate(x, size=(x.shape[2], width), mode="bilinear", align_corners=align_corners)

@@ -109,3 +109,17 @@ def test_a_truncated_file_is_refused(tmp_path, part):
 def test_arrays_that_torch_has_no_dtype_for_are_refused(tmp_path, array):
     with pytest.raises(ValueError, match=r"odd\.pkl"):
         load_checkpoint(write(tmp_path / "odd.pkl", {"model": {"a": array}}))
+
+
+class Addresses:
+    """Pickles as an array of objects whose addresses are the file's own bytes."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"\x01" * 8)
+
+
+def test_bytes_do_not_become_addresses(tmp_path):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": Addresses()}}, protocol=2))
+    with pytest.raises(ValueError, match="numpy.ndarray"):
+        load_checkpoint(path)

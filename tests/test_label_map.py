@@ -50,3 +50,7 @@ def test_the_largest_tensor_is_a_strip():
     allocated = [e.cpu_memory_usage for e in profile.events()]
     assert max(allocated) <= 3 * (4 << 20)  # the labels themselves are 3 MB
     assert max(allocated) > 1 << 20  # memory was recorded
+
+
+def test_no_images():
+    assert label_map(torch.randn(0, 3, 4, 5), (8, 10)).shape == (0, 8, 10)

@@ -32,7 +32,7 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
-from fpn_neck.command_line import run_tool
+from fpn_neck.command_line import check_device, run_tool
 from fpn_neck.files import write_whole
 from fpn_neck.integrations.timm import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.integrations.torchvision import P2_TO_P6, P3_TO_P7, FPNBackbone
@@ -238,6 +238,7 @@ def draw(scenes: Scenes, index: int, prediction: dict[str, Tensor]) -> Tensor:
 
 def main() -> None:
     args = parse_args()
+    check_device(args.device)
     torch.manual_seed(args.seed)
     train_scenes, val_scenes = Scenes(args.data, "train", augment=True), Scenes(args.data, "val")
     num_classes = max(train_scenes.classes) + 1

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpn_neck.array_pickles import _ArrayUnpickler
+from fpn_neck.array_pickles import ArrayUnpickler
 
 _REMAKE = "make the file again for this data set with tools/make_proposals.py"
 _TOLERANCE = 1.0  # px that a box may reach over the photo's border
@@ -43,7 +43,7 @@ class _InstanceData:
     """Holds the attributes of a pickled ``mmengine.structures.InstanceData``."""
 
 
-class _Unpickler(_ArrayUnpickler):
+class _Unpickler(ArrayUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("mmengine.structures.instance_data", "InstanceData"):
             return _InstanceData
@@ -57,10 +57,13 @@ def key_of(path: str | Path) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
-def load_proposals(path: str | Path) -> dict[str, Proposals]:
+def load_proposals(path: str | Path, *, for_mmdet: bool = False) -> dict[str, Proposals]:
     """Read a proposals file, or a JSON file ``{photo: [[x1, y1, x2, y2], ...]}``.
 
     Boxes of a JSON file have the score 0, as mmdet's ``LoadProposals`` gives them.
+
+    Args:
+        for_mmdet: also refuse what this function reads and mmdet's data sets don't.
 
     Raises:
         FileNotFoundError: no such file.
@@ -83,14 +86,38 @@ def load_proposals(path: str | Path) -> dict[str, Proposals]:
             f"proposals {path}: a {type(content).__name__}, where mmdet 3 wants a dictionary from "
             f"'folder/name.jpg' to boxes (mmdet 2 wrote lists); {_REMAKE}"
         )
+    if for_mmdet:
+        _check_form(path, content)
     return {_text(path, key): _checked(path, key, entry) for key, entry in content.items()}
+
+
+def _check_form(path: Path, content: dict) -> None:
+    """mmdet takes pickles of InstanceData or dictionaries of arrays alone."""
+    entries = [vars(e) if isinstance(e, _InstanceData) else e for e in content.values()]
+    arrays = (
+        isinstance(entry, dict)
+        and all(isinstance(entry[k], np.ndarray) for k in ("bboxes", "scores") if k in entry)
+        for entry in entries
+    )
+    if path.suffix == ".json" or not all(arrays):
+        raise ValueError(
+            f"proposals {path}: mmdet trains and tests with a pickle of InstanceData alone; "
+            f"{_REMAKE} (tools/predict.py --proposals takes this file too)"
+        )
 
 
 def _read(path: Path) -> Any:
     if path.suffix == ".json":
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(), object_pairs_hook=_unique)
     with path.open("rb") as file:
         return _Unpickler(file).load()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there more than once")
+    return dict(pairs)
 
 
 def _text(path: Path, key: Any) -> str:

@@ -60,7 +60,8 @@ def conv3x3_rows(
 
 def _transform(weight: Tensor) -> Tensor:
     known = _transforms.get(weight)
-    if known is None or not torch.equal(known[0], weight):
+    # torch.equal also calls numbers of two dtypes equal.
+    if known is None or known[0].dtype != weight.dtype or not torch.equal(known[0], weight):
         known = _transforms[weight] = weight.detach().clone(), winograd.transform_weight(weight)
     return known[1]
 

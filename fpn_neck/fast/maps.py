@@ -24,7 +24,7 @@ def new_map(like: Tensor, channels: int, channels_last: bool) -> Tensor:
     last = channels_last and channels > 1  # one channel is in both layouts; take one
     layout = torch.channels_last if last else torch.contiguous_format
     shape = (like.shape[0], channels, *like.shape[-2:])
-    out = torch.empty(shape, dtype=like.dtype, memory_format=layout)
+    out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
     _advise(out.data_ptr(), out.nbytes)
     return out
 

@@ -55,7 +55,7 @@ def convolve(fill: Fill, weight: Tensor, bias: Tensor | None, out: Tensor) -> Te
     first = out.new_empty(tiles * (o + WINDOW**2 * max(c, o)))
     second = out.new_empty(tiles * WINDOW**2 * max(c, o))
     # The bias is one more product, the same for every tile.
-    first[: tiles * o].view(tiles, o).copy_(torch.zeros(()) if bias is None else bias)
+    first[: tiles * o].view(tiles, o).copy_(first.new_zeros(()) if bias is None else bias)
     windows = first[tiles * o :][: WINDOW**2 * tiles * c].view(WINDOW**2, -1)
     transformed = second[: windows.numel()].view(WINDOW**2, -1)
     products = first[tiles * o :][: WINDOW**2 * tiles * o].view(WINDOW**2, tiles, o)
@@ -104,7 +104,7 @@ def _matrices(dtype: torch.dtype) -> _Matrices:
         rows = [[p**k for k in range(count)] for p in POINTS] + [[0.0] * (count - 1) + [1.0]]
         return torch.tensor(rows, dtype=torch.float64)
 
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.device("cpu"):  # whatever the default device is
         b, g, a = torch.linalg.inv(powers(WINDOW)), powers(KERNEL), powers(TILE)
         tile = torch.cat((torch.ones(1, TILE**2, dtype=a.dtype), torch.kron(a, a)))
         return _Matrices(*(m.to(dtype) for m in (torch.kron(b.T, b.T), torch.kron(g, g), tile)))

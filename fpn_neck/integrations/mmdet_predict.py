@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.command_line import check_device
 from fpn_neck.datasets.proposals import fits_file, key_of, load_proposals
 from fpn_neck.integrations.mmdet_pictures import Drawer
 from fpn_neck.integrations.running import drop_pretraining
@@ -33,10 +34,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> BaseDetecto
     Raises:
         FileNotFoundError, ValueError: no such checkpoint or device, unreadable, of another model.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device={device!r} is not there: {e}; try 'cpu'") from e
+    check_device(device)
     content = load_checkpoint(checkpoint)
     state = find_state_dict(content)
     drop_pretraining(cfg.model)
@@ -46,7 +44,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> BaseDetecto
     model.load_state_dict(state)
     meta = content.get("meta", {})
     old = {"classes": meta["CLASSES"]} if "CLASSES" in meta else {}  # mmdet 2
-    model.dataset_meta = meta.get("dataset_meta", old)
+    model.dataset_meta = {k.lower(): v for k, v in meta.get("dataset_meta", old).items()}
     if isinstance(model, RPN):  # tells objects from background, whatever the data set's classes
         model.dataset_meta = {"classes": ("object",)}
     return model.to(device).eval()
@@ -78,7 +76,7 @@ class Detector:
 
     def __init__(self, model: BaseDetector, cfg: Config, propose: Propose | None = None) -> None:
         pipeline = cfg.test_dataloader.dataset.pipeline
-        needs = any(t["type"] == "LoadProposals" for t in pipeline)
+        needs = any(str(t["type"]).endswith("LoadProposals") for t in pipeline)
         if needs and propose is None:
             raise ValueError(
                 f"model.type={cfg.model.type!r} needs boxes to look at: give --proposals FILE or "

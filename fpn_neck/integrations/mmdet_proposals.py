@@ -62,6 +62,9 @@ def make_proposals(
     """
     if out.suffix not in (".pkl", ".pickle"):
         raise ValueError(f"{out}: proposals are written as a pickle, name it .pkl")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file")
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the whole run
     model = load_rpn(cfg, checkpoint, device)
     dataset = _photo_dataset(cfg, split)
     photos = _photos_of(dataset)
@@ -112,7 +115,8 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
             if part.get("proposal_file"):
                 dataset = _unfiltered(part, cfg)
                 path = Path(dataset.data_root, part["proposal_file"])  # as mmdet finds it
-                check_proposals(str(path), load_proposals(path), _photos_of(dataset))
+                proposals = load_proposals(path, for_mmdet=True)
+                check_proposals(str(path), proposals, _photos_of(dataset))
 
 
 def _parts(dataset: dict) -> Iterator[dict]:

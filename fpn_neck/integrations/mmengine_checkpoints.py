@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+
+from fpn_neck.array_pickles import NumpyArray, reconstruct
 
 
 def _history_method(cls: type, name: str) -> Callable:
@@ -23,13 +26,17 @@ def allow_mmengine_checkpoints() -> None:
     Its message hub holds HistoryBuffer objects, numpy arrays of numbers, and references to
     HistoryBuffer's own statistics. Everything else stays refused.
     """
-    reconstruct = np.array(0.0).__reduce__()[0]
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(t)) for t in ("f8", "f4", "i8", "i4", "u1", "?")]
-    named = [(_history_method, "builtins.getattr")]
+    named = [
+        (_history_method, "builtins.getattr"),
+        (NumpyArray, "numpy.ndarray"),
+        # torch fills only objects of a class that is allowed; no file can know this name of it.
+        (np.ndarray, f"numpy.ndarray.{secrets.token_hex()}"),
+    ]
     for core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write it
         named += [
             (reconstruct, f"{core}.multiarray._reconstruct"),
             (scalar, f"{core}.multiarray.scalar"),
         ]
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named])
+    torch.serialization.add_safe_globals([HistoryBuffer, np.dtype, *dtypes, *named])

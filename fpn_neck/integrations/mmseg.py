@@ -17,6 +17,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.command_line import check_device
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.integrations.running import drop_pretraining
 from fpn_neck.layers import Cfg
@@ -165,10 +166,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as e:
-            raise ValueError(f"device={device!r} is not there: {e}; try 'cpu'") from e
+        check_device(device)
         state = load_checkpoint(checkpoint)
         drop_pretraining(cfg.model)
         model = init_model(cfg, device=device)

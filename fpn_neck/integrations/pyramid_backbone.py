@@ -82,8 +82,9 @@ def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
 def _pyramid_of(backbone: nn.Module) -> tuple[Sequence[int], Sequence[int]]:
     """Channels and strides of a backbone's maps, declared or measured."""
     # mmdet's ResNet has strides (of its stages) and no out_channels, its EfficientNet one number.
-    if isinstance(getattr(backbone, "out_channels", None), Sequence):
-        channels, strides = backbone.out_channels, backbone.strides
+    declared = [getattr(backbone, name, None) for name in ("out_channels", "strides")]
+    if all(isinstance(numbers, Sequence) for numbers in declared):
+        channels, strides = declared
     else:
         channels, strides = _measure(backbone)
     if len(strides) < 2 or any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
@@ -98,8 +99,8 @@ def _pyramid_of(backbone: nn.Module) -> tuple[Sequence[int], Sequence[int]]:
 @torch.no_grad()
 def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Run it once, in eval mode, in which no batch norm counts the blank image."""
-    parameter = next(backbone.parameters())
-    image = parameter.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
+    like = next(backbone.parameters(), torch.empty(0))
+    image = like.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     was_training = backbone.training
     backbone.eval()  # not chained: mmdet's give None
     try:

@@ -85,6 +85,14 @@ def _package_config(name: str) -> Config:
     return get_config(name)
 
 
+def _replace_proposal_fast(cfg: Config) -> None:
+    """mmdet's ``proposal_fast``, its RPNs' metric, fails with numpy 1.24 and later."""
+    for name in ("val_evaluator", "test_evaluator"):
+        for evaluator in cfg[name] if isinstance(cfg.get(name), list) else [cfg.get(name) or {}]:
+            if evaluator.get("metric") == "proposal_fast":
+                evaluator.metric = "proposal"
+
+
 def resolve_config(args: Namespace) -> Config:
     """Config of the arguments, with overrides and work dir (flag > config > work_dirs/<name>).
 
@@ -93,6 +101,7 @@ def resolve_config(args: Namespace) -> Config:
     """
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    _replace_proposal_fast(cfg)
     cfg.launcher = args.launcher
     if args.work_dir or not cfg.get("work_dir"):
         cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)

@@ -236,3 +236,28 @@ def test_boxes_end_in_the_photo(data, box, passes):
 def test_missing_photos_are_named(data):
     data.photos[1].path.unlink()
     refused(data, str(data.photos[1].path), error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("form", ["json", "arrays", "lists"])
+def test_what_mmdet_cannot_read_is_refused_for_it_alone(tmp_path, form):
+    boxes = [[1.0, 2.0, 3.0, 4.0]]
+    content = {
+        "json": boxes,
+        "arrays": np.array(boxes, np.float32),
+        "lists": {"bboxes": boxes},
+    }[form]
+    path = tmp_path / ("boxes.json" if form == "json" else "boxes.pkl")
+    if form == "json":
+        path.write_text(json.dumps({"a/b.jpg": content}))
+    else:
+        path.write_bytes(pickle.dumps({"a/b.jpg": content}))
+    assert load_proposals(path)["a/b.jpg"].boxes.tolist() == boxes
+    with pytest.raises(ValueError, match="InstanceData alone.*make_proposals"):
+        load_proposals(path, for_mmdet=True)
+
+
+def test_a_photo_twice_in_a_json_file_is_refused(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text('{"a.jpg": [[0, 0, 1, 1]], "a.jpg": []}')
+    with pytest.raises(ValueError, match="a.jpg.*more than once"):
+        load_proposals(path)

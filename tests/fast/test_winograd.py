@@ -168,3 +168,20 @@ def test_new_maps_are_dense_and_writable(channels, layout):
     assert out.shape == (2, channels, 40, 50) and out.dtype == like.dtype
     assert out.is_contiguous(memory_format=layout)
     assert out.fill_(1).sum() == out.numel()
+
+
+def test_weights_that_change_their_dtype_are_transformed_anew():
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
+    with torch.no_grad():
+        conv3x3(x, conv.weight, conv.bias, channels_last=False)
+        conv.double()
+        found = conv3x3(x.double(), conv.weight, conv.bias, channels_last=False)
+        assert_close(found, conv(x.double()), TOLERANCE[torch.float64])
+
+
+def test_the_default_device_does_not_matter():
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
+    with torch.no_grad(), torch.device("meta"):
+        found = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    assert found.device.type == "cpu"
+    assert_close(found, conv(x).detach(), TOLERANCE[torch.float32])

@@ -207,3 +207,17 @@ def test_torch_reads_mmengines_checkpoints_and_still_no_code(
         *(f"refused {name}" for name in evil),
     ]
     assert not (tmp_path / "executed").exists()
+
+
+def test_bytes_in_a_checkpoint_do_not_become_addresses(run_python, tmp_path):
+    """``numpy.ndarray(shape, "O", bytes)`` would."""
+    path = tmp_path / "evil.pth"
+    torch.save({"w": Call(np.ndarray, (1,), "O", b"\x01" * 8)}, path)
+    out = run_python(
+        "import pickle, torch, fpn_neck.registry\n"
+        "try:\n"
+        f"    torch.load({str(path)!r})\n"
+        "except pickle.UnpicklingError:\n"
+        "    print('refused')\n"
+    )
+    assert out.splitlines()[-1] == "refused"
