@@ -7,11 +7,12 @@ model = dict(
     roi_head=dict(bbox_head=dict(num_classes=58), mask_head=dict(num_classes=58)),
     semantic_head=dict(num_things_classes=58),
     panoptic_fusion_head=dict(num_things_classes=58))
-val_evaluator = [
-    dict(type='CocoMetric', ann_file={{_base_.val_evaluator.ann_file}}, metric=['bbox', 'segm']),
-    dict(type='fpn_neck.PanopticQualityMetric', ann_file={{_base_.val_evaluator.ann_file}}),
-]
+val_evaluator = dict(
+    _delete_=True,  # mmdet's panoptic detectors keep no boxes, so that there is no mAP
+    type='fpn_neck.PanopticQualityMetric',
+    ann_file={{_base_.val_evaluator.ann_file}})
 test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))
 
 max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
