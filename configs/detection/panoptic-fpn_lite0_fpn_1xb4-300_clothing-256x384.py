@@ -12,7 +12,7 @@ val_evaluator = dict(
     type='fpn_neck.PanopticQualityMetric',
     ann_file={{_base_.val_evaluator.ann_file}})
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))
+default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ', rule='greater'))
 
 max_iters = 300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
