@@ -3,15 +3,9 @@ _base_ = [
     '../_base_/detectors/rpn_lite0.py',
     '../_base_/clothing_detection.py',
     '../_base_/runtime_detection.py',
+    '../_base_/schedules/schedule_400.py',
 ]
 model = dict(neck=dict(top_down=False))
 val_evaluator = dict(metric='proposal')
 test_evaluator = val_evaluator
 default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))
-
-max_iters = 400
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
-]

@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/detectors/fast-rcnn_lite0.py',
     '../_base_/shapes_detection.py',
     '../_base_/runtime_detection.py',
+    '../_base_/schedules/schedule_300.py',
 ]
 import os  # noqa: E402 (mmengine takes an import before _base_ for another kind of config)
 
@@ -33,10 +34,3 @@ train_dataloader = dict(
     dataset=dict(proposal_file=proposals + '/train.pkl', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(proposal_file=proposals + '/val.pkl', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-
-max_iters = 300
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
-]

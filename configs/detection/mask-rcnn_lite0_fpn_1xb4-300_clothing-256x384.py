@@ -2,15 +2,9 @@ _base_ = [
     '../_base_/detectors/mask-rcnn_lite0.py',
     '../_base_/clothing_detection.py',
     '../_base_/runtime_detection.py',
+    '../_base_/schedules/schedule_300.py',
 ]
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=58), mask_head=dict(num_classes=58)))
 val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-
-max_iters = 300
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
-]

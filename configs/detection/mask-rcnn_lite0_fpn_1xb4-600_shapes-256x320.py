@@ -2,15 +2,10 @@ _base_ = [
     '../_base_/detectors/mask-rcnn_lite0.py',
     '../_base_/shapes_detection.py',
     '../_base_/runtime_detection.py',
+    '../_base_/schedules/schedule_600.py',
 ]
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)))
 val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-
-max_iters = 600
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=300)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
-]
+train_cfg = dict(val_interval=300)

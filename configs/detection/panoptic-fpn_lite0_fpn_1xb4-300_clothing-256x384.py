@@ -2,6 +2,7 @@ _base_ = [
     '../_base_/detectors/panoptic-fpn_lite0.py',
     '../_base_/clothing_detection.py',
     '../_base_/runtime_detection.py',
+    '../_base_/schedules/schedule_300.py',
 ]
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=58), mask_head=dict(num_classes=58)),
@@ -13,10 +14,3 @@ val_evaluator = dict(
     ann_file={{_base_.val_evaluator.ann_file}})
 test_evaluator = val_evaluator
 default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ', rule='greater'))
-
-max_iters = 300
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, eta_min=0),
-]
