@@ -145,6 +145,12 @@ class FPN(nn.Module):
             outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
         return tuple(outs + self._extra_levels(inputs[self.end_level], laterals[-1], outs[-1]))
 
+    def output_strides(self, strides: Sequence[int]) -> list[int]:
+        """Strides of the maps it returns, from those of the maps it gets, in image pixels."""
+        used = list(strides[self.start_level : self.end_level + 1])
+        extra = self.num_outs - self.num_levels  # P6, P7, ...
+        return used + [used[-1] << i for i in range(1, extra + 1)]
+
     def _top_down_path(self, laterals: list[Tensor | None], sizes: list) -> list[Tensor]:
         """Add to every lateral the upsampled level above; the coarsest level starts the path."""
         path = [laterals[-1]]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fpn_neck.backbones import build_backbone
 from fpn_neck.fpn import FPN
 from fpn_neck.label_map import label_map
 from fpn_neck.layers import check_wholes
@@ -41,12 +42,7 @@ class Segmenter(nn.Module):
         head: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(backbone, str):
-            from fpn_neck.integrations.timm import TimmBackbone
-
-            backbone = TimmBackbone(backbone, **(backbone_options or {}))
-        elif backbone_options:
-            raise TypeError("backbone_options go with the name of a timm model, not with a module")
+        backbone = build_backbone(backbone, backbone_options)
         if not (hasattr(backbone, "out_channels") and hasattr(backbone, "strides")):
             raise TypeError(
                 f"backbone {type(backbone).__name__} must declare out_channels and strides, one "
@@ -61,9 +57,7 @@ class Segmenter(nn.Module):
             )
         self.backbone = backbone
         self.neck = FPN(channels, **(fpn or {}))
-        used = strides[self.neck.start_level : self.neck.end_level + 1]
-        used += [used[-1] << i for i in range(1, self.neck.num_outs - len(used) + 1)]  # P6, P7, ...
-        head = {"strides": used} | (head or {})
+        head = {"strides": self.neck.output_strides(strides)} | (head or {})
         self.head = SegHead(self.neck.out_channels, num_classes, **head)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
 from fpn_neck.integrations.running import (
     add_common_arguments,
+    check_data,
     drop_pretraining,
     resolve_config,
 )
@@ -63,10 +64,7 @@ def main() -> None:
     args = parse_args()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
-    if cfg.get("default_scope") == "mmdet":
-        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
-
-        check_proposal_files(cfg, "test")
+    check_data(cfg, "test")
     Runner.from_cfg(cfg).test()
 
 

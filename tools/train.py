@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
-from fpn_neck.integrations.running import add_common_arguments, resolve_config
+from fpn_neck.integrations.running import add_common_arguments, check_data, resolve_config
 
 
 def parse_args() -> Namespace:
@@ -57,10 +57,7 @@ def main() -> None:
     apply_flags(cfg, args)
     if cfg.get("resume") and cfg.load_from:
         load_checkpoint(cfg.load_from)  # refuses it, with the reason, before anything is built
-    if cfg.get("default_scope") == "mmdet":
-        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
-
-        check_proposal_files(cfg, "train", "val")
+    check_data(cfg, "train", "val")
     Runner.from_cfg(cfg).train()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fpn_neck import FPN
 from fpn_neck.benchmark.measure import Contestant, Maps, Skip
+from fpn_neck.conversion import convert
 
 WIDTH = 256
 CHANNELS = {"resnet50": (256, 512, 1024, 2048), "tf_efficientnet_lite0": (24, 40, 112, 320)}
@@ -168,16 +169,9 @@ def _torchvision(fpn: FPN) -> nn.Module:
         from torchvision.ops import FeaturePyramidNetwork
     except ImportError as e:
         raise Skip(f"torchvision is not installed ({e})") from e
-    theirs = FeaturePyramidNetwork(fpn.in_channels, WIDTH).to(
-        fpn.lateral_convs[0].conv.weight.dtype
-    )
-    names = (("lateral_convs", "inner_blocks"), ("fpn_convs", "layer_blocks"), (".conv.", ".0."))
-    state = {}
-    for key, value in fpn.state_dict().items():
-        for ours, their in names:
-            key = key.replace(ours, their)
-        state[key] = value
-    theirs.load_state_dict(state)
+    theirs = FeaturePyramidNetwork(fpn.in_channels, WIDTH).to(_dtype(fpn))
+    state = convert(fpn.state_dict(), "mmdet", "torchvision").state_dict
+    theirs.load_state_dict({k.removeprefix("backbone.fpn."): v for k, v in state.items()})
     return _TorchvisionFPN(theirs)
 
 

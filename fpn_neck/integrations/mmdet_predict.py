@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets.proposals import fits_file, key_of, load_proposals
 from fpn_neck.integrations.mmdet_pictures import Drawer
-from fpn_neck.integrations.running import drop_pretraining
+from fpn_neck.integrations.running import drop_pretraining, photo_pipeline
 
 Propose = Callable[[Path, np.ndarray], np.ndarray]  # file, BGR photo -> boxes (n, 4) in its px
 
@@ -92,9 +92,8 @@ class Detector:
         self._model, self._propose = model, propose
         with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
             self._pipeline = Compose(photo_pipeline(pipeline))
-        is_rpn = isinstance(model, RPN)  # whose one label is no class
-        self._classes = ["object"] if is_rpn else model.dataset_meta["classes"]
-        self._drawer = Drawer(model.dataset_meta, class_agnostic=is_rpn)
+        self._classes = model.dataset_meta["classes"]
+        self._drawer = Drawer(model.dataset_meta)
 
     @torch.inference_mode()
     def __call__(self, path: Path, photo: np.ndarray) -> DetDataSample:
@@ -128,12 +127,6 @@ class Detector:
             {"label": self._classes[k], "score": round(score, 4), "box": [round(x, 2) for x in box]}
             for k, score, box in rows
         ]
-
-
-def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    """A test pipeline without truth, starting from an array."""
-    rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
-    return [{"type": "LoadImageFromNDArray"}, *rest]
 
 
 def proposals_of_file(file: str) -> Propose:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets import clothing, shapes
-from fpn_neck.integrations.running import drop_pretraining
+from fpn_neck.integrations.running import drop_pretraining, photo_pipeline
 from fpn_neck.layers import Cfg
 from fpn_neck.registry import DATASETS, METRICS, MODELS
 from fpn_neck.seg_head import RELU, ScaleHeads
@@ -174,7 +174,7 @@ class Predictor:
         model.load_state_dict(find_state_dict(state))
         self.classes, self.palette = _names(state.get("meta", {}), checkpoint)
         self._model = model
-        self._pipeline = Compose(_photo_pipeline(cfg.test_dataloader.dataset.pipeline))
+        self._pipeline = Compose(photo_pipeline(cfg.test_dataloader.dataset.pipeline))
 
     @torch.inference_mode()
     def __call__(self, photo: np.ndarray) -> np.ndarray:
@@ -191,9 +191,3 @@ def _names(meta: dict, checkpoint: str) -> tuple[Sequence[str], Sequence[Sequenc
     if "CLASSES" in meta:
         return meta["CLASSES"], meta["PALETTE"]
     raise ValueError(f"checkpoint {checkpoint} holds no dataset_meta: no names for its labels")
-
-
-def _photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    """A test pipeline without truth, starting from an array."""
-    rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
-    return [{"type": "LoadImageFromNDArray"}, *rest]

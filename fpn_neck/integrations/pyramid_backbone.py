@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fpn_neck.backbones import build_backbone
 from fpn_neck.fpn import FPN
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
@@ -47,9 +48,7 @@ class PyramidBackbone(nn.Module):
         self.backbone = _build(backbone)
         channels, strides = _pyramid_of(self.backbone)
         self.neck = FPN(channels, **neck)
-        used = strides[self.neck.start_level : self.neck.end_level + 1]
-        extra = self.neck.num_outs - len(used)  # P6, P7, ...
-        self.strides = (*used, *(used[-1] << i for i in range(1, extra + 1)))
+        self.strides = tuple(self.neck.output_strides(strides))
         self.out_channels = (self.neck.out_channels,) * self.neck.num_outs
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -63,12 +62,8 @@ class PyramidBackbone(nn.Module):
 
 
 def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
-    if isinstance(backbone, nn.Module):
-        return backbone
-    if isinstance(backbone, str):
-        from fpn_neck.integrations.timm import TimmBackbone
-
-        return TimmBackbone(backbone)
+    if isinstance(backbone, (str, nn.Module)):
+        return build_backbone(backbone)
     if not isinstance(backbone, Mapping):
         raise TypeError(
             f"backbone={backbone!r}: expected a config (a dict with 'type'), the name of a timm "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +57,27 @@ def drop_pretraining(model: Any) -> None:
             model.update(pretrained=False, checkpoint=None)
         for part in model.values():
             drop_pretraining(part)
+
+
+def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
+    """A test pipeline without truth, starting from an array."""
+    rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
+    return [{"type": "LoadImageFromNDArray"}, *rest]
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Refuse what would stop or poison a run, before anything is built.
+
+    Args:
+        splits: of 'train', 'val', 'test', those that are about to be used.
+
+    Raises:
+        FileNotFoundError, ValueError: see `mmdet_proposals.check_proposal_files`.
+    """
+    if cfg.get("default_scope") == "mmdet":
+        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
+
+        check_proposal_files(cfg, *splits)
 
 
 def load_config(name: str) -> Config:

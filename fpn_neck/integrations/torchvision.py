@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
 
+from fpn_neck.backbones import build_backbone
 from fpn_neck.fpn import FPN
 from fpn_neck.layers import check_wholes
 
@@ -82,15 +83,7 @@ class FPNBackbone(nn.Module):
 
 
 def _build_body(backbone: str | nn.Module, options: Mapping[str, Any] | None) -> nn.Module:
-    if isinstance(backbone, str):
-        from fpn_neck.integrations.timm import TimmBackbone
-
-        return TimmBackbone(backbone, **(options or {}))
-    if options:
-        raise TypeError(
-            f"backbone_options={options!r} go with the name of a timm model, not with a "
-            f"{type(backbone).__name__}; set them on the module itself"
-        )
+    backbone = build_backbone(backbone, options)
     if isinstance(backbone, ResNet):
         return _resnet_stages(backbone)
     if not isinstance(backbone, nn.Module) or not isinstance(
