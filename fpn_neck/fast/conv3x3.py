@@ -9,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fpn_neck.fast import winograd
-from fpn_neck.fast.maps import is_channels_last, new_map
+from fpn_neck.fast.maps import is_channels_last, new_map, same_bits
 from fpn_neck.fast.switch import eager, plain_conv, plain_tensors
 
 # Of the direct convolution, for one image; measured, see docs/performance.md.
@@ -60,8 +60,7 @@ def conv3x3_rows(
 
 def _transform(weight: Tensor) -> Tensor:
     known = _transforms.get(weight)
-    # torch.equal also calls numbers of two dtypes equal.
-    if known is None or known[0].dtype != weight.dtype or not torch.equal(known[0], weight):
+    if known is None or not same_bits(known[0], weight):
         known = _transforms[weight] = weight.detach().clone(), winograd.transform_weight(weight)
     return known[1]
 

@@ -8,6 +8,8 @@ above, which has a quarter of the pixels.
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.autograd.function import FunctionCtx
 
 from fpn_neck.fast.maps import is_channels_last, new_map
 from fpn_neck.fast.winograd import Fill
+from fpn_neck.fast.workers import spread
 
 
 def merge(
@@ -31,20 +34,28 @@ def merge(
 
 
 def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> Fill:
-    """The same by blocks of rows, for a caller that needs no whole map; see `is_half`."""
-    weight, width = weight.flatten(1).t().contiguous(), x.shape[-1]
-    added = bias[None, :, None, None] if above is None else above + bias[:, None, None]
+    """The same by blocks of rows, without gradients, for maps that fit: see `is_half`."""
+    weight, bias, width = weight.flatten(1).t(), bias[:, None, None], x.shape[-1]
 
     def fill(n: int, start: int, end: int, target: Tensor) -> None:
         rows = x[n, :, start:end].flatten(1).t() @ weight  # ((end - start) * W, O)
         rows = rows.view(end - start, width, -1).permute(2, 0, 1)
         if above is None:
-            torch.add(rows, added[0], out=target)
+            torch.add(rows, bias, out=target)
         else:
-            repeated = added[n, :, start // 2 : end // 2, None, :, None]
-            torch.add(_pairs(rows), repeated, out=_pairs(target))
+            added = above[n, :, start // 2 : end // 2] + bias
+            torch.add(_pairs(rows), added[:, :, None, :, None], out=_pairs(target))
 
     return fill
+
+
+def merged_map(rows: Fill, like: Tensor, channels: int) -> Tensor:
+    """All rows of a map of ``like``'s size, in channels_last."""
+    out, height = new_map(like, channels, channels_last=True), like.shape[-2]
+    step = 2 * ceil(height / 2 / torch.get_num_threads())
+    parts = [(n, y, min(y + step, height)) for n in range(len(out)) for y in range(0, height, step)]
+    spread(lambda part: rows(*part, out[part[0], :, part[1] : part[2]]), parts)
+    return out
 
 
 def is_half(above: Tensor | None, x: Tensor) -> bool:

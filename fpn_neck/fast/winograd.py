@@ -21,16 +21,20 @@ import torch
 from torch import Tensor
 
 from fpn_neck.fast.maps import is_channels_last
+from fpn_neck.fast.workers import spread
 
 TILE, WINDOW, KERNEL = 4, 6, 3
 # Between these points and infinity the polynomials are interpolated. Halves and quarters are exact
 # in floating point, and this choice rounds less than the usual 0, 1, -1, 2, -2.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-TILES_PER_THREAD = 80  # of a block
+TILES_PER_BLOCK = 80
+ALIGNED = 16  # numbers; a buffer that begins at a multiple can be viewed in other dtypes
 MARGIN = 2  # rows of input above and below a block: one is needed, two keep the rows' parity
 
 # fill(n, start, end, target) writes rows start..end of image n into target (C, end - start, W).
+# Several threads may call it at once.
 Fill = Callable[[int, int, int, Tensor], object]
+Run = list[tuple[int, int]]  # blocks that follow one another: image, first row
 
 
 def transform_weight(weight: Tensor) -> Tensor:
@@ -44,16 +48,35 @@ def convolve(fill: Fill, weight: Tensor, bias: Tensor | None, out: Tensor) -> Te
     """3x3 convolution with stride 1 and padding 1 into ``out``, which is returned.
 
     Args:
-        fill: gives the input, see `Fill`; asked for every row once, in order, from even row to
+        fill: gives the input, see `Fill`; asked for the rows of a run in order, from even row to
             even row or the end.
         weight: (36, C, O), from `transform_weight`.
         bias: (O,) or None.
         out: (N, O, H, W), contiguous or channels_last.
     """
-    matrices, grid = _matrices(out.dtype), _grid(out)
+    grid, (c, o) = _grid(out), weight.shape[1:]
+    runs = _runs(out, grid)
+    # Two for each run. A thread's own memory would be given back and got again every time.
+    size = ceil(grid[0] * grid[1] * (o + WINDOW**2 * max(c, o)) / ALIGNED) * ALIGNED
+    buffers = out.new_empty(len(runs), 2, size)
+    spread(
+        lambda part: _convolve_run(fill, weight, bias, out, grid, *part),
+        list(zip(runs, buffers, strict=True)),
+    )
+    return out
+
+
+def _convolve_run(
+    fill: Fill,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    grid: tuple[int, int],
+    run: Run,
+    buffers: Tensor,
+) -> None:
+    matrices, (first, second) = _matrices(out.dtype), buffers
     tiles, (c, o) = grid[0] * grid[1], weight.shape[1:]
-    first = out.new_empty(tiles * (o + WINDOW**2 * max(c, o)))
-    second = out.new_empty(tiles * WINDOW**2 * max(c, o))
     # The bias is one more product, the same for every tile.
     first[: tiles * o].view(tiles, o).copy_(first.new_zeros(()) if bias is None else bias)
     windows = first[tiles * o :][: WINDOW**2 * tiles * c].view(WINDOW**2, -1)
@@ -61,30 +84,37 @@ def convolve(fill: Fill, weight: Tensor, bias: Tensor | None, out: Tensor) -> Te
     products = first[tiles * o :][: WINDOW**2 * tiles * o].view(WINDOW**2, tiles, o)
     sums = first[: (1 + WINDOW**2) * tiles * o].view(1 + WINDOW**2, -1)
     write = _Writer(out, grid, second[: TILE**2 * tiles * o])
-    for n, y, strip in _blocks(fill, out, c, grid):
+    for n, y, strip in _strips(fill, out, c, grid, run):
         _gather(strip, WINDOW, grid, windows)
         torch.mm(matrices.window, windows, out=transformed)
         torch.bmm(transformed.view(WINDOW**2, tiles, c), weight, out=products)
         write(sums, matrices.tile, n, y)
-    return out
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient of the weight, (O, C, 3, 3), from input (N, C, H, W) and gradient (N, O, H, W)."""
-    matrices, grid = _matrices(x.dtype), _grid(x)
-    tiles, c, o = grid[0] * grid[1], x.shape[1], grad.shape[1]
+    grid, (c, o) = _grid(x), (x.shape[1], grad.shape[1])
+    runs = _runs(x, grid)  # each with a sum of its own: the order of additions stays the same
+    first, *others = spread(lambda run: _weight_gradient_run(x, grad, grid, run), runs)
+    for other in others:
+        first += other
+    flat = _matrices(x.dtype).kernel.t() @ first.view(WINDOW**2, c * o)
+    return flat.view(KERNEL, KERNEL, c, o).permute(3, 2, 0, 1).contiguous()
+
+
+def _weight_gradient_run(x: Tensor, grad: Tensor, grid: tuple[int, int], run: Run) -> Tensor:
+    matrices, tiles, c, o = _matrices(x.dtype), grid[0] * grid[1], x.shape[1], grad.shape[1]
     windows, transformed = x.new_empty(2, WINDOW**2, tiles * c)
-    grads, spread = x.new_empty(TILE**2, tiles * o), x.new_empty(WINDOW**2, tiles * o)
+    grads, spread_grads = x.new_empty(TILE**2, tiles * o), x.new_empty(WINDOW**2, tiles * o)
     total = x.new_zeros(WINDOW**2, c, o)
-    blocks = zip(_blocks(rows_of(x), x, c, grid), _blocks(rows_of(grad), x, o, grid), strict=True)
-    for (_, _, strip), (_, _, grad_strip) in blocks:
+    strips = _strips(rows_of(x), x, c, grid, run), _strips(rows_of(grad), x, o, grid, run)
+    for (_, _, strip), (_, _, grad_strip) in zip(*strips, strict=True):
         _gather(strip, WINDOW, grid, windows)
         torch.mm(matrices.window, windows, out=transformed)
         _gather(grad_strip[:, 1:-1, 1:-1], TILE, grid, grads)
-        torch.mm(matrices.tile[1:], grads, out=spread)
-        total.baddbmm_(transformed.view(-1, tiles, c).mT, spread.view(-1, tiles, o))
-    flat = matrices.kernel.t() @ total.view(WINDOW**2, c * o)
-    return flat.view(KERNEL, KERNEL, c, o).permute(3, 2, 0, 1).contiguous()
+        torch.mm(matrices.tile[1:], grads, out=spread_grads)
+        total.baddbmm_(transformed.view(-1, tiles, c).mT, spread_grads.view(-1, tiles, o))
+    return total
 
 
 def rows_of(x: Tensor) -> Fill:
@@ -113,29 +143,37 @@ def _matrices(dtype: torch.dtype) -> _Matrices:
 def _grid(x: Tensor) -> tuple[int, int]:
     """Rows and columns of tiles in a block; the rows are spread evenly over the blocks."""
     rows, cols = (ceil(s / TILE) for s in x.shape[-2:])
-    blocks = ceil(rows / max(1, TILES_PER_THREAD * torch.get_num_threads() // cols))
-    return ceil(rows / blocks), cols
+    blocks = ceil(rows / max(1, TILES_PER_BLOCK // cols))
+    return ceil(rows / min(rows, max(blocks, torch.get_num_threads()))), cols
 
 
-def _blocks(
-    fill: Fill, like: Tensor, channels: int, grid: tuple[int, int]
+def _runs(x: Tensor, grid: tuple[int, int]) -> list[Run]:
+    """All blocks of a map in order, in about equal parts, one a thread."""
+    blocks = [(n, y) for n in range(len(x)) for y in range(0, x.shape[-2], TILE * grid[0])]
+    size = max(1, ceil(len(blocks) / torch.get_num_threads()))
+    return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+
+def _strips(
+    fill: Fill, like: Tensor, channels: int, grid: tuple[int, int], run: Run
 ) -> Iterator[tuple[int, int, Tensor]]:
     """For every block: its image, first row, and input (C, 4 R + 2, 4 T + 2), zero outside."""
     (height, width), step = like.shape[-2:], TILE * grid[0]
     # Begins at row y - MARGIN, column -1.
     strip = like.new_zeros(step + 2 * MARGIN, TILE * grid[1] + 2, channels).permute(2, 0, 1)
-    for n in range(like.shape[0]):
-        for y in range(0, height, step):
-            if y:
-                strip[:, : 2 * MARGIN] = strip[:, step:]
-            else:
-                strip[:, :MARGIN] = 0
-            start, end = y + MARGIN if y else 0, min(y + step + MARGIN, height)
-            at = start - y + MARGIN
-            if start < end:
-                fill(n, start, end, strip[:, at : at + end - start, 1 : width + 1])
-            strip[:, max(at, at + end - start) :] = 0
-            yield n, y, strip[:, MARGIN - 1 : step + MARGIN + 1]
+    for i, (n, y) in enumerate(run):
+        start = max(0, y - MARGIN)
+        if y == 0:
+            strip[:, :MARGIN] = 0
+        elif i:  # the block above has left some rows
+            strip[:, : 2 * MARGIN] = strip[:, step:]
+            start = y + MARGIN
+        end = min(y + step + MARGIN, height)
+        at = start - y + MARGIN
+        if start < end:
+            fill(n, start, end, strip[:, at : at + end - start, 1 : width + 1])
+        strip[:, max(at, at + end - start) :] = 0
+        yield n, y, strip[:, MARGIN - 1 : step + MARGIN + 1]
 
 
 def _gather(strip: Tensor, side: int, grid: tuple[int, int], out: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Lets the fast paths run on maps of a few pixels."""
 
 import pytest
+import torch
 
 from fpn_neck.fast import conv3x3
 
@@ -9,3 +10,12 @@ from fpn_neck.fast import conv3x3
 def any_size(monkeypatch):
     """No map is too small or too narrow for the fast paths."""
     monkeypatch.setattr(conv3x3, "LEAST_MULTIPLY_ADDS", 0)
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    """Torch may use that many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -35,6 +35,7 @@ def direct(x, weight, bias):
 @pytest.mark.parametrize("out_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.usefixtures("threads")
 def test_convolution_and_gradients(size, layout, out_layout, dtype):
     for batch, c, o in [(1, 3, 5), (2, 5, 2), (3, 1, 1)]:
         x = torch.randn(batch, c, *size, dtype=dtype).to(memory_format=layout)
@@ -93,17 +94,25 @@ def test_a_gradient_that_is_expanded():
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_every_row_is_asked_for_once_in_order_and_by_pairs(size):
-    asked = []
-    x, out = torch.randn(2, 1, *size), torch.empty(2, 1, *size)
+def test_every_row_is_asked_for_in_order_and_by_pairs(size, threads):
+    """Once, but for the margins where one run ends and the next begins."""
+    x = torch.randn(2, 1, *size)
+    grid, asked = winograd._grid(x), []
 
     def fill(n, start, end, target):
         assert start % 2 == 0 and (end % 2 == 0 or end == size[0])
-        asked.extend((n, y) for y in range(start, end))
+        asked[-1].extend((n, y) for y in range(start, end))
         target.copy_(x[n, :, start:end])
 
-    winograd.convolve(fill, winograd.transform_weight(torch.randn(1, 1, 3, 3)), None, out)
-    assert asked == [(n, y) for n in range(2) for y in range(size[0])]
+    for run in winograd._runs(x, grid):
+        asked.append([])
+        for n, y, strip in winograd._strips(fill, x, 1, grid, run):
+            rows = F.pad(x[n], (1, 1 + strip.shape[2], 1, 1 + strip.shape[1]))
+            assert torch.equal(strip, rows[:, y : y + strip.shape[1], : strip.shape[2]])
+    assert len(asked) <= threads and all(run == sorted(set(run)) for run in asked)
+    every = [(n, y) for n in range(2) for y in range(size[0])]
+    assert sorted({row for run in asked for row in run}) == every
+    assert sum(map(len, asked)) <= len(every) + 2 * winograd.MARGIN * (threads - 1)
 
 
 # The transformed weights are kept between calls -------------------------------------------------
