@@ -3,7 +3,7 @@
 from fpn_neck._version import __version__
 from fpn_neck.fpn import FPN
 from fpn_neck.integrations import mmcv_ops
-from fpn_neck.losses import DiceLoss
+from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.seg_head import SegHead
 from fpn_neck.segmenter import Segmenter
 
@@ -12,4 +12,4 @@ from fpn_neck.segmenter import Segmenter
 mmcv_ops.install()
 
 
-__all__ = ["FPN", "DiceLoss", "SegHead", "Segmenter", "__version__"]
+__all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__"]

@@ -1,4 +1,8 @@
-"""Dice loss for label maps: one Dice per class, ignored pixels left out of every sum."""
+"""Losses that are a function of a few sums over the labelled pixels.
+
+Sums can be taken a few rows at a time, so such a loss needs no logits at the labels' size: see
+`fpn_neck.full_size_loss`.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_TINY = torch.finfo(torch.float32).tiny  # for 0 / 0 where all pixels are ignored
 
-class DiceLoss(nn.Module):
-    """Multi-class soft Dice (Milletari et al., V-Net, arXiv:1606.04797, without the squares).
 
-    For class c over all pixels i of the batch that are not ignored, with softmax p and one-hot t::
+class PixelLoss(nn.Module):
+    """A loss ``loss_weight * value(sums over pixels)``.
 
-        dice_c = (2 * sum_i p_ic t_ic + eps) / (sum_i p_ic + sum_i t_ic + eps)
-        loss   = sum_c w_c (1 - dice_c) / sum_c w_c
-
-    mmseg's DiceLoss keeps the ignored pixels in the denominator and flattens the classes into one
-    Dice, in which the background drowns the rest.
+    A subclass says what is summed, and what becomes of the sums.
 
     Args:
-        class_weight: w, one number >= 0 per class; None weighs all the same.
+        class_weight: one number >= 0 per class; None weighs all the same.
         ignore_index: label that counts nowhere.
-        absent_classes: True also averages over classes without a pixel in the batch, whose Dice
-            is near 0 for any p > 0 and only pushes them down; False (default) averages over the
-            classes that are there.
-        eps: keeps an empty class finite.
         loss_weight: factor on the result.
         loss_name: key of the loss in the frameworks' logs; contains 'loss'.
 
@@ -38,21 +34,17 @@ class DiceLoss(nn.Module):
         class_weight: Sequence[float] | None = None,
         *,
         ignore_index: int = 255,
-        absent_classes: bool = False,
-        eps: float = 1e-3,
         loss_weight: float = 1.0,
-        loss_name: str = "loss_dice",
+        loss_name: str = "loss",
     ) -> None:
         super().__init__()
         if class_weight is not None and min(class_weight) < 0:
             raise ValueError(f"class_weight={list(class_weight)}: weights must be >= 0")
-        if eps <= 0 or loss_weight < 0:
-            raise ValueError(f"eps={eps} must be > 0 and loss_weight={loss_weight} >= 0")
+        if loss_weight < 0:
+            raise ValueError(f"loss_weight={loss_weight} must be >= 0")
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weight, persistent=False)
         self.ignore_index = ignore_index
-        self.absent_classes = absent_classes
-        self.eps = eps
         self.loss_weight = loss_weight
         self.loss_name = loss_name
 
@@ -80,50 +72,167 @@ class DiceLoss(nn.Module):
                 range.
         """
         ignore = self.ignore_index if ignore_index is None else ignore_index
-        valid = target != ignore
-        self._check(logits, target, valid, weight)
-        pixels = valid.float() if weight is None else valid * weight.float()
-        labels = target.where(valid, 0).unsqueeze(1)  # (N, 1, H, W)
-        p = logits.float().softmax(1) * pixels.unsqueeze(1)  # (N, K, H, W)
-
-        # Sums over pixels, one per class; t is never written out as a (N, K, H, W) one-hot. First
-        # per row: a million float32 added one after the other would lose what is small.
-        n, k, h, w = p.shape
-        rows = torch.arange(n * h, device=p.device).view(n, 1, h, 1)
-        index = (labels + k * rows).flatten()
-
-        def per_class(values: Tensor) -> Tensor:
-            return p.new_zeros(n * h * k).index_add(0, index, values.flatten()).view(-1, k).sum(0)
-
-        intersection = per_class(p.gather(1, labels))
-        truth = per_class(pixels)
-        dice = (2 * intersection + self.eps) / (p.sum((0, 2, 3)) + truth + self.eps)
-
-        weights = torch.ones_like(truth) if self.class_weight is None else self.class_weight
-        if not self.absent_classes:
-            weights = weights * (truth > 0)
-        tiny = torch.finfo(weights.dtype).tiny  # all ignored: 0 / tiny
-        return self.loss_weight * (weights * (1 - dice)).sum() / weights.sum().clamp(min=tiny)
-
-    def _check(self, logits: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None) -> None:
-        n, k, *size = logits.shape
-        if target.shape != (n, *size):
+        if target.shape != logits[:, 0].shape:
             raise ValueError(
                 f"target of shape {tuple(target.shape)} does not fit logits of shape "
-                f"{tuple(logits.shape)}; expected {(n, *size)}: resize the logits to the labels"
+                f"{tuple(logits.shape)}; expected {tuple(logits[:, 0].shape)}: resize the logits "
+                "to the labels"
             )
-        if target.dtype != torch.int64:
-            raise TypeError(f"target is {target.dtype}; labels must be int64: target.long()")
         if weight is not None and weight.shape != target.shape:
             raise ValueError(
                 f"weight of shape {tuple(weight.shape)}: expected one per pixel, "
                 f"{tuple(target.shape)}"
             )
-        if self.class_weight is not None and len(self.class_weight) != k:
-            raise ValueError(f"class_weight has {len(self.class_weight)} entries for {k} classes")
-        wrong = valid & ((target < 0) | (target >= k))
-        if wrong.any():
+        check_labels(target, logits.shape[1], ignore)
+        self.check_classes(logits.shape[1])
+        valid = target != ignore
+        pixels = valid.float() if weight is None else valid * weight.float()
+        log_p = logits.float().log_softmax(1)
+        return self.value(self.sums(log_p, target.where(valid, 0), pixels))
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise ValueError unless ``class_weight`` is for that many classes."""
+        if self.class_weight is not None and len(self.class_weight) != num_classes:
             raise ValueError(
-                f"target holds the label {int(target[wrong][0])}; labels must be in 0..{k - 1} or "
-                f"ignore_index; check the masks or num_classes"
+                f"class_weight has {len(self.class_weight)} entries for {num_classes} classes"
             )
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        """Sums over pixels, float64, of any shape.
+
+        Args:
+            log_p: logarithms of the probabilities, (N, K, H, W), float32.
+            labels: (N, H, W), int64 in 0..K-1; any where ``pixels`` is 0.
+            pixels: weight of every pixel, (N, H, W), float32; 0 where it is ignored.
+        """
+        raise NotImplementedError
+
+    def value(self, sums: Tensor) -> Tensor:
+        """The loss, a float32 scalar, from the sums over all pixels of the batch."""
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(PixelLoss):
+    """Mean over the pixels of ``-w_t log p_t``, t being the pixel's label.
+
+    Args:
+        class_weight: w; as in torch, the mean is then over the weights.
+        avg_non_ignore: True (default, torch's way) divides by the labelled pixels' weights; False
+            divides by the number of all pixels, the ignored too, as mmseg's loss does by default.
+        ignore_index, loss_weight, loss_name: see `PixelLoss`.
+
+    Raises:
+        ValueError: a negative weight or factor.
+    """
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] | None = None,
+        *,
+        ignore_index: int = 255,
+        avg_non_ignore: bool = True,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_ce",
+    ) -> None:
+        super().__init__(
+            class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
+        )
+        self.avg_non_ignore = avg_non_ignore
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        """(sum of the weighted losses, what to divide it by)."""
+        if self.class_weight is not None:
+            pixels = pixels * self.class_weight[labels]
+        losses = -log_p.gather(1, labels.unsqueeze(1)).squeeze(1) * pixels
+        total = pixels.double().sum()
+        count = total if self.avg_non_ignore else torch.full_like(total, labels.numel())
+        return torch.stack((losses.double().sum(), count))
+
+    def value(self, sums: Tensor) -> Tensor:
+        total, count = sums
+        return self.loss_weight * (total / count.clamp(min=_TINY)).float()
+
+
+class DiceLoss(PixelLoss):
+    """Multi-class soft Dice (Milletari et al., V-Net, arXiv:1606.04797, without the squares).
+
+    For class c over all pixels i of the batch that are not ignored, with softmax p and one-hot t::
+
+        dice_c = (2 * sum_i p_ic t_ic + eps) / (sum_i p_ic + sum_i t_ic + eps)
+        loss   = sum_c w_c (1 - dice_c) / sum_c w_c
+
+    mmseg's DiceLoss keeps the ignored pixels in the denominator and flattens the classes into one
+    Dice, in which the background drowns the rest.
+
+    Args:
+        class_weight: w, one number >= 0 per class; None weighs all the same.
+        absent_classes: True also averages over classes without a pixel in the batch, whose Dice
+            is near 0 for any p > 0 and only pushes them down; False (default) averages over the
+            classes that are there.
+        eps: keeps an empty class finite.
+        ignore_index, loss_weight, loss_name: see `PixelLoss`.
+
+    Raises:
+        ValueError: a negative weight or factor.
+    """
+
+    def __init__(
+        self,
+        class_weight: Sequence[float] | None = None,
+        *,
+        ignore_index: int = 255,
+        absent_classes: bool = False,
+        eps: float = 1e-3,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_dice",
+    ) -> None:
+        super().__init__(
+            class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
+        )
+        if eps <= 0:
+            raise ValueError(f"eps={eps} must be > 0")
+        self.absent_classes = absent_classes
+        self.eps = eps
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        """(3, K): of p t, of p and of t over the pixels."""
+        p = log_p.exp() * pixels.unsqueeze(1)
+        of_label = torch.stack((p.gather(1, labels.unsqueeze(1)).squeeze(1), pixels)).double()
+        # t is never written out as a (N, K, H, W) one-hot.
+        by_class = of_label.new_zeros(2, p.shape[1])
+        by_class = by_class.index_add(1, labels.flatten(), of_label.flatten(1))
+        return torch.stack((by_class[0], p.sum((0, 2, 3)).double(), by_class[1]))
+
+    def value(self, sums: Tensor) -> Tensor:
+        intersection, prediction, truth = sums
+        dice = (2 * intersection + self.eps) / (prediction + truth + self.eps)
+        weights = torch.ones_like(truth) if self.class_weight is None else self.class_weight
+        if not self.absent_classes:
+            weights = weights * (truth > 0)
+        total = weights.sum().clamp(min=_TINY)
+        return self.loss_weight * ((weights * (1 - dice)).sum() / total).float()
+
+
+class PixelAccuracy(PixelLoss):
+    """Per cent of the labelled pixels whose largest logit is their label's; no loss, for logs."""
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        """(pixels that are right, pixels)."""
+        right = (log_p.max(1).indices == labels) * pixels
+        return torch.stack((right.double().sum(), pixels.double().sum()))
+
+    def value(self, sums: Tensor) -> Tensor:
+        right, count = sums
+        return (100 * right / count.clamp(min=_TINY)).float()
+
+
+def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise TypeError unless int64, ValueError for a label that is neither a class nor ignored."""
+    if target.dtype != torch.int64:
+        raise TypeError(f"target is {target.dtype}; labels must be int64: target.long()")
+    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+    if wrong.any():
+        raise ValueError(
+            f"target holds the label {int(target[wrong][0])}; labels must be in "
+            f"0..{num_classes - 1} or ignore_index={ignore_index}; check the masks or num_classes"
+        )

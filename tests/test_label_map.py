@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import fpn_neck.label_map
+import fpn_neck.row_map
 from fpn_neck.label_map import label_map
 
 SIZES = [  # from, to
@@ -22,7 +22,7 @@ SIZES = [  # from, to
 @pytest.mark.parametrize(("size", "target"), SIZES, ids=str)
 @pytest.mark.parametrize("strip_bytes", [1, 1000, 4 << 20])
 def test_labels_are_those_of_the_whole(monkeypatch, size, target, align_corners, strip_bytes):
-    monkeypatch.setattr(fpn_neck.label_map, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(fpn_neck.row_map, "_STRIP_BYTES", strip_bytes)
     logits = torch.randn(2, 5, *size)
     whole = F.interpolate(logits, size=target, mode="bilinear", align_corners=align_corners)
     labels = label_map(logits, target, align_corners)

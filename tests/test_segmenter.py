@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fpn_neck import Segmenter
+from fpn_neck import CrossEntropyLoss, DiceLoss, Segmenter
 
 SMALL = {"fpn": {"out_channels": 16}, "head": {"channels": 64}}
 
@@ -115,6 +115,25 @@ def test_predict_takes_the_largest_logit_and_keeps_no_graph():
     assert (labels.shape, labels.dtype) == ((2, 61, 97), torch.int64)
     assert torch.equal(labels, model(x).argmax(1))
     assert labels.min() >= 0 and labels.max() < 4 and len(labels.unique()) > 1
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_loss_is_that_of_the_resized_logits(align_corners):
+    head = SMALL["head"] | {"align_corners": align_corners, "dropout": 0.0}
+    model, x = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"], head=head), images()
+    truth = torch.randint(4, (2, 61, 97))
+    losses = CrossEntropyLoss(ignore_index=3), DiceLoss(ignore_index=3, loss_weight=0.5)
+    found, expected = model.loss(x, truth, *losses), sum(loss(model(x), truth) for loss in losses)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    weight = model.head.conv_seg.weight
+    grads = [torch.autograd.grad(v, weight)[0] for v in (found, expected)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=0)
+    assert grads[1].abs().max() > 1e-3
+
+
+def test_a_loss_of_nothing_is_refused():
+    with pytest.raises(TypeError, match="CrossEntropyLoss"):
+        Segmenter(Pyramid(), 3, **SMALL).loss(images(), torch.zeros(2, 61, 97).long())
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def _use_tta(cfg: Config) -> None:
     """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
     if "tta_pipeline" not in cfg or "tta_model" not in cfg:
         raise ValueError("--tta needs tta_model and tta_pipeline in the config")
+    if cfg.default_scope == "mmseg":  # its TTA model averages logits
+        cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = deepcopy(cfg.tta_pipeline)
 

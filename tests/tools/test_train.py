@@ -139,6 +139,7 @@ def logits(trained, varied):
     from mmseg.apis import inference_model, init_model
 
     model = init_model(str(trained.config), str(varied), device="cpu")
+    model.test_cfg.keep_logits = True
     return lambda photo: inference_model(model, photo).seg_logits.data
 
 
