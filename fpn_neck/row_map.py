@@ -47,17 +47,21 @@ class RowMap:
         height, width = size
         if (height, width) == self.shape[2:]:
             return self
+        options = {"mode": "bilinear", "align_corners": align_corners}
         above, below, weight = _neighbours(self.shape[2], height, align_corners)
 
         def rows(start: int, end: int) -> Tensor:
             first, last = int(above[start]), int(below[end - 1]) + 1
             x = self.rows(first, last)
+            x = x.float() if x.element_size() < 4 else x
             if width != self.shape[3]:
-                options = {"mode": "bilinear", "align_corners": align_corners}
                 x = F.interpolate(x, size=(last - first, width), **options)
-            ends = ((i[start:end] - first).to(x.device) for i in (above, below))
-            upper, lower = (x.index_select(2, i) for i in ends)
-            return torch.lerp(upper, lower, weight[start:end, None].to(x))
+            # Each row is a mixture of two: a small matrix product.
+            i, mixture = torch.arange(end - start), torch.zeros(end - start, last - first)
+            mixture[i, above[start:end] - first] += 1 - weight[start:end]
+            mixture[i, below[start:end] - first] += weight[start:end]
+            with torch.autocast(x.device.type, enabled=False):
+                return mixture.to(x) @ x
 
         return RowMap((*self.shape[:2], height, width), self.like, rows)
 

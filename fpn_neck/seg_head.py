@@ -94,7 +94,8 @@ class ScaleHeads(nn.ModuleList):
             sums[key] = sums[key] + x if key in sums else x
         merged = maps[0]  # (N, C, H_0, W_0)
         for (is_coarser, *_), x in sums.items():
-            merged = merged + self._at_size(x, bool(is_coarser), size)
+            x = self._at_size(x, bool(is_coarser), size)
+            merged = x.add_(merged) if is_coarser else merged + x  # upsampled: nobody else's
         return merged
 
     def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:

@@ -1,30 +1,36 @@
-"""Measure the neck beside the others', interleaved in one process, with equal weights.
+"""Measure neck, head and segmenter beside the others', interleaved, with equal weights.
 
-tools/benchmark.py [--quick] [--case resnet50:800x1216 ...] [--batch 1 2 8] [--mode forward step]
+tools/benchmark.py [--quick] [--what neck head segmenter] [--case resnet50:800x1216 ...]
+  [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from itertools import product
 from pathlib import Path
 
 import torch
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
-from fpn_neck.benchmark import measure, necks, report
+from fpn_neck.benchmark import field, measure, report
+from fpn_neck.benchmark.cases import CHANNELS
+from fpn_neck.benchmark.heads import HeadCase
+from fpn_neck.benchmark.necks import NeckCase
+from fpn_neck.benchmark.segmenters import SegmenterCase
 from fpn_neck.command_line import run_tool
 
-# what -> case and wanted names -> contestants, and why some are missing
-WHAT = {"neck": (necks.Case, necks.contestants)}
+WHAT = {"neck": NeckCase, "head": HeadCase, "segmenter": SegmenterCase}
 CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
 
 
 def parse_args() -> Namespace:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=list(WHAT), default=list(WHAT))
+    parser.add_argument("--what", nargs="+", choices=list(WHAT), default=["neck"])
     parser.add_argument("--case", nargs="+", default=CASES, metavar="BACKBONE:HxW")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--classes", nargs="+", type=int, default=[59], help="head, segmenter")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each")
@@ -44,18 +50,18 @@ def parse_args() -> Namespace:
     if args.quick:
         args.case, args.rounds = args.case[:1], min(args.rounds, 5)
         args.skip += ["compile", "ONNX", "OpenVINO"]
-    if min(args.rounds, args.threads, *args.batch) < 1:
-        raise ValueError("--rounds, --threads and --batch must be at least 1")
+    if min(args.rounds, args.threads, *args.batch, *args.classes) < 1:
+        raise ValueError("--rounds, --threads, --batch and --classes must be at least 1")
     return args
 
 
-def parse_case(text: str, batch: int, dtype: str) -> dict:
+def parse_case(text: str, batch: int, dtype: str, classes: int) -> dict:
     backbone, _, size = text.partition(":")
     height, _, width = size.partition("x")
-    if backbone not in necks.CHANNELS or not (height.isdigit() and width.isdigit()):
-        known = ", ".join(necks.CHANNELS)
+    if backbone not in CHANNELS or not (height.isdigit() and width.isdigit()):
+        known = ", ".join(CHANNELS)
         raise ValueError(f"--case {text}: expected BACKBONE:HEIGHTxWIDTH, with one of {known}")
-    sizes = {"height": int(height), "width": int(width), "batch": batch}
+    sizes = {"height": int(height), "width": int(width), "batch": batch, "classes": classes}
     return {"backbone": backbone, "dtype": getattr(torch, dtype)} | sizes
 
 
@@ -67,30 +73,25 @@ def main() -> None:
         chosen = args.only is None or any(text in name for text in args.only)
         return chosen and not any(text in name for text in args.skip)
 
-    options = [
-        parse_case(case, batch, dtype)
-        for case in args.case
-        for batch in args.batch
-        for dtype in args.dtype
-    ]
+    every = product(args.case, args.batch, args.dtype, args.classes)
+    options = [parse_case(*choice) for choice in every]
     machine, results = measure.machine() | {"clock": args.clock}, []
     print(machine)
-    for what in args.what:
-        make_case, contestants = WHAT[what]
-        for case in (make_case(**o) for o in options):
-            entered, missing = contestants(case, wanted)
-            for reason in missing:
-                print(f"left out: {reason}")
-            rates, work = measure.rates(case.dtype, args.clock), case.work()
-            for mode in args.mode:
-                measure.run(entered, mode, args.rounds, args.clock)
-                times = 1 if mode == "forward" else 3  # backward: to the input and to the weight
-                bounds = {
-                    "arithmetic": times * work["multiply_adds"] / rates["multiply_adds_per_s"],
-                    "traffic": times * work["bytes"] / rates["bytes_per_s"],
-                }
-                results.append(report.result(f"{what}: {case}", mode, entered, bounds, case.batch))
-                print(f"\n{report.table(results[-1])}", flush=True)
+    for what, chosen in product(args.what, options):
+        case = WHAT[what](**chosen)
+        entered, missing = field.contestants(case, wanted)
+        for reason in missing:
+            print(f"left out: {reason}")
+        rates, work = measure.rates(case.dtype, args.clock), case.work()
+        for mode in args.mode:
+            measure.run(entered, mode, args.rounds, args.clock)
+            times = 1 if mode == "forward" else 3  # backward: to the input and to the weight
+            bounds = {
+                "arithmetic": times * work["multiply_adds"] / rates["multiply_adds_per_s"],
+                "traffic": times * work["bytes"] / rates["bytes_per_s"],
+            }
+            results.append(report.result(f"{what}: {case}", mode, entered, bounds, case.batch))
+            print(f"\n{report.table(results[-1])}", flush=True)
     for path in report.save(args.out, machine, results):
         print(path)
 

@@ -27,14 +27,14 @@ class Contestant:
 
     Attributes:
         run: forward without gradients.
-        step: forward and backward of the sum of the outputs' products with fixed cotangents; None
-            where it cannot.
+        step: forward and backward; None where it cannot.
+        error: see `field.check`; None where it computes something else.
     """
 
     name: str
     run: Callable[[], Maps]
     step: Callable[[], object] | None = None
-    error: float | None = None  # largest, relative to the largest value of the float64 reference
+    error: float | None = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
     peak: dict[str, int | None] = field(default_factory=dict)
 

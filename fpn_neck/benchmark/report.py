@@ -53,7 +53,7 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
             f"{s['median'] / medians[ours]:.2f}" if ours in medians else "",
             f"{row['to_arithmetic']:.2f}",
             "" if peak is None else f"{peak / 2**20:.0f}",
-            f"{row['error']:.0e}",
+            "other" if row["error"] is None else f"{row['error']:.0e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

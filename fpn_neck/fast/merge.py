@@ -8,8 +8,6 @@ above, which has a quarter of the pixels.
 
 from __future__ import annotations
 
-from math import ceil
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +16,6 @@ from torch.autograd.function import FunctionCtx
 
 from fpn_neck.fast.maps import is_channels_last, new_map
 from fpn_neck.fast.winograd import Fill
-from fpn_neck.fast.workers import spread
 
 
 def merge(
@@ -47,15 +44,6 @@ def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -
             torch.add(_pairs(rows), added[:, :, None, :, None], out=_pairs(target))
 
     return fill
-
-
-def merged_map(rows: Fill, like: Tensor, channels: int) -> Tensor:
-    """All rows of a map of ``like``'s size, in channels_last."""
-    out, height = new_map(like, channels, channels_last=True), like.shape[-2]
-    step = 2 * ceil(height / 2 / torch.get_num_threads())
-    parts = [(n, y, min(y + step, height)) for n in range(len(out)) for y in range(0, height, step)]
-    spread(lambda part: rows(*part, out[part[0], :, part[1] : part[2]]), parts)
-    return out
 
 
 def is_half(above: Tensor | None, x: Tensor) -> bool:

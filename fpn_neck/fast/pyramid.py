@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.conv3x3 import conv3x3, conv3x3_rows, is_worth
 from fpn_neck.fast.maps import is_channels_last
-from fpn_neck.fast.merge import is_half, merge, merged_map, merged_rows
+from fpn_neck.fast.merge import is_half, merge, merged_rows
 from fpn_neck.fast.switch import eager, plain_conv, plain_tensors, untouched
 from fpn_neck.layers import ConvNormAct
 
@@ -60,15 +60,12 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         x, above = maps[i], merged[0] if merged else None
         lateral, smooth = fpn.lateral_convs[i].conv, fpn.fpn_convs[i].conv
         last, worth = is_channels_last(x), is_worth(x, fpn.out_channels, fpn.out_channels)
-        if worth and not needs_grad and is_half(above, x):
+        if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
+            # Nobody else needs the finest merged map, so it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)
-            if i == 0 and len(maps) > 1:
-                # Nobody else needs the finest merged map, so it never exists as a whole.
-                outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last))
-                break
-            x = merged_map(rows, x, fpn.out_channels)
-        else:
-            x = merge(x, lateral.weight, lateral.bias, above, channels_last=worth or last)
+            outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last))
+            break
+        x = merge(x, lateral.weight, lateral.bias, above, channels_last=worth or last)
         merged.insert(0, x)
         if worth:
             outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last))

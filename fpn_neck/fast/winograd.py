@@ -27,7 +27,10 @@ TILE, WINDOW, KERNEL = 4, 6, 3
 # Between these points and infinity the polynomials are interpolated. Halves and quarters are exact
 # in floating point, and this choice rounds less than the usual 0, 1, -1, 2, -2.
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-TILES_PER_BLOCK = 80
+TILES_PER_THREAD = 80  # of a block
+# A thread does that many by itself, about 30 ms of work at 256 channels. Threads of ours that start
+# right after an operator of torch's find the cores taken, for a few ms, by torch's waiting ones.
+LEAST_TILES_ALONE = 1200
 ALIGNED = 16  # numbers; a buffer that begins at a multiple can be viewed in other dtypes
 MARGIN = 2  # rows of input above and below a block: one is needed, two keep the rows' parity
 
@@ -54,8 +57,7 @@ def convolve(fill: Fill, weight: Tensor, bias: Tensor | None, out: Tensor) -> Te
         bias: (O,) or None.
         out: (N, O, H, W), contiguous or channels_last.
     """
-    grid, (c, o) = _grid(out), weight.shape[1:]
-    runs = _runs(out, grid)
+    (grid, runs), (c, o) = _plan(out), weight.shape[1:]
     # Two for each run. A thread's own memory would be given back and got again every time.
     size = ceil(grid[0] * grid[1] * (o + WINDOW**2 * max(c, o)) / ALIGNED) * ALIGNED
     buffers = out.new_empty(len(runs), 2, size)
@@ -93,8 +95,8 @@ def _convolve_run(
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient of the weight, (O, C, 3, 3), from input (N, C, H, W) and gradient (N, O, H, W)."""
-    grid, (c, o) = _grid(x), (x.shape[1], grad.shape[1])
-    runs = _runs(x, grid)  # each with a sum of its own: the order of additions stays the same
+    (grid, runs), (c, o) = _plan(x), (x.shape[1], grad.shape[1])
+    # Each run has a sum of its own: the order of additions stays the same.
     first, *others = spread(lambda run: _weight_gradient_run(x, grad, grid, run), runs)
     for other in others:
         first += other
@@ -140,18 +142,19 @@ def _matrices(dtype: torch.dtype) -> _Matrices:
         return _Matrices(*(m.to(dtype) for m in (torch.kron(b.T, b.T), torch.kron(g, g), tile)))
 
 
-def _grid(x: Tensor) -> tuple[int, int]:
-    """Rows and columns of tiles in a block; the rows are spread evenly over the blocks."""
+def _plan(x: Tensor) -> tuple[tuple[int, int], list[Run]]:
+    """Rows and columns of tiles in a block, and the map's blocks, a run for every thread or one.
+
+    With one run, torch's threads share every block, which is larger then.
+    """
     rows, cols = (ceil(s / TILE) for s in x.shape[-2:])
-    blocks = ceil(rows / max(1, TILES_PER_BLOCK // cols))
-    return ceil(rows / min(rows, max(blocks, torch.get_num_threads()))), cols
-
-
-def _runs(x: Tensor, grid: tuple[int, int]) -> list[Run]:
-    """All blocks of a map in order, in about equal parts, one a thread."""
+    threads = torch.get_num_threads()
+    alone = len(x) * rows * cols >= threads * LEAST_TILES_ALONE
+    most = max(1, TILES_PER_THREAD * (1 if alone else threads) // cols)
+    grid = ceil(rows / ceil(rows / most)), cols  # rows are spread evenly over the blocks
     blocks = [(n, y) for n in range(len(x)) for y in range(0, x.shape[-2], TILE * grid[0])]
-    size = max(1, ceil(len(blocks) / torch.get_num_threads()))
-    return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+    size = max(1, ceil(len(blocks) / threads)) if alone else max(1, len(blocks))
+    return grid, [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
 
 def _strips(

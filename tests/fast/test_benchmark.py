@@ -6,9 +6,12 @@ import time
 import pytest
 import torch
 
-from fpn_neck.benchmark import measure, necks, report
+from fpn_neck.benchmark import field, measure, report
+from fpn_neck.benchmark.heads import HeadCase
+from fpn_neck.benchmark.necks import NeckCase
+from fpn_neck.benchmark.segmenters import SegmenterCase
 
-CASE = necks.Case("tf_efficientnet_lite0", 64, 96)
+CASE = {"backbone": "tf_efficientnet_lite0", "height": 64, "width": 96}
 
 
 def ours_and_torchvisions(name):
@@ -17,7 +20,7 @@ def ours_and_torchvisions(name):
 
 def test_contestants_compute_the_same():
     pytest.importorskip("torchvision", reason="torchvision is not installed")
-    entered, missing = necks.contestants(CASE, ours_and_torchvisions)
+    entered, missing = field.contestants(NeckCase(**CASE), ours_and_torchvisions)
     assert [c.name for c in entered] == ["fpn_neck", "torchvision"] and not missing
     assert all(0 < c.error < 1e-5 for c in entered)
     for c in entered:
@@ -30,16 +33,48 @@ def test_contestants_compute_the_same():
         ]
 
 
+@pytest.mark.parametrize("kind", [HeadCase, SegmenterCase])
+def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
+    for name in ("mmseg", "timm"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    case = kind(**CASE, batch=2, classes=7)
+    entered, missing = field.contestants(case, lambda name: name in ("fpn_neck", "mmseg"))
+    assert [c.name for c in entered] == ["fpn_neck", "mmseg"] and not missing
+    for c in entered:
+        assert c.error < 1e-3
+        c.step()
+    ours, theirs = (torch.as_tensor(c.run()[0]) for c in entered)
+    assert ours.shape == theirs.shape and len(ours.unique()) > 2
+    if kind is HeadCase:  # a segmenter's step has moved the statistics of batch norm
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+
+
+def test_segmenters_train_on_one_loss():
+    for name in ("mmseg", "timm"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    case = SegmenterCase(**CASE, batch=2, classes=7)
+    ours = case.ours().train()
+    theirs = case.others(ours)["mmseg"]().train()
+    losses = [module(case.inputs())[0] for module in (ours, theirs)]
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-5)
+
+
+def test_work_of_a_head_by_hand():
+    work = HeadCase("resnet50", 32, 64, classes=5).work()
+    towers = 8 * 16 * (256 + 0) + 4 * 8 * 256 + 2 * 4 * (256 + 4 * 128) + 2 * (256 + 20 * 128)
+    assert work["multiply_adds"] == towers * 9 * 128 + 8 * 16 * 128 * 5
+
+
 def test_a_contestant_that_computes_something_else_is_refused():
     expected = [torch.ones(1, 2, 3, 3)]
-    necks._check(measure.Contestant("same", lambda: expected), expected, 1e-4)
+    assert field.check(measure.Contestant("same", lambda: expected), expected, torch.float32) == 0
     for wrong in (torch.full((1, 2, 3, 3), 1.01), torch.ones(1, 2, 3, 4), expected[0] * torch.nan):
         with pytest.raises(ArithmeticError, match="other"):
-            necks._check(measure.Contestant("other", lambda y=wrong: [y]), expected, 1e-4)
+            field.check(measure.Contestant("other", lambda y=wrong: [y]), expected, torch.float32)
 
 
 def test_work_is_counted_by_hand():
-    work = necks.Case("resnet50", 32, 64, batch=3).work()
+    work = NeckCase("resnet50", 32, 64, batch=3).work()
     pixels = [3 * h * w for h, w in ((8, 16), (4, 8), (2, 4), (1, 2))]
     channels = (256, 512, 1024, 2048)
     pairs = list(zip(pixels, channels, strict=True))

@@ -97,14 +97,14 @@ def test_a_gradient_that_is_expanded():
 def test_every_row_is_asked_for_in_order_and_by_pairs(size, threads):
     """Once, but for the margins where one run ends and the next begins."""
     x = torch.randn(2, 1, *size)
-    grid, asked = winograd._grid(x), []
+    (grid, runs), asked = winograd._plan(x), []
 
     def fill(n, start, end, target):
         assert start % 2 == 0 and (end % 2 == 0 or end == size[0])
         asked[-1].extend((n, y) for y in range(start, end))
         target.copy_(x[n, :, start:end])
 
-    for run in winograd._runs(x, grid):
+    for run in runs:
         asked.append([])
         for n, y, strip in winograd._strips(fill, x, 1, grid, run):
             rows = F.pad(x[n], (1, 1 + strip.shape[2], 1, 1 + strip.shape[1]))
