@@ -42,7 +42,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool)
 
     Args:
         x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,) or None.
-        channels_last: layout of the result.
+        channels_last: layout of the result, whose dtype is the weight's.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -54,7 +54,7 @@ def conv3x3_rows(
     fill: winograd.Fill, like: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
 ) -> Tensor:
     """The same without gradients, of a map of ``like``'s size that ``fill`` gives by rows."""
-    out = new_map(like, len(weight), channels_last)
+    out = new_map(like, len(weight), channels_last, weight.dtype)
     return winograd.convolve(fill, _transform(weight), bias, out)
 
 
@@ -71,7 +71,7 @@ class _Conv3x3(Function):
         ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        out = new_map(x, len(weight), channels_last)
+        out = new_map(x, len(weight), channels_last, weight.dtype)
         transformed = winograd.transform_weight(weight)
         return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
 
@@ -81,7 +81,17 @@ class _Conv3x3(Function):
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # create_graph=True: torch's own backward has a derivative
             grads = torch.ops.aten.convolution_backward(
-                grad, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted
+                grad,
+                x.to(grad),
+                weight,
+                [len(weight)],
+                [1, 1],
+                [1, 1],
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                wanted,
             )
             return *grads, None
         if not (grad.is_contiguous() or is_channels_last(grad)):
@@ -90,8 +100,8 @@ class _Conv3x3(Function):
         if wanted[0]:
             # The kernel turned by 180 degrees takes every output back to its inputs.
             turned = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
-            grad_x = new_map(x, x.shape[1], is_channels_last(x))
+            grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
             winograd.convolve(winograd.rows_of(grad), turned, None, grad_x)
         if wanted[1]:
-            grad_weight = winograd.weight_gradient(x, grad)
+            grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype)
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from fpn_neck.fast.maps import is_channels_last, new_map
+from fpn_neck.fast.maps import computed_in, is_channels_last, new_map
 from fpn_neck.fast.winograd import Fill
 
 
@@ -25,17 +25,18 @@ def merge(
 
     Args:
         x: (N, C, H, W). weight: (O, C, 1, 1). bias: (O,). above: (N, O, h, w) of any size.
-        channels_last: layout of the result.
+        channels_last: layout of the result, which is in `computed_in`'s dtype.
     """
     return _Merge.apply(x, weight, bias, above, channels_last)
 
 
 def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> Fill:
     """The same by blocks of rows, without gradients, for maps that fit: see `is_half`."""
-    weight, bias, width = weight.flatten(1).t(), bias[:, None, None], x.shape[-1]
+    dtype, width = computed_in(x.dtype), x.shape[-1]
+    weight, bias = weight.flatten(1).t().to(dtype), bias[:, None, None].to(dtype)
 
     def fill(n: int, start: int, end: int, target: Tensor) -> None:
-        rows = x[n, :, start:end].flatten(1).t() @ weight  # ((end - start) * W, O)
+        rows = x[n, :, start:end].flatten(1).t().to(dtype) @ weight  # ((end - start) * W, O)
         rows = rows.view(end - start, width, -1).permute(2, 0, 1)
         if above is None:
             torch.add(rows, bias, out=target)
@@ -68,12 +69,13 @@ class _Merge(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.above_shape = None if above is None else above.shape
-        out = new_map(x, weight.shape[0], channels_last)
+        dtype = computed_in(x.dtype)
+        out, kernel = new_map(x, len(weight), channels_last, dtype), weight.flatten(1).to(dtype)
         for image, result in zip(x.flatten(2), out.flatten(2), strict=True):
             if channels_last:
-                torch.mm(image.t(), weight.flatten(1).t(), out=result.t())
+                torch.mm(image.t().to(dtype), kernel.t(), out=result.t())
             else:
-                torch.mm(weight.flatten(1), image, out=result)
+                torch.mm(kernel, image.to(dtype), out=result)
         if above is None:
             return out.add_(bias[:, None, None])
         above = above + bias[:, None, None]
@@ -87,18 +89,18 @@ class _Merge(Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias, for_above, _ = ctx.needs_input_grad
-        flat, kernel = grad.flatten(2), weight.flatten(1).expand(len(x), -1, -1)
+        flat, kernel = grad.flatten(2), weight.flatten(1).to(grad.dtype).expand(len(x), -1, -1)
         # The largest, the input's, comes last, when the temporaries of the others are gone.
         grad_above = _downsample(grad, ctx.above_shape) if for_above else None
         grad_bias = grad.sum((0, 2, 3)) if for_bias else None
         grad_x = grad_weight = None
         if for_weight:
-            grad_weight = torch.bmm(flat, x.flatten(2).mT).sum(0).view(weight.shape)
+            grad_weight = torch.bmm(flat, x.flatten(2).mT.to(grad.dtype)).sum(0).view(weight.shape)
         if for_x and is_channels_last(x):
             grad_x = torch.bmm(flat.mT, kernel).mT.view(x.shape)
         elif for_x:
             grad_x = torch.bmm(kernel.mT, flat).view(x.shape)
-        return grad_x, grad_weight, grad_bias, grad_above, None
+        return grad_x, grad_weight, grad_bias, grad_above, None  # torch gives each its dtype
 
 
 def _downsample(grad: Tensor, shape: torch.Size) -> Tensor:

@@ -23,7 +23,7 @@ def fits(fpn: FPN, maps: Sequence[Tensor]) -> bool:
     """Whether `pyramid` computes what ``fpn`` says, and sooner.
 
     That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling)
-    on the CPU, in float32 or float64, eagerly, with a finest map that is large enough.
+    on the CPU, eagerly, with a finest map that is large enough.
     """
     if not eager() or not is_worth(maps[0], fpn.out_channels, fpn.out_channels):
         return False
@@ -70,5 +70,7 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         if worth:
             outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last))
         else:
-            outs.insert(0, F.conv2d(x, smooth.weight, smooth.bias, padding=1))
-    return outs, merged[-1]
+            outs.insert(
+                0, F.conv2d(x.to(smooth.weight.dtype), smooth.weight, smooth.bias, padding=1)
+            )
+    return outs, merged[-1].to(maps[-1].dtype)

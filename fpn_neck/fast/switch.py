@@ -11,6 +11,7 @@ from torch.nn.modules import module as modules
 
 from fpn_neck.fast.maps import is_channels_last
 
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _enabled = True
 
 
@@ -70,9 +71,9 @@ def untouched(module: nn.Module) -> bool:
 
 
 def plain_tensors(*tensors: Tensor) -> bool:
-    """Dense tensors on the CPU, of one dtype that the fast paths are accurate in."""
+    """Dense tensors of numbers on the CPU, of one dtype."""
     dtype = tensors[0].dtype
-    return dtype in (torch.float32, torch.float64) and all(
+    return dtype in _DTYPES and all(
         type(t) in (Tensor, nn.Parameter)
         and t.dtype == dtype
         and t.device.type == "cpu"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.maps import is_channels_last
+from fpn_neck.fast.maps import computed_in, is_channels_last
 from fpn_neck.fast.workers import spread
 
 TILE, WINDOW, KERNEL = 4, 6, 3
@@ -41,9 +41,10 @@ Run = list[tuple[int, int]]  # blocks that follow one another: image, first row
 
 
 def transform_weight(weight: Tensor) -> Tensor:
-    """(O, C, 3, 3) -> (36, C, O), G w G^T for every pair of channels."""
+    """(O, C, 3, 3) -> (36, C, O), G w G^T for every pair of channels, in `computed_in`'s dtype."""
     o, c = weight.shape[:2]
-    flat = weight.detach().permute(2, 3, 1, 0).reshape(KERNEL**2, c * o)
+    weight = weight.detach().to(computed_in(weight.dtype))
+    flat = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, c * o)
     return (_matrices(weight.dtype).kernel @ flat).view(WINDOW**2, c, o)
 
 
@@ -53,14 +54,14 @@ def convolve(fill: Fill, weight: Tensor, bias: Tensor | None, out: Tensor) -> Te
     Args:
         fill: gives the input, see `Fill`; asked for the rows of a run in order, from even row to
             even row or the end.
-        weight: (36, C, O), from `transform_weight`.
+        weight: (36, C, O), from `transform_weight`, in the dtype to compute in.
         bias: (O,) or None.
-        out: (N, O, H, W), contiguous or channels_last.
+        out: (N, O, H, W), contiguous or channels_last, of any dtype.
     """
     (grid, runs), (c, o) = _plan(out), weight.shape[1:]
     # Two for each run. A thread's own memory would be given back and got again every time.
     size = ceil(grid[0] * grid[1] * (o + WINDOW**2 * max(c, o)) / ALIGNED) * ALIGNED
-    buffers = out.new_empty(len(runs), 2, size)
+    buffers = weight.new_empty(len(runs), 2, size)
     spread(
         lambda part: _convolve_run(fill, weight, bias, out, grid, *part),
         list(zip(runs, buffers, strict=True)),
@@ -77,7 +78,7 @@ def _convolve_run(
     run: Run,
     buffers: Tensor,
 ) -> None:
-    matrices, (first, second) = _matrices(out.dtype), buffers
+    matrices, (first, second) = _matrices(weight.dtype), buffers
     tiles, (c, o) = grid[0] * grid[1], weight.shape[1:]
     # The bias is one more product, the same for every tile.
     first[: tiles * o].view(tiles, o).copy_(first.new_zeros(()) if bias is None else bias)
@@ -94,21 +95,24 @@ def _convolve_run(
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of the weight, (O, C, 3, 3), from input (N, C, H, W) and gradient (N, O, H, W)."""
+    """Gradient of the weight, (O, C, 3, 3), from input (N, C, H, W) and gradient (N, O, H, W).
+
+    In `computed_in`'s dtype.
+    """
     (grid, runs), (c, o) = _plan(x), (x.shape[1], grad.shape[1])
     # Each run has a sum of its own: the order of additions stays the same.
     first, *others = spread(lambda run: _weight_gradient_run(x, grad, grid, run), runs)
     for other in others:
         first += other
-    flat = _matrices(x.dtype).kernel.t() @ first.view(WINDOW**2, c * o)
+    flat = _matrices(first.dtype).kernel.t() @ first.view(WINDOW**2, c * o)
     return flat.view(KERNEL, KERNEL, c, o).permute(3, 2, 0, 1).contiguous()
 
 
 def _weight_gradient_run(x: Tensor, grad: Tensor, grid: tuple[int, int], run: Run) -> Tensor:
-    matrices, tiles, c, o = _matrices(x.dtype), grid[0] * grid[1], x.shape[1], grad.shape[1]
-    windows, transformed = x.new_empty(2, WINDOW**2, tiles * c)
-    grads, spread_grads = x.new_empty(TILE**2, tiles * o), x.new_empty(WINDOW**2, tiles * o)
-    total = x.new_zeros(WINDOW**2, c, o)
+    dtype, tiles, c, o = computed_in(x.dtype), grid[0] * grid[1], x.shape[1], grad.shape[1]
+    matrices, total = _matrices(dtype), x.new_zeros((WINDOW**2, c, o), dtype=dtype)
+    windows, transformed = total.new_empty(2, WINDOW**2, tiles * c)
+    grads, spread_grads = (total.new_empty(n, tiles * o) for n in (TILE**2, WINDOW**2))
     strips = _strips(rows_of(x), x, c, grid, run), _strips(rows_of(grad), x, o, grid, run)
     for (_, _, strip), (_, _, grad_strip) in zip(*strips, strict=True):
         _gather(strip, WINDOW, grid, windows)
@@ -163,7 +167,8 @@ def _strips(
     """For every block: its image, first row, and input (C, 4 R + 2, 4 T + 2), zero outside."""
     (height, width), step = like.shape[-2:], TILE * grid[0]
     # Begins at row y - MARGIN, column -1.
-    strip = like.new_zeros(step + 2 * MARGIN, TILE * grid[1] + 2, channels).permute(2, 0, 1)
+    shape = step + 2 * MARGIN, TILE * grid[1] + 2, channels
+    strip = like.new_zeros(shape, dtype=computed_in(like.dtype)).permute(2, 0, 1)
     for i, (n, y) in enumerate(run):
         start = max(0, y - MARGIN)
         if y == 0:
@@ -209,7 +214,9 @@ class _Writer:
             tiles = self.tiles.view(-1, TILE**2)
             torch.mm(products.t(), to_tiles, out=tiles)
             tiles = tiles.view(*self.grid, -1, TILE, TILE)
-            if target.dtype == torch.float32:  # copies a row of a tile, 16 bytes, as one number
+            if (
+                target.dtype == tiles.dtype == torch.float32
+            ):  # copies a row of a tile, 16 bytes, as one number
                 tiles = tiles.view(torch.complex128)
                 view = target.view(torch.complex128).unfold(1, TILE, TILE)[..., None]
             view.permute(1, 2, 0, 3, 4).copy_(tiles)
