@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
-from fpn_neck.benchmark import field, measure, report
+from fpn_neck.benchmark import cold, field, measure, report
 from fpn_neck.benchmark.cases import CHANNELS
 from fpn_neck.benchmark.heads import HeadCase
 from fpn_neck.benchmark.necks import NeckCase
@@ -33,6 +33,7 @@ def parse_args() -> Namespace:
     parser.add_argument("--classes", nargs="+", type=int, default=[59], help="head, segmenter")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--cold", action="store_true", help="necks: fresh processes as well")
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -92,6 +93,8 @@ def main() -> None:
             }
             results.append(report.result(f"{what}: {case}", mode, entered, bounds, case.batch))
             print(f"\n{report.table(results[-1])}", flush=True)
+        if args.cold and what == "neck":
+            print(f"\n{cold.table(case, args.rounds)}", flush=True)
     for path in report.save(args.out, machine, results):
         print(path)
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from fpn_neck.benchmark import field, measure, report
+from fpn_neck.benchmark import cold, field, measure, report
 from fpn_neck.benchmark.heads import HeadCase
 from fpn_neck.benchmark.necks import NeckCase
 from fpn_neck.benchmark.segmenters import SegmenterCase
@@ -116,3 +116,13 @@ def test_report(tmp_path):
     report.save(tmp_path, {"threads": 1}, [results])
     assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
     assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")
+
+
+def test_cold_start_is_measured_in_fresh_processes(monkeypatch):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    monkeypatch.delitem(cold.IMPORTS, "mmdet")
+    *_, ours, theirs = cold.table(NeckCase(**CASE), rounds=1).splitlines()
+    for line, name in ((ours, "fpn_neck"), (theirs, "torchvision")):
+        found, *steps = line.strip("| ").split(" | ")
+        assert found == name and len(steps) == 3
+        assert float(steps[2]) > 0
