@@ -47,21 +47,31 @@ class RowMap:
         height, width = size
         if (height, width) == self.shape[2:]:
             return self
-        options = {"mode": "bilinear", "align_corners": align_corners}
-        above, below, weight = _neighbours(self.shape[2], height, align_corners)
+        position = _positions(self.shape[2], height, align_corners)
+
+        def widen(x: Tensor) -> Tensor:
+            if width == x.shape[3]:
+                return x
+            size = x.shape[2], width
+            return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
         def rows(start: int, end: int) -> Tensor:
-            first, last = int(above[start]), int(below[end - 1]) + 1
+            # Each row is a mixture of two: a small matrix product.
+            above = [int(position(i)) for i in range(start, end)]
+            first, last = above[0], min(above[-1] + 2, self.shape[2])
+            mixture = torch.zeros(end - start, last - first)
+            for i, upper in enumerate(above):
+                weight = position(start + i) - upper
+                mixture[i, upper - first] = 1 - weight
+                if weight:
+                    mixture[i, upper + 1 - first] = weight
             x = self.rows(first, last)
             x = x.float() if x.element_size() < 4 else x
-            if width != self.shape[3]:
-                x = F.interpolate(x, size=(last - first, width), **options)
-            # Each row is a mixture of two: a small matrix product.
-            i, mixture = torch.arange(end - start), torch.zeros(end - start, last - first)
-            mixture[i, above[start:end] - first] += 1 - weight[start:end]
-            mixture[i, below[start:end] - first] += weight[start:end]
             with torch.autocast(x.device.type, enabled=False):
-                return mixture.to(x) @ x
+                mixture = mixture.to(x)
+                if end - start > last - first:  # first the step that leaves less to the other
+                    return mixture @ widen(x)
+                return widen(mixture @ x)
 
         return RowMap((*self.shape[:2], height, width), self.like, rows)
 
@@ -75,15 +85,13 @@ class RowMap:
             yield slice(start, end), self.rows(start, end)
 
 
-def _neighbours(h: int, height: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """For every output row: the input rows above and below it, and the weight of the one below.
+def _positions(h: int, height: int, align_corners: bool) -> Callable[[int], float]:
+    """Output row -> where it lies among the ``h`` input rows, 0..h - 1.
 
     The coordinates are those of `torch.nn.functional.interpolate`.
     """
-    rows = torch.arange(height, dtype=torch.float32)
     if align_corners:
-        position = rows * ((h - 1) / max(height - 1, 1))
+        scale, shift = (h - 1) / max(height - 1, 1), 0.0
     else:
-        position = ((rows + 0.5) * (h / height) - 0.5).clamp(min=0)
-    above = position.long().clamp(max=h - 1)
-    return above, (above + 1).clamp(max=h - 1), (position - above).clamp(0, 1)
+        scale, shift = h / height, 0.5 * h / height - 0.5
+    return lambda row: min(max(row * scale + shift, 0.0), h - 1.0)

@@ -54,3 +54,9 @@ def test_the_largest_tensor_is_a_strip():
 
 def test_no_images():
     assert label_map(torch.randn(0, 3, 4, 5), (8, 10)).shape == (0, 8, 10)
+
+
+def test_it_compiles_without_a_graph_break():
+    logits = torch.randn(1, 5, 6, 7)
+    compiled = torch.compile(label_map, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(logits, (24, 28)), label_map(logits, (24, 28)))

@@ -1,6 +1,6 @@
 """Measure neck, head and segmenter beside the others', interleaved, with equal weights.
 
-tools/benchmark.py [--quick] [--what neck head segmenter] [--case resnet50:800x1216 ...]
+tools/benchmark.py [--quick] [--what neck head segmenter labels] [--case resnet50:800x1216 ...]
   [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 """
 
@@ -16,11 +16,12 @@ import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
 from fpn_neck.benchmark import cold, field, measure, report
 from fpn_neck.benchmark.cases import CHANNELS
 from fpn_neck.benchmark.heads import HeadCase
+from fpn_neck.benchmark.labels import LabelsCase
 from fpn_neck.benchmark.necks import NeckCase
 from fpn_neck.benchmark.segmenters import SegmenterCase
 from fpn_neck.command_line import run_tool
 
-WHAT = {"neck": NeckCase, "head": HeadCase, "segmenter": SegmenterCase}
+WHAT = {"neck": NeckCase, "head": HeadCase, "segmenter": SegmenterCase, "labels": LabelsCase}
 CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
 
@@ -30,7 +31,7 @@ def parse_args() -> Namespace:
     parser.add_argument("--what", nargs="+", choices=list(WHAT), default=["neck"])
     parser.add_argument("--case", nargs="+", default=CASES, metavar="BACKBONE:HxW")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
-    parser.add_argument("--classes", nargs="+", type=int, default=[59], help="head, segmenter")
+    parser.add_argument("--classes", nargs="+", type=int, default=[59], help="of a head and on")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--cold", action="store_true", help="necks: fresh processes as well")

@@ -114,7 +114,8 @@ def in_torch(
         for t in (*leaves, *module.parameters()):
             t.grad = None
 
-    return Contestant(name, run, step)
+    learns = trains or any(p.requires_grad for p in module.parameters())
+    return Contestant(name, run, step if learns else None)
 
 
 def _export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 
 from fpn_neck.benchmark import cold, field, measure, report
 from fpn_neck.benchmark.heads import HeadCase
+from fpn_neck.benchmark.labels import LabelsCase
 from fpn_neck.benchmark.necks import NeckCase
 from fpn_neck.benchmark.segmenters import SegmenterCase
 
@@ -47,6 +48,13 @@ def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
     assert ours.shape == theirs.shape and len(ours.unique()) > 2
     if kind is HeadCase:  # a segmenter's step has moved the statistics of batch norm
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+
+
+def test_label_maps_agree_and_take_no_step():
+    entered, _ = field.contestants(LabelsCase(**CASE, classes=7), lambda name: "," not in name)
+    assert [c.name for c in entered] == ["fpn_neck", "mmseg"]
+    assert all(c.step is None and c.error < 1e-3 for c in entered)
+    assert [tuple(c.run()[0].shape) for c in entered] == [(1, 64, 96)] * 2
 
 
 def test_segmenters_train_on_one_loss():
