@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from torch import Tensor
 # Where frameworks keep the weights in a training checkpoint, and what wrappers put before a name.
 _CONTAINERS = ("state_dict", "model", "state_dict_ema", "model_ema")
 _PREFIX = "module."
+_COUNTER = "num_batches_tracked"
+_SHOWN = 3  # names and shapes of each kind of difference
 
 
 def load_checkpoint(path: str | Path) -> Any:
@@ -23,7 +28,7 @@ def load_checkpoint(path: str | Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: not a readable checkpoint, or a pickle that needs code to run.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: no such file")
     try:
@@ -35,6 +40,10 @@ def load_checkpoint(path: str | Path) -> Any:
             from fpn_neck.array_pickles import load_array_pickle
 
             return load_array_pickle(path)
+        if find_spec("mmengine"):
+            from fpn_neck.integrations.mmengine_checkpoints import load_local
+
+            return load_local(path, "cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises nearly anything on a file that is cut or no checkpoint
         reason = str(e).strip().split("\n")[0]
@@ -68,26 +77,63 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
     }
 
 
-def check_fit(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], name: str) -> None:
-    """Refuse weights of another model before anything is loaded.
+def fitting(
+    model: Mapping[str, Tensor],
+    state_dict: Mapping[str, Tensor],
+    name: str,
+    *,
+    allow_mismatch: bool = False,
+    warn: Callable[[str], object] = warnings.warn,
+) -> dict[str, Tensor]:
+    """The weights that a model can take: all of them, or a refusal before anything is loaded.
 
     Args:
         model: the model's own ``state_dict()``.
         state_dict: the weights to load.
         name: of the checkpoint, for the message.
+        allow_mismatch: take what fits in name and shape, and tell ``warn`` what is left out.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape; names the first few.
+        ValueError: tensors are missing, left over, or of another shape; names the first few of
+            each. With ``allow_mismatch``: nothing fits.
     """
-    findings = {
-        "missing": [k for k in model if k not in state_dict],
-        "left over": [k for k in state_dict if k not in model],
+    text = differences(model, state_dict)
+    if text and not allow_mismatch:
+        raise ValueError(
+            f"checkpoint {name} is of another model: {text}; use its own config (train, test and "
+            "predict load the rest with --allow-mismatch)"
+        )
+    fits = {k: v for k, v in state_dict.items() if k in model and model[k].shape == v.shape}
+    if not fits:
+        raise ValueError(f"checkpoint {name}: nothing of it fits: {text}; use its own config")
+    if text:
+        warn(f"checkpoint {name}: {len(fits)} tensors loaded; {text}")
+    return fits
+
+
+def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> str:
+    """What keeps weights from fitting a model, in one line with the first few names and shapes.
+
+    Empty where they fit. Batch norm's counters may be missing; torch then starts them at 0.
+    """
+    own = {k: f"{k} {tuple(v.shape)}" for k, v in model.items()}
+    given = {k: f"{k} {tuple(v.shape)}" for k, v in state_dict.items()}
+    found = {
+        "missing": [own[k] for k in own if k not in given and not k.endswith(_COUNTER)],
+        "left over": [given[k] for k in given if k not in own],
         "of another shape": [
-            f"{k} {tuple(state_dict[k].shape)} for {tuple(v.shape)}"
+            f"{given[k]} for {tuple(v.shape)}"
             for k, v in model.items()
-            if k in state_dict and state_dict[k].shape != v.shape
+            if k in given and state_dict[k].shape != v.shape
         ],
     }
-    text = "; ".join(f"{len(v)} {what}, e.g. {v[0]}" for what, v in findings.items() if v)
-    if text:
-        raise ValueError(f"checkpoint {name} is of another model: {text}; use its own config")
+    return "; ".join(f"{len(v)} {what}{_first_few(v)}" for what, v in found.items() if v)
+
+
+def _first_few(lines: list[str]) -> str:
+    """``: a (1,), b (2,)``, or where there are more, how many in which part of the model too."""
+    if len(lines) <= _SHOWN:
+        return f": {', '.join(lines)}"
+    parts = Counter(line.split(".")[0] for line in lines)
+    counts = ", ".join(f"{part} {count}" for part, count in parts.most_common(_SHOWN))
+    return f" ({counts}): {', '.join(lines[:_SHOWN])} and {len(lines) - _SHOWN} more"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+_TEMPORARY = re.compile(r"\..+\.(\d+)(\.\w+)?")
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let ``write`` fill a temporary file beside ``path`` (same suffix), then rename it.
+
+    A killed process never leaves a cut file under ``path``.
+
+    Args:
+        sync: wait until the content, then its name, are on the disk, which takes milliseconds, or
+            seconds on a busy one: not even a power failure leaves a cut file.
 
     Raises:
         OSError: as ``write`` or the file system do; ``path`` is then as it was before.
@@ -17,6 +26,38 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        if sync:
+            _sync(temporary)
         os.replace(temporary, path)
+        if sync:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `write_whole` whose process was killed."""
+    for path in folder.iterdir():
+        name = _TEMPORARY.fullmatch(path.name)
+        if name and path.is_file() and not _is_running(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

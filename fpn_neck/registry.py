@@ -10,10 +10,10 @@ from importlib.util import find_spec
 
 from mmengine import registry as root
 
-from fpn_neck.integrations.mmengine_checkpoints import allow_mmengine_checkpoints
+from fpn_neck.integrations.mmengine_checkpoints import load_mmengines_checkpoints_here
 
 # torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
-allow_mmengine_checkpoints()
+load_mmengines_checkpoints_here()
 
 _FRAMEWORKS = [name for name in ("mmdet", "mmseg") if find_spec(name)]
 

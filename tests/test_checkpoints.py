@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.checkpoints import differences, find_state_dict, fitting, load_checkpoint
 
 WEIGHTS = {"conv.weight": torch.arange(12.0).reshape(3, 4), "conv.bias": torch.tensor([1, 2, 3])}
 OLD_FORMAT = {"_use_new_zipfile_serialization": False}  # torch < 1.6, and many published files
@@ -180,28 +180,72 @@ def test_a_checkpoint_without_weights_is_refused(checkpoint):
 # Fitting ----------------------------------------------------------------------------------------
 
 
-def test_weights_that_fit_are_accepted_in_any_order():
-    check_fit(WEIGHTS, dict(reversed(WEIGHTS.items())), "a.pth")
+def refuse(text):
+    raise AssertionError(f"warned: {text}")
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize("allow_mismatch", [False, True])
+def test_weights_that_fit_are_taken_whole_in_any_order(allow_mismatch):
+    weights = dict(reversed(WEIGHTS.items()))
+    taken = fitting(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch, warn=refuse)
+    assert same(taken, WEIGHTS)
+
+
+MISMATCHES = pytest.mark.parametrize(
     ("changes", "finding"),
     [
-        ({"conv.bias": None}, r"1 missing, e\.g\. conv\.bias;"),
-        ({"conv.bias": None, "conv.weight": None}, r"2 missing, e\.g\. conv\.weight"),
-        ({"fc.weight": torch.zeros(1)}, r"1 left over, e\.g\. fc\.weight"),
-        ({"conv.bias": torch.zeros(4)}, r"1 of another shape, e\.g\. conv\.bias \(4,\) for \(3,\)"),
+        ({"conv.bias": None}, r"1 missing: conv\.bias \(3,\)"),
+        ({"fc.weight": torch.zeros(1)}, r"1 left over: fc\.weight \(1,\)"),
+        ({"conv.bias": torch.zeros(4)}, r"1 of another shape: conv\.bias \(4,\) for \(3,\)"),
         (
-            {"conv.bias": torch.zeros(3, 1), "conv.weight": None, "x": torch.zeros(1)},
-            "1 missing.*1 left over.*1 of another shape",
+            {"conv.bias": torch.zeros(3, 1), "x": torch.zeros(1)},
+            r"1 left over: x \(1,\); 1 of another shape: conv\.bias \(3, 1\) for \(3,\)",
         ),
     ],
-    ids=["missing", "all missing", "left over", "shape", "all three"],
+    ids=["missing", "left over", "shape", "two"],
 )
+
+
+@MISMATCHES
 def test_weights_of_another_model_are_refused_with_the_findings(changes, finding):
     weights = {k: v for k, v in (WEIGHTS | changes).items() if v is not None}
-    with pytest.raises(ValueError, match=rf"a\.pth is of another model.*{finding}"):
-        check_fit(WEIGHTS, weights, "a.pth")
+    with pytest.raises(ValueError, match=rf"a\.pth is of another model: {finding}; use its own"):
+        fitting(WEIGHTS, weights, "a.pth")
+
+
+@MISMATCHES
+def test_what_fits_is_taken_where_a_mismatch_is_allowed(changes, finding):
+    weights = {k: v for k, v in (WEIGHTS | changes).items() if v is not None}
+    with pytest.warns(UserWarning, match=rf"a\.pth: [12] tensors loaded; {finding}$"):
+        taken = fitting(WEIGHTS, weights, "a.pth", allow_mismatch=True)
+    assert same(taken, {k: v for k, v in WEIGHTS.items() if k not in changes or k == "x"})
+
+
+@pytest.mark.parametrize("allow_mismatch", [False, True])
+def test_weights_of_which_nothing_fits_are_refused(allow_mismatch):
+    weights = {"conv.bias": torch.zeros(4), "x": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"a\.pth.*1 missing.*1 left over.*1 of another shape"):
+        fitting(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch)
+
+
+def test_many_differences_are_counted_by_part_and_a_few_named():
+    model = {f"backbone.{i}": torch.zeros(i) for i in range(240)}
+    model |= {f"neck.{i}": torch.zeros(i) for i in range(16)} | {"head": torch.zeros(2)}
+    found = differences(model, {"head": torch.zeros(2)})
+    assert found == (
+        "256 missing (backbone 240, neck 16): "
+        "backbone.0 (0,), backbone.1 (1,), backbone.2 (2,) and 253 more"
+    )
+
+
+def test_counters_of_batch_norm_may_be_missing():
+    """Checkpoints of torch 0.4 and converted ones have none."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    weights = {k: v + 1 for k, v in model.state_dict().items() if "num_batches" not in k}
+    assert len(weights) == 6
+    assert not differences(model.state_dict(), weights)
+    model.load_state_dict(fitting(model.state_dict(), weights, "a.pth"))
+    assert same({k: model.state_dict()[k] for k in weights}, weights)
 
 
 @pytest.mark.parametrize("cut", range(0, 500, 7))

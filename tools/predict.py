@@ -26,7 +26,7 @@ from rich.progress import track
 
 from fpn_neck.command_line import run_tool
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import load_config
+from fpn_neck.integrations.running import add_mismatch_argument, load_config
 from fpn_neck.pictures import save_labels, side_by_side
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -43,6 +43,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--score-thr", type=float, default=0.3, help="draw no box below it (default: %(default)s)"
     )
+    add_mismatch_argument(parser)
     boxes = parser.add_mutually_exclusive_group()
     boxes.add_argument(
         "--proposals",
@@ -95,7 +96,7 @@ def build_segmenter(cfg: Config, args: Namespace) -> Predict:
         raise ValueError("--proposals and --rpn are for an mmdet config of Fast R-CNN")
     from fpn_neck.integrations.mmseg import Predictor
 
-    predictor = Predictor(cfg, args.checkpoint, args.device)
+    predictor = Predictor(cfg, args.checkpoint, args.device, allow_mismatch=args.allow_mismatch)
 
     def segment(image: Path, photo: np.ndarray, name: str) -> None:
         labels = predictor(photo)
@@ -117,7 +118,8 @@ def build_detector(cfg: Config, args: Namespace) -> Predict:
     elif args.rpn:
         rpn, checkpoint = args.rpn
         propose = mmdet.proposals_of_rpn(load_config(rpn), checkpoint, args.device)
-    detector = mmdet.Detector(mmdet.load_model(cfg, args.checkpoint, args.device), cfg, propose)
+    model = mmdet.load_model(cfg, args.checkpoint, args.device, allow_mismatch=args.allow_mismatch)
+    detector = mmdet.Detector(model, cfg, propose)
 
     def detect(image: Path, photo: np.ndarray, name: str) -> list[dict]:
         sample = detector(image, photo)

@@ -10,8 +10,10 @@ from mmengine.runner import Runner
 
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
+from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
 from fpn_neck.integrations.running import (
     add_common_arguments,
+    add_mismatch_argument,
     check_data,
     drop_pretraining,
     resolve_config,
@@ -25,6 +27,7 @@ def parse_args() -> Namespace:
     parser.add_argument("--out", help="mmseg: folder of label PNGs; mmdet: .pkl of predictions")
     parser.add_argument("--show-dir", help="folder for painted pictures")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_mismatch_argument(parser)
     return parser.parse_args()
 
 
@@ -67,7 +70,9 @@ def main() -> None:
     cfg = resolve_config(args)
     apply_flags(cfg, args)
     check_data(cfg, "test")
-    Runner.from_cfg(cfg).test()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(CheckpointGuard(args.allow_mismatch))
+    runner.test()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
+randomness = dict(seed=0)  # the same weights every time, on the same machine
 tta_model = dict(type='SegTTAModel')
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

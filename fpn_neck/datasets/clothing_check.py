@@ -9,25 +9,31 @@ which is what training reads, is described in `fpn_neck.datasets.clothing`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from fpn_neck.datasets import file_check
 from fpn_neck.datasets.clothing import CLASSES
+from fpn_neck.datasets.file_check import (
+    LOSSY,
+    NO_MASK,
+    NO_PHOTO,
+    SIZE,
+    UNREADABLE,
+    Finding,
+    Refused,
+    attempt,
+    decode,
+    unreadable,
+)
 
-# What is refused, and its remedy.
-UNREADABLE = "file cannot be decoded"
+# What is refused beside file_check's, and the remedy for all.
 NO_VARIABLE = ".mat file without the expected variable"
-LOSSY = "mask is a JPEG, whose lossy compression invents labels"
 NOT_GREY = "mask is not an 8-bit grey PNG (PIL mode L)"
 NO_LABEL = f"mask holds values that are no label (0 to {len(CLASSES) - 1})"
 ROTATED = "photo is rotated by its EXIF tag, its mask is not"
-SIZE = "photo and mask differ in size"
-NO_MASK = "photo without its mask"
-NO_PHOTO = "mask without its photo"
 LABELS = "labels are not the 59 of CCP in their order"
 _ORIGINAL_MASKS = (
     "take the mask of Kaggle's png_masks, or convert github.com/bearpaw/clothing-co-parsing "
@@ -47,64 +53,10 @@ REMEDY = {
 }
 
 
-class Finding(NamedTuple):
-    """One refused file; ``kind`` is a key of ``REMEDY``, ``file`` is relative to the source."""
+class RefusedData(file_check.RefusedData):
+    """See `file_check.RefusedData`; the findings' files are relative to the source."""
 
-    kind: str
-    file: str
-    value: str
-
-
-class RefusedData(ValueError):
-    """The data would poison training; ``findings`` says why."""
-
-    def __init__(self, findings: list[Finding]):
-        super().__init__(f"{len(findings)} findings")
-        self.findings = findings
-
-    def report(self, limit: int = 20) -> str:
-        """The findings by kind, each kind with its remedy, at most ``limit`` files of a kind."""
-        lines = []
-        for kind in dict.fromkeys(finding.kind for finding in self.findings):
-            same = [finding for finding in self.findings if finding.kind == kind]
-            lines.append(f"{kind}: {len(same)}. Remedy: {REMEDY[kind]}.")
-            lines += [f"  {finding.file}: {finding.value}" for finding in same[:limit]]
-            if len(same) > limit:
-                lines.append(f"  … and {len(same) - limit} more")
-        return "\n".join(lines)
-
-
-class Refused(Exception):
-    """Raised by the readers below, caught by :func:`attempt`, which knows the file."""
-
-    def __init__(self, kind: str, value: str):
-        self.kind, self.value = kind, value
-
-
-T = TypeVar("T")
-
-
-def attempt(read: Callable[[Path], T], path: Path, root: Path, findings: list[Finding]) -> T | None:
-    try:
-        return read(path)
-    except Refused as refused:
-        file = path.relative_to(root).as_posix()
-        findings.append(Finding(refused.kind, file, refused.value))
-        return None
-
-
-def _unreadable(path: Path, error: Exception) -> Refused:
-    size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
-    return Refused(UNREADABLE, f"{size}, {type(error).__name__}: {error}")
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()  # opening reads the header only; a truncated file fails here
-            return image
-    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, zlib.error …
-        raise _unreadable(path, error) from error
+    remedies = REMEDY
 
 
 def _load_mat(path: Path, name: str) -> np.ndarray:
@@ -113,7 +65,7 @@ def _load_mat(path: Path, name: str) -> np.ndarray:
     try:
         variables = loadmat(path)
     except Exception as error:  # ValueError, TypeError, zlib.error, NotImplementedError (v7.3) …
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if name not in variables:
         others = ", ".join(key for key in variables if not key.startswith("__")) or "nothing"
         raise Refused(NO_VARIABLE, f"holds {others}, not {name}")
@@ -122,7 +74,7 @@ def _load_mat(path: Path, name: str) -> np.ndarray:
 
 def read_photo(path: Path) -> tuple[int, int]:
     """Decode the photo; its (width, height)."""
-    photo = _decode(path)
+    photo = decode(path)
     orientation = photo.getexif().get(0x0112, 1)
     if orientation != 1:
         raise Refused(ROTATED, f"orientation {orientation}")
@@ -142,7 +94,7 @@ def _read_mat_mask(path: Path) -> np.ndarray:
 
 
 def _read_png_mask(path: Path) -> np.ndarray:
-    mask = _decode(path)
+    mask = decode(path)
     if mask.format == "JPEG":  # whatever its name says
         values = np.asarray(mask.convert("L"))
         invented = np.count_nonzero(values >= len(CLASSES))
@@ -180,7 +132,7 @@ def _csv_labels(path: Path) -> list[tuple[str, ...]]:
     except FileNotFoundError as error:
         raise Refused(LABELS, "missing") from error
     except (ValueError, csv.Error) as error:  # empty, or not UTF-8
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if rows and rows[0] in {("0", ""), ("0", "nan"), ("0", "NaN")}:
         rows[0] = ("0", "null")  # pandas reads and writes the word null as no value
     return rows

@@ -17,7 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets.proposals import fits_file, key_of, load_proposals
 from fpn_neck.integrations.mmdet_pictures import Drawer
@@ -26,8 +26,12 @@ from fpn_neck.integrations.running import drop_pretraining, photo_pipeline
 Propose = Callable[[Path, np.ndarray], np.ndarray]  # file, BGR photo -> boxes (n, 4) in its px
 
 
-def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> BaseDetector:
+def load_model(
+    cfg: Config, checkpoint: str, device: str = "cpu", *, allow_mismatch: bool = False
+) -> BaseDetector:
     """Build an mmdet config's model with all of its weights from a checkpoint, for evaluation.
+
+    With ``allow_mismatch`` with those that fit; warns of the rest.
 
     ``model.dataset_meta`` is what the checkpoint says of its classes, or {}.
 
@@ -40,14 +44,26 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> BaseDetecto
     drop_pretraining(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    check_fit(model.state_dict(), state, checkpoint)
-    model.load_state_dict(state)
+    state = fitting(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
+    model.load_state_dict(state, strict=not allow_mismatch)
     meta = content.get("meta", {})
     old = {"classes": meta["CLASSES"]} if "CLASSES" in meta else {}  # mmdet 2
     model.dataset_meta = {k.lower(): v for k, v in meta.get("dataset_meta", old).items()}
     if isinstance(model, RPN):  # tells objects from background, whatever the data set's classes
         model.dataset_meta = {"classes": ("object",)}
+    elif allow_mismatch and "classes" in model.dataset_meta:
+        model.dataset_meta = _with_names_for_all(model)
     return model.to(device).eval()
+
+
+def _with_names_for_all(model: BaseDetector) -> dict[str, Any]:
+    """A checkpoint of fewer classes names them; the others are called by their numbers."""
+    names = tuple(model.dataset_meta["classes"])
+    counts = [getattr(m, "num_classes", 0) for m in model.modules()]
+    rest = range(len(names), max(k for k in counts if isinstance(k, int)))
+    if not rest:
+        return model.dataset_meta
+    return {"classes": (*names, *(f"class {k}" for k in rest))}
 
 
 def load_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> RPN:

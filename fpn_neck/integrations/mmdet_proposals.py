@@ -30,6 +30,7 @@ from fpn_neck.datasets.proposals import (
 )
 from fpn_neck.files import write_whole
 from fpn_neck.integrations.mmdet_predict import load_rpn
+from fpn_neck.integrations.running import dataset_parts
 
 Track = Callable[[Iterable, int], Iterable]
 
@@ -105,7 +106,7 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
         FileNotFoundError, ValueError: see `load_proposals` and `check_proposals`.
     """
     for split in splits:
-        for part in _parts((cfg.get(f"{split}_dataloader") or {}).get("dataset", {})):
+        for part in dataset_parts((cfg.get(f"{split}_dataloader") or {}).get("dataset", {})):
             reads = any(str(t["type"]).endswith("LoadProposals") for t in part.get("pipeline", []))
             if reads and not part.get("proposal_file"):
                 raise ValueError(
@@ -119,18 +120,9 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
                 check_proposals(str(path), proposals, _photos_of(dataset))
 
 
-def _parts(dataset: dict) -> Iterator[dict]:
-    """A data set's config, or those inside of RepeatDataset, ConcatDataset and the like."""
-    inner = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets", [])
-    if not inner:
-        yield dataset
-    for part in inner:
-        yield from _parts(part)
-
-
 def _photo_dataset(cfg: Config, split: str) -> CocoDataset:
     """A split's photos under the validation's pipeline without its truth."""
-    train, val = (list(_parts(cfg[f"{s}_dataloader"].dataset)) for s in (split, "val"))
+    train, val = (list(dataset_parts(cfg[f"{s}_dataloader"].dataset)) for s in (split, "val"))
     if len(train) > 1:
         raise ValueError(
             f"{split}_dataloader.dataset joins {len(train)} data sets; make a file for each"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from fpn_neck.array_pickles import NumpyArray, reconstruct
 
@@ -20,8 +23,8 @@ def _history_method(cls: type, name: str) -> Callable:
     return getattr(cls, name)
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine 0.10 itself writes.
+def allowed_objects() -> list:
+    """What mmengine 0.10 writes beside tensors, by the names it is written under.
 
     Its message hub holds HistoryBuffer objects, numpy arrays of numbers, and references to
     HistoryBuffer's own statistics. Everything else stays refused.
@@ -39,4 +42,26 @@ def allow_mmengine_checkpoints() -> None:
             (reconstruct, f"{core}.multiarray._reconstruct"),
             (scalar, f"{core}.multiarray.scalar"),
         ]
-    torch.serialization.add_safe_globals([HistoryBuffer, np.dtype, *dtypes, *named])
+    return [HistoryBuffer, np.dtype, *dtypes, *named]
+
+
+def load_local(filename: str | Path, map_location: Any = None) -> Any:
+    """`torch.load` of a file that mmengine may have written; other objects are refused.
+
+    mmengine 0.10.7 can't read its own files on torch 2.6 and later. OneDL's 0.10.12 can, but lets
+    a file call ``getattr`` of anything, and runs what it can't read that way.
+
+    Raises:
+        FileNotFoundError: no such file.
+        pickle.UnpicklingError: an object that is not allowed.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path}: no such file")
+    with torch.serialization.safe_globals(allowed_objects()):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def load_mmengines_checkpoints_here() -> None:
+    """Let all of mmengine, mmdet and mmseg read local files by `load_local`."""
+    CheckpointLoader.register_scheme(prefixes="", loader=load_local, force=True)

@@ -16,7 +16,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from fpn_neck.checkpoints import check_fit, find_state_dict, load_checkpoint
+from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.full_size_loss import full_size_losses
@@ -193,6 +193,7 @@ class Predictor:
         cfg: the config it was trained with.
         checkpoint: its checkpoint file; every weight must be in it.
         device: 'cpu', 'cuda', 'cuda:1', ...
+        allow_mismatch: load what fits of a checkpoint of another model; warns of the rest.
 
     Attributes:
         classes, palette: name and RGB of every label.
@@ -201,15 +202,18 @@ class Predictor:
         FileNotFoundError, ValueError: no such checkpoint, unreadable, or of another model.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
+    def __init__(
+        self, cfg: Config, checkpoint: str, device: str = "cpu", *, allow_mismatch: bool = False
+    ) -> None:
         check_device(device)
         state = load_checkpoint(checkpoint)
         drop_pretraining(cfg.model)
         if cfg.model.type == "EncoderDecoder":  # labels are all that is wanted
             cfg.model.type = "fpn_neck.EncoderDecoder"
         model = init_model(cfg, device=device)
-        check_fit(model.state_dict(), find_state_dict(state), checkpoint)
-        model.load_state_dict(find_state_dict(state))
+        weights = find_state_dict(state)
+        weights = fitting(model.state_dict(), weights, checkpoint, allow_mismatch=allow_mismatch)
+        model.load_state_dict(weights, strict=not allow_mismatch)
         self.classes, self.palette = _names(state.get("meta", {}), checkpoint)
         self._model = model
         self._pipeline = Compose(photo_pipeline(cfg.test_dataloader.dataset.pipeline))

@@ -1,0 +1,119 @@
+"""Checkpoints that are whole at any moment, whatever kills the run."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from mmengine import hooks
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.runner import Runner
+
+from fpn_neck.files import remove_leftovers, write_whole
+from fpn_neck.registry import HOOKS
+
+INTERRUPTED = "interrupted.pth"
+
+
+@register_backend("whole")
+class WholeFiles(LocalBackend):
+    """Local files that are whole or not there; what is removed stays until `sweep`."""
+
+    def __init__(self) -> None:
+        self._old: list[str] = []
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        try:
+            write_whole(Path(filepath), lambda path: path.write_bytes(obj), sync=True)
+        except OSError as e:
+            raise OSError(
+                f"checkpoint {filepath} can't be written ({e.strerror}); earlier ones are as they "
+                "were: make room or mend the folder, then go on with --resume"
+            ) from e
+
+    def remove(self, filepath: str | Path) -> None:
+        self._old.append(str(filepath))
+
+    def sweep(self) -> None:
+        for path in self._old:
+            Path(path).unlink(missing_ok=True)
+        self._old.clear()
+
+
+@HOOKS.register_module()
+class CheckpointHook(hooks.CheckpointHook):
+    """``mmengine.CheckpointHook``, its arguments and files; a kill at any moment loses none.
+
+    mmengine removes the old checkpoint, writes the new one under its final name, and empties
+    ``last_checkpoint`` before it fills it. Here a checkpoint is written under another name, synced
+    and renamed, ``last_checkpoint`` likewise, and only then are old ones removed.
+    (Storage that mmengine reaches over a network is written in mmengine's way.)
+    """
+
+    saved_iter: int | None = None  # iterations behind the newest whole checkpoint
+
+    def before_train(self, runner: Runner) -> None:
+        folder = self.out_dir or runner.work_dir
+        if type(get_file_backend(folder, backend_args=self.backend_args)) is LocalBackend:
+            self.backend_args = {"backend": "whole"}
+        super().before_train(runner)
+        self._sweep()
+        if is_main_process():
+            for path in {Path(self.out_dir), Path(runner.work_dir)}:
+                if path.is_dir():
+                    remove_leftovers(path)
+        if runner.iter:
+            self.saved_iter = runner.iter
+
+    def save_now(self, runner: Runner, iteration: int) -> None:
+        """Save ``interrupted.pth``, from which ``--resume`` goes on, in mid-epoch too.
+
+        The next regular checkpoint takes its place.
+
+        Args:
+            iteration: how many are behind the weights.
+        """
+        self._save(runner, INTERRUPTED, {"epoch": runner.epoch, "iter": iteration}, by_epoch=False)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if self.max_keep_ckpts > 0:
+            # With the one to remove: should this run be killed before, a resumed one does it.
+            self.keep_ckpt_ids = deque(dict.fromkeys([*self.keep_ckpt_ids, step]))
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        self._save(runner, self.filename_tmpl.format(step), meta, by_epoch=self.by_epoch)
+        old = [INTERRUPTED]
+        while 0 < self.max_keep_ckpts < len(self.keep_ckpt_ids):
+            old.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+        for name in old:
+            path = self.file_backend.join_path(self.out_dir, name)
+            if is_main_process() and self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+        self._sweep()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self._sweep()
+
+    def _save(self, runner: Runner, name: str, meta: dict, by_epoch: bool) -> None:
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            pointer = Path(runner.work_dir) / "last_checkpoint"
+            write_whole(pointer, lambda path: path.write_text(self.last_ckpt), sync=True)
+        self.saved_iter = meta["iter"]
+
+    def _sweep(self) -> None:
+        if isinstance(self.file_backend, WholeFiles):
+            self.file_backend.sweep()

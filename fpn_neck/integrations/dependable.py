@@ -1,0 +1,36 @@
+"""What makes any mmengine training survive crashes, bad batches and being stopped."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from fpn_neck.integrations import (  # noqa: F401 (register)
+    checkpoint_hook,
+    finite_loss_hook,
+    randomness_hook,
+    termination_hook,
+    validation_hook,
+)
+
+
+def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
+    """Give a config of any framework this package's checkpoints, randomness and checks.
+
+    mmengine's CheckpointHook is replaced, with its settings; another one is left alone.
+
+    Args:
+        skip_nan: drop batches whose loss is not finite, instead of stopping.
+    """
+    hooks = cfg.setdefault("default_hooks", {})
+    checkpoint = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
+        checkpoint.type = "fpn_neck.CheckpointHook"
+    ours = [
+        dict(type="fpn_neck.RandomnessHook"),
+        dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),
+        dict(type="fpn_neck.TerminationHook"),
+        dict(type="fpn_neck.ValidationHook"),
+    ]
+    names = {hook["type"] for hook in ours}
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in names]
+    cfg.custom_hooks = [*others, *ours]

@@ -1,0 +1,419 @@
+"""The checks of masks, annotation files and model configs, one crafted defect a test."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpn_neck.datasets import coco_check, config_check, file_check, label_check
+from fpn_neck.datasets.dataset_check import Histogram, RefusedData
+from fpn_neck.datasets.label_check import Pair, Reading, Tally, examine
+
+SIZE = 12, 8  # width, height
+K = 3
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A photo and its mask of the labels 0, 1, 2 and 255."""
+    Image.new("RGB", SIZE, (90, 80, 70)).save(tmp_path / "a.jpg")
+    Image.fromarray(labels()).save(tmp_path / "a.png")
+    return Pair(tmp_path / "a.jpg", tmp_path / "a.png")
+
+
+def labels() -> np.ndarray:
+    return np.repeat(np.array([[0], [1], [2], [2], [1], [0], [255], [0]], np.uint8), 12, 1)
+
+
+def one(found, kind, *words):
+    """The only finding is of this kind and its value holds the words."""
+    (finding,) = found
+    assert finding.kind == kind and kind in RefusedData.remedies
+    for word in words:
+        assert word in finding.value, (word, finding.value)
+    return finding
+
+
+# ---------------------------------------------------------------------------------- masks
+
+
+def test_a_right_pair_passes_and_is_counted(pair):
+    found = examine(pair, Reading(K))
+    assert found.findings == []
+    tally = Tally(Reading(K))
+    tally.add(found.mask, pair.mask)
+    assert tally.pixels.tolist() == [36, 24, 24] and tally.masks.tolist() == [1, 1, 1]
+    assert tally.findings("train") == []
+
+
+@pytest.mark.parametrize("value", [3, 59, 254])
+def test_a_value_that_is_no_label(pair, value):
+    mask = labels()
+    mask[0, :5] = value
+    Image.fromarray(mask).save(pair.mask)
+    found = one(examine(pair, Reading(K)).findings, label_check.NO_LABEL, f"hold {value};")
+    assert found.file == pair.mask.as_posix()
+    assert "5 of 96 pixels" in found.value and "labels are 0..2 and 255" in found.value
+
+
+def test_the_ignored_label_is_what_the_head_ignores(pair):
+    one(examine(pair, Reading(K, ignore_index=254)).findings, label_check.NO_LABEL, "hold 255")
+    one(examine(pair, Reading(K, ignore_index=None)).findings, label_check.NO_LABEL, "hold 255")
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("label_map", [None, {0: 1, 1: 255, 2: 0}])
+def test_values_become_labels_as_in_mmseg(pair, reduced, label_map):
+    """Against mmseg's own LoadAnnotations, for every value."""
+    pytest.importorskip("mmseg")
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32)).save(pair.mask)
+    info = {"seg_map_path": str(pair.mask), "seg_fields": [], "label_map": label_map}
+    loaded = LoadAnnotations()(info | {"reduce_zero_label": reduced})["gt_seg_map"]
+    table = Reading(K, reduce_zero_label=reduced, label_map=label_map).table()
+    assert table.tolist() == loaded.ravel().tolist()
+
+
+def test_values_above_255(pair):
+    mask = labels().astype(np.uint16)
+    mask[0, 0] = 258  # its low byte would be label 2
+    Image.fromarray(mask).save(pair.mask)
+    one(examine(pair, Reading(K)).findings, label_check.NO_LABEL, "hold 258")
+    Image.fromarray(labels().astype(np.uint16)).save(pair.mask)
+    assert examine(pair, Reading(K)).findings == []
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_colours(pair, mode):
+    Image.fromarray(labels()).convert(mode).save(pair.mask)
+    one(examine(pair, Reading(K)).findings, label_check.COLOURS, f"PNG, mode {mode}")
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_what_opencv_turns_into_colours(pair, mode):
+    Image.fromarray(labels() % 2).convert(mode).save(pair.mask)
+    reading = Reading(K, palette_colours=True)
+    one(examine(pair, reading).findings, label_check.COLOURS, f"mode {mode}")
+
+
+def test_one_bit_masks_are_labels_for_pillow(pair):
+    Image.fromarray(labels() == 1).save(pair.mask)
+    found = examine(pair, Reading(K))
+    assert found.findings == []
+    assert found.mask.pixels[:3].tolist() == [72, 24, 0]
+
+
+def with_palette(path):
+    mask = Image.fromarray(labels())
+    mask.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    mask.save(path)
+
+
+def test_a_palette_among_grey_masks(pair, tmp_path):
+    tally = Tally(Reading(K))
+    with_palette(tmp_path / "b.png")
+    other = pair._replace(mask=tmp_path / "b.png")
+    tally.add(examine(other, Reading(K)).mask, other.mask)
+    assert tally.findings("train") == []  # pillow reads the indices of all alike
+    tally.add(examine(pair, Reading(K)).mask, pair.mask)
+    assert one(tally.findings("train"), label_check.MIXED_PALETTE).file.endswith("b.png")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_jpeg_whatever_its_name(pair, tmp_path, name):
+    mask = tmp_path / "masks" / name
+    mask.parent.mkdir()
+    Image.fromarray(labels()).save(mask, format="JPEG")
+    found = examine(pair._replace(mask=mask), Reading(K)).findings
+    assert one(found, file_check.LOSSY, "JPEG").file == mask.as_posix()
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("part", [0, 0.6])
+def test_a_cut_file(pair, mask, part):
+    path = pair.mask if mask else pair.photo
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    found = one(examine(pair, Reading(K)).findings, file_check.UNREADABLE, "bytes")
+    assert found.file == path.as_posix()
+
+
+def test_a_glance_sees_headers_alone(pair):
+    Image.effect_noise(SIZE, 90).convert("RGB").save(pair.photo, quality=100)
+    pair.photo.write_bytes(pair.photo.read_bytes()[:-40])
+    assert examine(pair, Reading(K), header_only=True).findings == []
+    one(examine(pair, Reading(K)).findings, file_check.UNREADABLE, "truncated")
+
+
+def test_missing_files(pair):
+    photo = examine(pair._replace(photo=pair.photo.with_name("b.jpg")), Reading(K))
+    one(photo.findings, label_check.MISSING, "no such file")
+    mask = examine(pair._replace(mask=pair.mask.with_name("b.png")), Reading(K))
+    assert one(mask.findings, file_check.NO_MASK, "b.png").file == pair.photo.as_posix()
+
+
+def test_sizes_that_differ(pair):
+    Image.fromarray(labels()[:7]).save(pair.mask)
+    one(examine(pair, Reading(K)).findings, file_check.SIZE, "mask 12x7, photo 12x8")
+    pair = Pair(pair.photo, None, (8, 12))
+    one(examine(pair, None).findings, file_check.SIZE, "photo 12x8, its annotation 8x12")
+
+
+def test_a_photo_is_turned_as_mmcv_turns_it(pair):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE).save(pair.photo, exif=exif)
+    one(examine(pair, Reading(K)).findings, file_check.SIZE, "mask 12x8, photo 8x12")
+    Image.fromarray(labels().T.copy()).save(pair.mask)
+    assert examine(pair, Reading(K)).findings == []
+    cv2 = pytest.importorskip("cv2")
+    assert cv2.imread(str(pair.photo)).shape[:2] == (12, 8)
+
+
+def tally_of(pair, reading, *masks):
+    tally = Tally(reading)
+    for mask in masks:
+        Image.fromarray(np.asarray(mask, np.uint8)).save(pair.mask)
+        found = examine(pair._replace(photo=pair.mask), reading)
+        assert found.findings == []
+        tally.add(found.mask, pair.mask)
+    return tally.findings("data")
+
+
+ZERO_255 = np.where(np.eye(4), 255, 0)
+
+
+def test_masks_of_0_and_255(pair):
+    one(tally_of(pair, Reading(2), ZERO_255), label_check.ZERO_255, "4 of 16 pixels are 255")
+    one(tally_of(pair, Reading(2), ZERO_255, np.eye(4)), label_check.ZERO_255, "4 of 16")
+    one(tally_of(pair, Reading(K), ZERO_255), label_check.ZERO_255, "4 of 16")
+
+
+def test_background_and_ignored_pixels_are_no_binary_mask(pair):
+    assert tally_of(pair, Reading(K), ZERO_255, labels()) == []
+    assert tally_of(pair, Reading(2), np.eye(4), np.zeros((4, 4))) == []
+
+
+def test_reduce_zero_label_on_binary_masks(pair):
+    found = tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4))
+    one(found, label_check.BINARY_REDUCED, "0 is ignored, 1 becomes 0")
+    assert tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4) + np.eye(4)[::-1] * 2) == []
+
+
+# -------------------------------------------------------------------------------------- COCO
+
+CLASSES = ("cat", "dog")
+
+
+def coco(**changes):
+    image = {"id": 1, "file_name": "a.jpg", "height": 8, "width": 12}
+    box = {"id": 5, "image_id": 1, "category_id": 20, "bbox": [1, 2, 3, 4], "area": 12}
+    categories = [{"id": 10, "name": "cat"}, {"id": 20, "name": "dog"}]
+    return {
+        "images": [image | changes.pop("image", {})],
+        "annotations": [box | changes.pop("box", {})],
+        "categories": changes.pop("categories", categories),
+    }
+
+
+def test_right_boxes_pass_and_are_counted():
+    found = coco_check.check_annotations("f.json", coco(), CLASSES)
+    assert found.findings == [] and coco_check.check_categories("f.json", coco(), CLASSES) == []
+    assert found.boxes.tolist() == [0, 1] and found.photos.tolist() == [0, 1]
+    assert found.left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("box", "kind"),
+    [
+        ({"bbox": [1, 2, 0, 4]}, coco_check.EMPTY_BOX),
+        ({"bbox": [1, 2, 3, -4]}, coco_check.EMPTY_BOX),
+        ({"bbox": [1, 2, 0.5, 4]}, coco_check.EMPTY_BOX),
+        ({"area": 0}, coco_check.EMPTY_BOX),
+        ({"bbox": [11, 2, 3, 4]}, coco_check.OUTSIDE),
+        ({"bbox": [1, -3, 3, 4]}, coco_check.OUTSIDE),
+        ({"bbox": [1, 2, 3, 8]}, coco_check.OUTSIDE),
+        ({"bbox": [1, 2, 3]}, coco_check.NOT_COCO),
+        ({"bbox": [1, 2, float("nan"), 4]}, coco_check.NOT_COCO),
+        ({"area": None}, coco_check.NOT_COCO),
+        ({"segmentation": {"size": [12, 8], "counts": ""}}, coco_check.MASK_SIZE),
+        ({"category_id": 3}, coco_check.NO_CATEGORY),
+        ({"image_id": 3}, coco_check.NO_IMAGE),
+    ],
+)
+def test_a_wrong_box(box, kind):
+    found = coco_check.check_annotations("f.json", coco(box=box), CLASSES).findings
+    finding = one(found, kind, "annotation 5")
+    assert finding.file == "f.json"
+    changed = next(iter(box.values()))
+    if not isinstance(changed, dict):
+        assert str(changed) in finding.value
+
+
+def test_a_box_may_end_a_pixel_outside():
+    content = coco(box={"bbox": [-1, 0, 14, 9]})
+    assert coco_check.check_annotations("f.json", content, CLASSES).findings == []
+
+
+def test_ids_that_stand_twice():
+    content = coco()
+    content["annotations"] *= 2
+    found = coco_check.check_annotations("f.json", content, CLASSES).findings
+    one(found, coco_check.TWICE, "annotations: id 5")
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (("cat", "dgo"), ["'dgo'", "'dog' is"]),
+        (("person",), ["'person'", "2 categories"]),
+        (("dog", "cat"), ["label 0 becomes 'cat'", "classes[0] is 'dog'"]),
+    ],
+)
+def test_categories_that_do_not_match(classes, words):
+    one(coco_check.check_categories("f.json", coco(), classes), coco_check.CLASSES, *words)
+
+
+def test_a_name_that_two_categories_have():
+    twins = [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]
+    found = coco_check.check_categories("f.json", coco(categories=twins), ("cat",))
+    one(found, coco_check.CLASSES, "label 1 becomes 'cat'", "'nothing'")
+
+
+def test_a_subset_of_the_categories_passes():
+    assert coco_check.check_categories("f.json", coco(), ("dog",)) == []
+    found = coco_check.check_annotations("f.json", coco(box={"category_id": 10}), ("dog",))
+    assert found.findings == [] and found.left_out == {"cat": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "word"),
+    [
+        ("", file_check.UNREADABLE, "0 bytes"),
+        ('{"images": [', file_check.UNREADABLE, "bytes"),
+        ("[]", coco_check.NOT_COCO, "a list"),
+        ('{"images": []}', coco_check.NOT_COCO, "categories"),
+        (json.dumps(coco(box={})).replace('"area"', '"size"'), coco_check.NOT_COCO, "area"),
+        (json.dumps(coco()).replace('"height"', '"h"'), coco_check.NOT_COCO, "images[0]"),
+    ],
+)
+def test_a_file_that_mmdet_cannot_read(tmp_path, text, kind, word):
+    path = tmp_path / "f.json"
+    path.write_text(text)
+    findings = []
+    assert file_check.attempt(coco_check.read_coco, path, None, findings) is None
+    assert one(findings, kind, word).file == path.as_posix()
+
+
+# ------------------------------------------------------------------------------------- config
+
+META = {"classes": ("a", "b", "c")}
+
+
+def head(**changes):
+    return {"type": "Head", "num_classes": 3} | changes
+
+
+def classes(model):
+    return config_check.check_classes("c.py", "train", model, META)
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ({"decode_head": head(num_classes=4)}, "model.decode_head.num_classes=4"),
+        (
+            {"decode_head": head(), "auxiliary_head": [head(), head(num_classes=19)]},
+            "model.auxiliary_head[1].num_classes=19",
+        ),
+        ({"bbox_head": head(num_classes=80)}, "model.bbox_head.num_classes=80"),
+        (
+            {"roi_head": {"type": "R", "bbox_head": [head(), head(num_classes=80)]}},
+            "model.roi_head.bbox_head[1].num_classes=80",
+        ),
+        (
+            {"panoptic_fusion_head": {"type": "H", "num_things_classes": 80}},
+            "model.panoptic_fusion_head.num_things_classes=80",
+        ),
+    ],
+)
+def test_heads_of_another_number_of_classes(model, path):
+    one(classes(model), config_check.HEAD_CLASSES, path, "train has K=3 classes")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"decode_head": head(), "auxiliary_head": [head(), head(type="STDCHead", num_classes=1)]},
+        {"rpn_head": head(num_classes=1), "roi_head": {"type": "R", "bbox_head": head()}},
+        {"backbone": {"type": "B", "num_classes": 1000}, "bbox_head": head()},
+        {"semantic_head": {"type": "S", "num_things_classes": 3, "num_stuff_classes": 1}},
+    ],
+)
+def test_right_heads_pass(model):
+    assert classes(model) == []
+
+
+def test_classes_that_are_none():
+    for meta, kind in [({}, "NO_CLASSES"), ({"classes": "cat"}, "CLASSES_TEXT")]:
+        found = config_check.check_classes("c.py", "val", {"bbox_head": head()}, meta)
+        assert one(found, getattr(config_check, kind), "val").file == "c.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "others", "right"),
+    [
+        ("loss_decode", {}, {}, 3),
+        ("loss_decode", {}, {"out_channels": 1}, 1),
+        ("loss_cls", {"use_sigmoid": False}, {}, 4),
+        ("loss_cls", {"use_sigmoid": True}, {}, 3),
+    ],
+)
+def test_class_weights(name, loss, others, right):
+    def check(count, as_list=False):
+        settings = loss | {"type": "L", "class_weight": [1.0] * count}
+        settings = [settings] if as_list else settings
+        return config_check.check_weights("c.py", {"x_head": head(**{name: settings}, **others)})
+
+    assert check(right) == check(right, as_list=True) == []
+    one(check(right + 2), config_check.WEIGHTS, f"model.x_head.{name}.class_weight has {right + 2}")
+    one(check(right + 2, as_list=True), config_check.WEIGHTS, f"{name}[0]", f"wanted {right}")
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def test_rare_and_absent_classes():
+    photos = np.array([300, 3, 4, 0])
+    counts = Histogram(("a", "b", "c", "d"), "boxes", photos * 2, photos, total=399)
+    assert counts.rare == ["b"] and counts.absent == ["d"]
+    assert Histogram(("a", "b"), "boxes", photos[:2], np.array([1, 2]), total=5).rare == ["a"]
+
+
+def test_every_kind_has_its_remedy():
+    modules = file_check, label_check, coco_check, config_check
+    kinds = {
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and not name.startswith("_")
+    }
+    assert len(kinds) > 20 and kinds <= set(RefusedData.remedies)
+
+
+def test_the_brief_report_names_everything_and_ends():
+    findings = [file_check.Finding(file_check.SIZE, f"{i}.png", "1x1, 2x2") for i in range(7)]
+    lines = RefusedData(findings).brief(5)
+    assert len(lines) == 6 and lines[-1] == "… and 2 more findings"
+    assert (
+        lines[0]
+        == f"0.png: 1x1, 2x2: {file_check.SIZE}; remedy: " + (label_check.REMEDY[file_check.SIZE])
+    )
+
+
+def test_findings_travel_between_processes(pair):
+    found = examine(pair._replace(photo=pair.photo.with_name("b.jpg")), Reading(K))
+    assert pickle.loads(pickle.dumps(found)) == found

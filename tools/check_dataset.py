@@ -1,0 +1,128 @@
+"""Check the data of an mmseg or mmdet config: tools/check_dataset.py CONFIG [--json FILE] ..."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import track
+
+from fpn_neck.command_line import run_tool
+from fpn_neck.datasets.config_check import check_weights
+from fpn_neck.datasets.dataset_check import RARE, DatasetCheck, Histogram, RefusedData, Report
+from fpn_neck.datasets.file_check import Finding
+from fpn_neck.files import write_whole
+from fpn_neck.integrations.running import data_sources, load_config
+
+SPLITS = ("train", "val", "test")
+EPILOG = f"""\
+Every photo and mask is decoded as training would decode it, every annotation read; the config's
+heads and class weights are compared with the data. A class is called rare if it occurs in one photo
+or in at most {100 * RARE:g} % of them.
+
+exit code: 0 nothing found; 1 findings, each with file, value, rule and remedy; 2 wrong usage."""
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
+    parser.add_argument(
+        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all that it names"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="files shown of a kind (20)"
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def progress(results, total):
+    return track(results, description="photos", total=total, console=Console(stderr=True))
+
+
+def show(report: Report) -> None:
+    print(f"{report.name}: {report.photos} photos, {len(report.findings)} findings")
+    for histogram in report.histograms:
+        print_histogram(histogram)
+    for note in report.notes:
+        print(f"  note: {note}")
+
+
+def print_histogram(counts: Histogram) -> None:
+    width = max(len(name) for name in counts.classes)
+    total = max(1, counts.amounts.sum())
+    print(f"  {'':>4} {'label':{width}} {counts.unit:>14} {'%':>7} {'photos':>8}")
+    for i, (name, amount, photos) in enumerate(counts.rows()):
+        print(f"  {i:4} {name:{width}} {amount:14} {100 * amount / total:7.3f} {photos:8}")
+    for what, names in (("rare", counts.rare), ("absent", counts.absent)):
+        print(f"  {what}: {', '.join(names) or 'none'}")
+
+
+def as_json(config: str, findings: list[Finding], reports: list[Report]) -> dict:
+    return {
+        "config": config,
+        "findings": [
+            {"file": file, "value": value, "rule": kind, "remedy": RefusedData.remedies[kind]}
+            for kind, file, value in findings
+        ],
+        "data_sets": [
+            {
+                "splits": report.name,
+                "photos": report.photos,
+                "notes": report.notes,
+                "histograms": [histogram_as_json(counts) for counts in report.histograms],
+            }
+            for report in reports
+        ],
+    }
+
+
+def histogram_as_json(counts: Histogram) -> dict:
+    labels = [
+        {"name": name, counts.unit: amount, "photos": photos}
+        for name, amount, photos in counts.rows()
+    ]
+    return {"labels": labels, "rare": counts.rare, "absent": counts.absent}
+
+
+def main() -> int:
+    args = parse_args()
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers} must be at least 1")
+    cfg = load_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    sources = data_sources(cfg, *args.splits)
+    if not sources:
+        raise ValueError(f"{args.config} names no data set for {', '.join(args.splits)}")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the whole run
+    model = cfg.get("model") or {}
+    check = DatasetCheck(args.config, model, workers=args.workers, track=progress)
+    reports = [check(source) for source in sources]
+    findings = check_weights(args.config, model)
+    findings += [finding for report in reports for finding in report.findings]
+    for report in reports:
+        show(report)
+    if args.json:
+        text = json.dumps(as_json(args.config, findings, reports), indent=1)
+        write_whole(args.json, lambda path: path.write_text(text))
+    print(RefusedData(findings).report(args.limit) if findings else "nothing found")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
