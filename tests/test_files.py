@@ -1,8 +1,12 @@
 """Files that are either whole or not there."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from fpn_neck.files import write_whole
+from fpn_neck.files import remove_leftovers, write_whole
 
 
 def test_writes_into_a_new_folder(tmp_path):
@@ -62,3 +66,21 @@ def test_a_target_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path):
         write_whole(path, lambda p: p.write_text("new"))
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
     assert (path / "full").is_dir()
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_content_is_the_same_whether_it_is_synced(tmp_path, sync):
+    write_whole(tmp_path / "c.txt", lambda p: p.write_text("new"), sync=sync)
+    assert (tmp_path / "c.txt").read_text() == "new"
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f".iter_4.{dead.pid}.pth", f".last_checkpoint.{dead.pid}", f".a.99{'9' * 30}.png"]
+    kept = ["iter_4.pth", f".iter_4.{os.getpid()}.pth", ".hidden", ".a.1x.pth", f"a.{dead.pid}.pth"]
+    for name in gone + kept:
+        (tmp_path / name).touch()
+    (tmp_path / f".folder.{dead.pid}").mkdir()
+    remove_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, f".folder.{dead.pid}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class FiniteLossHook(Hook):
         def checked_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             self._unless_bad(runner, "loss", loss.detach(), update, loss, *args, **kwargs)
 
+        @wraps(step)  # mmengine's schedules look for their mark on it
         def checked_step(**kwargs: Any) -> None:
             norm = _gradient_norm(wrapper)
             self._unless_bad(runner, "norm of the gradient", norm, step, **kwargs)

@@ -58,8 +58,7 @@ class RandomnessHook(Hook):
         )
         loop.dataloader = _with_batches(loop.dataloader, self._batches)
         if self._endless:
-            # The loop asks first for as many batches as are behind it.
-            loop.dataloader_iterator = chain(repeat(None, loop.iter), loop.dataloader)
+            loop.dataloader_iterator = _AfterSkipped(loop.iter, loop.dataloader)
 
     def before_train_epoch(self, runner: Runner) -> None:
         begin = 0 if self._endless else runner.epoch * len(self._batches)
@@ -67,6 +66,29 @@ class RandomnessHook(Hook):
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         seed_from(runner.seed, _STEP, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        if self._endless:
+            # Ends its processes; left to the garbage collector, torch waits seconds for each.
+            runner.train_loop.dataloader_iterator = None
+
+
+class _AfterSkipped:
+    """An iterator over batches, for a loop that first asks for as many as are behind it."""
+
+    def __init__(self, behind: int, dataloader: DataLoader) -> None:
+        self._batches = chain(repeat(None, behind), dataloader)
+
+    def __iter__(self) -> Iterator:
+        return self._batches
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def skip_iter(self, behind: int) -> None:
+        """Ask at once, as OneDL's loop does."""
+        for _ in range(behind):
+            next(self)
 
 
 class NumberedBatches:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -25,8 +26,8 @@ EXIT_CODE = 128 + signal.SIGTERM  # 143, as of a process that didn't catch it
 class TerminationHook(Hook):
     """On SIGTERM, ends the iteration, saves a checkpoint and exits with code 143.
 
-    During validation it exits at once where the weights are in a checkpoint already, and after
-    the validation otherwise. All processes of a run end at the same iteration.
+    During validation a single process exits at once where the weights are in a checkpoint already;
+    else after the validation. All processes of a run end at the same iteration.
     """
 
     priority = "LOWEST"  # after the schedulers' step and the regular checkpoint
@@ -46,8 +47,10 @@ class TerminationHook(Hook):
         self._stop_if_asked(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # The model may hold averaged weights now, which are not those to go on with.
-        if all(hook.saved_iter == runner.iter for hook in _checkpoint_hooks(runner)):
+        # The model may hold averaged weights now, which are not those to go on with; and several
+        # processes may have different numbers of batches, and not meet here.
+        saved = all(hook.saved_iter == runner.iter for hook in _checkpoint_hooks(runner))
+        if saved and get_world_size() == 1:
             self._stop_if_asked(runner, None)
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
