@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo demo-detection two-step test test-all test-onedl bench-setup lint clean
+.PHONY: demo demo-detection two-step test test-all test-onedl test-matrix bench-setup lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -56,6 +56,10 @@ $(VENV)-onedl/installed: setup.cfg pyproject.toml
 
 test-onedl: $(VENV)-onedl/installed
 	$(VENV)-onedl/bin/python -m pytest -n 2 --dist loadfile
+
+# Oldest and newest Python and torch, both stacks.
+test-matrix:
+	tools/test_matrix.sh $(VENV)-matrix
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
