@@ -57,13 +57,17 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of every call, ``rounds`` of each, in turn, after two rounds of warm-up.
 
-    In turn, so that what else the machine does meets all of them alike. The clock 'cpu' counts
-    the processors' time of all threads: less disturbed by other programs, but blind to waiting.
+    In turn, so that what else the machine does meets all of them alike; each right after a call
+    of the same that does not count, since what the one before leaves behind (threads that still
+    wait for work on the cores, another's data in the caches) would always meet the same one. The
+    clock 'cpu' counts the processors' time of all threads: less disturbed by other programs, but
+    blind to waiting.
     """
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(-2, rounds):
         for name, call in calls.items():
+            call()
             start = now()
             call()
             if i >= 0:
