@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from fpn_neck.checks import check_options
+
 
 def build_backbone(
     backbone: str | nn.Module, options: Mapping[str, Any] | None = None
@@ -17,12 +19,13 @@ def build_backbone(
         options: further arguments of `TimmBackbone`; only with a name.
 
     Raises:
-        TypeError: options for a module.
+        TypeError: options for a module, or no dict.
     """
+    options = check_options("backbone_options", options)
     if isinstance(backbone, str):
         from fpn_neck.integrations.timm import TimmBackbone  # timm only when asked for
 
-        return TimmBackbone(backbone, **(options or {}))
+        return TimmBackbone(backbone, **options)
     if options:
         raise TypeError(
             f"backbone_options={options!r} go with the name of a timm model, not with a "

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fpn_neck.checks import check_choice, check_flag, check_maps, check_whole, check_wholes
 from fpn_neck.fast.pyramid import fits, pyramid
-from fpn_neck.layers import Cfg, ConvNormAct, check_whole, check_wholes, init_convs
+from fpn_neck.layers import Cfg, ConvNormAct, init_convs
 
+MOST_LEVELS = 32  # after fewer halvings every map is a single pixel
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 SMOOTH = ("merged", "chained", "none")
 XAVIER_UNIFORM = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
@@ -85,10 +87,13 @@ class FPN(nn.Module):
         self.num_levels = self.end_level - self.start_level + 1
         self.num_outs = _num_outs(num_outs, self.num_levels, self.end_level == self.num_ins - 1)
         self.extra_source = _extra_source(add_extra_convs)
-        self.relu_before_extra_convs = relu_before_extra_convs
+        self.relu_before_extra_convs = check_flag(
+            "relu_before_extra_convs", relu_before_extra_convs
+        )
         self.upsample_cfg = _upsample_options(upsample_cfg)
-        if smooth not in SMOOTH:
-            raise ValueError(f"smooth={smooth!r}; choose one of {SMOOTH}")
+        check_choice("smooth", smooth, SMOOTH)
+        check_flag("top_down", top_down)
+        check_flag("laterals", laterals)
         if not top_down and (smooth == "chained" or not laterals):
             raise ValueError(
                 f"top_down=False with smooth={smooth!r}, laterals={laterals}: without the path "
@@ -98,7 +103,8 @@ class FPN(nn.Module):
 
         used = self.in_channels[self.start_level : self.end_level + 1]
         layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        on_lateral = layers | {"norm_cfg": None if no_norm_on_lateral else norm_cfg}
+        no_norm = check_flag("no_norm_on_lateral", no_norm_on_lateral)
+        on_lateral = layers | {"norm_cfg": None if no_norm else norm_cfg}
         self.lateral_convs = nn.ModuleList(
             ConvNormAct(c, self.out_channels, 1, **on_lateral)
             for c in (used if laterals else used[-1:])
@@ -128,9 +134,9 @@ class FPN(nn.Module):
             (N, out_channels, ceil(H/2), ceil(W/2)) of the level before for each extra one.
 
         Raises:
-            ValueError: another number of maps, or a map of another shape; names the level.
+            TypeError, ValueError: see `fpn_neck.checks.check_maps`; names the level.
         """
-        self._check(inputs)
+        check_maps("FPN", inputs, self.in_channels)
         used = inputs[self.start_level : self.end_level + 1]  # C2..C5
         if fits(self, used):  # the same numbers sooner
             outs, lateral = pyramid(self, used)
@@ -176,20 +182,6 @@ class FPN(nn.Module):
             levels.append(x)
         return levels
 
-    def _check(self, inputs: Sequence[Tensor]) -> None:
-        if len(inputs) != self.num_ins:
-            raise ValueError(
-                f"FPN got {len(inputs)} maps, in_channels={self.in_channels} declares "
-                f"{self.num_ins}; give the backbone's maps of those channels, finest first"
-            )
-        for i, (x, channels) in enumerate(zip(inputs, self.in_channels, strict=True)):
-            if x.dim() != 4 or x.shape[1] != channels:
-                raise ValueError(
-                    f"FPN level {i}: got a map of shape {tuple(x.shape)}, expected "
-                    f"(N, {channels}, H, W); set in_channels to what the backbone gives, "
-                    "or permute NHWC maps to NCHW"
-                )
-
 
 def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
     check_whole("start_level", start, 0)
@@ -205,7 +197,7 @@ def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
 def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
     if num_outs is None:
         return num_levels
-    if check_whole("num_outs", num_outs, 1) < num_levels:
+    if check_whole("num_outs", num_outs, 1, MOST_LEVELS) < num_levels:
         raise ValueError(
             f"num_outs={num_outs} is below the {num_levels} levels between start_level and "
             "end_level; raise num_outs, or start_level to skip fine levels"
@@ -238,6 +230,6 @@ def _extra_source(add_extra_convs: bool | str) -> str:
         return "on_input"
     if add_extra_convs is False:
         return ""
-    if add_extra_convs not in EXTRA_SOURCES:
+    if not isinstance(add_extra_convs, str) or add_extra_convs not in EXTRA_SOURCES:
         raise ValueError(f"add_extra_convs={add_extra_convs!r}; choose a bool or {EXTRA_SOURCES}")
     return add_extra_convs

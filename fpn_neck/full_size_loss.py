@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from fpn_neck.checks import check_float_map, check_tensor
 from fpn_neck.losses import PixelLoss, check_labels
 from fpn_neck.row_map import RowMap
 
@@ -42,6 +43,9 @@ def full_size_losses(
     Raises:
         TypeError, ValueError: as `PixelLoss.forward`.
     """
+    check_float_map("logits", logits)
+    if check_tensor("target", target).dim() != 3 or 0 in target.shape[1:]:
+        raise ValueError(f"target of shape {tuple(target.shape)}: expected (N, H, W)")
     if len(target) != len(logits):
         raise ValueError(f"{len(target)} label maps for the logits of {len(logits)} images")
     check_labels(target, logits.shape[1], ignore_index)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fpn_neck.checks import check_flag, check_float_map, check_wholes
+from fpn_neck.fast.switch import eager
 from fpn_neck.row_map import RowMap
+
+_PIXELS = 1 << 16  # filled together
+_BORDER_LOGITS = 1 << 20  # resized together
 
 
 @torch.no_grad()
@@ -24,14 +30,62 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
 
     Returns:
         Labels (N, H, W), int64 in 0..K-1.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type or shape; names it.
     """
+    check_float_map("logits", logits)
+    check_flag("align_corners", align_corners)
+    if len(check_wholes("size", size, 1)) != 2:
+        raise ValueError(f"size={size!r}: expected (H, W)")
     labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
-    for image, result in zip(logits.split(1), labels.split(1), strict=True):
-        fill_labels(RowMap.of(image).resize(size, align_corners), result)
+    for i in range(len(logits)):
+        image = slice(i, i + 1)
+        fill_labels(RowMap.of(logits[image]).resize(size, align_corners), labels[image])
     return labels
 
 
 def fill_labels(logits: RowMap, labels: Tensor) -> None:
-    """Write the largest logit's index into ``labels`` (N, H, W), strip by strip."""
-    for rows, strip in logits.strips():
-        labels[:, rows] = strip.max(1).indices  # half the time of argmax on a CPU
+    """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
+
+    A pixel's logits are a mixture of those of a few cells of the source. Where one class is the
+    largest in all of them it is in the mixture, so only the borders between classes need resized
+    logits.
+    """
+    height, width = labels.shape[1:]
+    if labels.device.type != "cpu" or not eager():
+        for rows, strip in logits.strips():
+            labels[:, rows] = strip.max(1).indices  # half the time of argmax on a CPU
+        return
+    step = max(1, _PIXELS // max(1, width))
+    for start in range(0, height, step):
+        end = min(start + step, height)
+        _fill_rows(logits, labels[0, start:end], start, end)
+
+
+def _fill_rows(logits: RowMap, labels: Tensor, start: int, end: int) -> None:
+    """Labels of rows start..end - 1: the cells' where they agree, then the borders'."""
+    down, across = logits.taps[0].part(start, end), logits.taps[1]
+    first, last = down.span()
+    x = logits.source.rows(first, last)
+    x = x.float() if x.element_size() < 4 else x
+    y_cells, x_cells = torch.tensor(down.index) - first, torch.tensor(across.index)
+    labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
+    cells = x[0].flatten(1).t().contiguous()  # (cells, K)
+    y_weights, x_weights = (torch.tensor(t.weight).to(x) for t in (down, across))
+    for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
+        i, j = pixels.unbind(1)
+        index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]
+        weight = y_weights[i, :, None] * x_weights[j, None, :]
+        values = F.embedding_bag(
+            index.flatten(1), cells, per_sample_weights=weight.flatten(1), mode="sum"
+        )
+        labels[i, j] = values.max(1).indices
+
+
+def _agreed(cells: Tensor, axis: int, index: Tensor) -> Tensor:
+    """``cells`` taken at an index (size, S) along an axis, -1 where the S differ."""
+    labels, *others = (cells.index_select(axis, i) for i in index.unbind(1))
+    for other in others:
+        labels = labels.where(labels == other, -1)
+    return labels

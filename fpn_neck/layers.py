@@ -9,13 +9,14 @@ checkpoints load without conversion.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
 
+from fpn_neck.checks import check_flag, check_whole
 from fpn_neck.fast.conv3x3 import run_conv
 
 Cfg = Mapping[str, Any]
@@ -44,32 +45,16 @@ NORMS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 }
 
 
-def check_whole(name: str, value: Any, least: int) -> int:
-    """``value`` if it is a whole number of at least ``least``; else TypeError or ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r}: expected a whole number, at least {least}")
-    if value < least:
-        raise ValueError(f"{name}={value}: expected at least {least}")
-    return int(value)
-
-
-def check_wholes(name: str, values: Any, least: int) -> list[int]:
-    """A new list of ``values``, each checked; one or more."""
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name}={values!r}: expected a list of whole numbers, finest level first")
-    if not values:
-        raise ValueError(f"{name}={values!r}: expected one or more numbers")
-    return [check_whole(f"{name}[{i}]", v, least) for i, v in enumerate(values)]
-
-
 def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, dict[str, Any]]:
     """Split ``dict(type=..., **options)`` into the table's entry (or the class itself), options."""
     if not isinstance(cfg, Mapping) or "type" not in cfg:
         raise TypeError(f"{argument}={cfg!r}: expected a dict with the key 'type', or None")
     options = dict(cfg)
     kind = options.pop("type")
-    if not isinstance(kind, str):
+    if inspect.isclass(kind) and issubclass(kind, nn.Module):
         return kind, options
+    if not isinstance(kind, str):
+        raise TypeError(f"{argument}: type={kind!r}: expected a name or a class of modules")
     if kind not in table:
         raise ValueError(
             f"{argument}: unknown type {kind!r}; choose one of {sorted(table)} "
@@ -78,12 +63,15 @@ def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, di
     return table[kind], options
 
 
-def _construct(argument: str, layer: Callable[..., nn.Module], *args: Any, **options: Any):
+@contextmanager
+def _named(argument: str, what: Any, options: Cfg) -> Iterator[None]:
+    """Name the argument in what torch raises, which is nearly anything."""
     try:
-        return layer(*args, **options)
-    except (TypeError, ValueError) as e:
-        name = getattr(layer, "__name__", layer)
-        raise type(e)(f"{argument}: {name} does not accept {options}: {e}") from e
+        yield
+    except Exception as e:
+        kind = TypeError if isinstance(e, TypeError) else ValueError
+        name, reason = getattr(what, "__name__", what), str(e).split("\n")[0]
+        raise kind(f"{argument}: {name} does not accept {options}: {reason}") from e
 
 
 def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
@@ -104,7 +92,7 @@ def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
     entry, options = _look_up("norm_cfg", NORMS, norm_cfg)
     known = [pair for pair in NORMS.values() if entry in (pair, pair[1])]
     name, layer = known[0] if known else ("norm", entry)
-    requires_grad = options.pop("requires_grad", True)
+    requires_grad = check_flag("norm_cfg: requires_grad", options.pop("requires_grad", True))
     options.setdefault("eps", 1e-5)
     if layer is nn.GroupNorm:
         groups = check_whole("norm_cfg: num_groups", options.pop("num_groups", 32), 1)
@@ -112,9 +100,9 @@ def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
             raise ValueError(
                 f"norm_cfg: num_groups={groups} must divide the {channels} channels it normalises"
             )
-        norm = _construct("norm_cfg", layer, groups, channels, **options)
-    else:
-        norm = _construct("norm_cfg", layer, channels, **options)
+        layer = partial(layer, groups)
+    with _named("norm_cfg", norm_cfg["type"], options):
+        norm = layer(channels, **options)
     norm.requires_grad_(requires_grad)
     return name, norm
 
@@ -140,9 +128,12 @@ class ConvNormAct(nn.Module):
         act_cfg: Cfg | None = None,
     ) -> None:
         super().__init__()
-        conv, options = _look_up("conv_cfg", CONVS, conv_cfg or {"type": "Conv2d"})
+        conv, options = _look_up(
+            "conv_cfg", CONVS, {"type": "Conv2d"} if conv_cfg is None else conv_cfg
+        )
         options.update(stride=stride, padding=kernel_size // 2, bias=norm_cfg is None)
-        self.conv = _construct("conv_cfg", conv, in_channels, out_channels, kernel_size, **options)
+        with _named("conv_cfg", conv, options):
+            self.conv = conv(in_channels, out_channels, kernel_size, **options)
         self.norm_name = None
         if norm_cfg is not None:
             self.norm_name, norm = build_norm(out_channels, norm_cfg)
@@ -160,7 +151,8 @@ def _build_act(act_cfg: Cfg) -> nn.Module:
     act, options = _look_up("act_cfg", ACTS, act_cfg)
     if "inplace" in inspect.signature(act).parameters:  # GELU, PReLU, ... have no such option
         options.setdefault("inplace", True)
-    return _construct("act_cfg", act, **options)
+    with _named("act_cfg", act, options):
+        return act(**options)
 
 
 def _xavier(weight: Tensor, gain: float = 1.0, distribution: str = "normal") -> None:
@@ -215,14 +207,14 @@ def init_convs(module: nn.Module, init_cfg: Cfg | None) -> None:
     if init_cfg is None:
         return
     init, options = _look_up("init_cfg", WEIGHT_INITS, init_cfg)
+    if inspect.isclass(init):
+        raise TypeError(f"init_cfg: type={init!r}; choose one of {sorted(WEIGHT_INITS)}")
     layer, bias = options.pop("layer", "Conv2d"), options.pop("bias", 0.0)
-    if layer not in ("Conv2d", ["Conv2d"]):
+    if not isinstance(layer, (str, list)) or layer not in ("Conv2d", ["Conv2d"]):
         raise ValueError(f"init_cfg: layer={layer!r}; only 'Conv2d' has weights to initialise here")
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
-            try:
+            with _named("init_cfg", init_cfg["type"], {**options, "bias": bias}):
                 init(conv.weight, **options)
-            except (TypeError, ValueError) as e:
-                raise type(e)(f"init_cfg: {init_cfg['type']} does not accept {options}: {e}") from e
-            if conv.bias is not None:
-                nn.init.constant_(conv.bias, bias)
+                if conv.bias is not None:
+                    nn.init.constant_(conv.bias, bias)

@@ -11,6 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fpn_neck.checks import (
+    check_flag,
+    check_float_map,
+    check_number,
+    check_numbers,
+    check_tensor,
+    check_whole,
+)
+
 _TINY = torch.finfo(torch.float32).tiny  # for 0 / 0 where all pixels are ignored
 
 
@@ -26,7 +35,7 @@ class PixelLoss(nn.Module):
         loss_name: key of the loss in the frameworks' logs; contains 'loss'.
 
     Raises:
-        ValueError: a negative weight or factor.
+        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
     """
 
     def __init__(
@@ -38,14 +47,14 @@ class PixelLoss(nn.Module):
         loss_name: str = "loss",
     ) -> None:
         super().__init__()
-        if class_weight is not None and min(class_weight) < 0:
-            raise ValueError(f"class_weight={list(class_weight)}: weights must be >= 0")
-        if loss_weight < 0:
-            raise ValueError(f"loss_weight={loss_weight} must be >= 0")
-        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
-        self.register_buffer("class_weight", weight, persistent=False)
-        self.ignore_index = ignore_index
-        self.loss_weight = loss_weight
+        if class_weight is not None:
+            numbers = check_numbers("class_weight", class_weight)
+            class_weight = torch.tensor(numbers, dtype=torch.float32)
+        self.register_buffer("class_weight", class_weight, persistent=False)
+        self.ignore_index = check_whole("ignore_index", ignore_index, -(1 << 31), 1 << 31)
+        self.loss_weight = check_number("loss_weight", loss_weight)
+        if not isinstance(loss_name, str):
+            raise TypeError(f"loss_name={loss_name!r}: expected a text")
         self.loss_name = loss_name
 
     def forward(
@@ -67,18 +76,20 @@ class PixelLoss(nn.Module):
             Scalar; 0 (with a gradient of 0) where every pixel is ignored.
 
         Raises:
-            TypeError: ``target`` is not int64.
+            TypeError: ``logits`` are not floating point, ``target`` is not int64.
             ValueError: shapes do not fit each other or ``class_weight``, or a label is out of
                 range.
         """
         ignore = self.ignore_index if ignore_index is None else ignore_index
+        check_float_map("logits", logits)
+        check_tensor("target", target)
         if target.shape != logits[:, 0].shape:
             raise ValueError(
                 f"target of shape {tuple(target.shape)} does not fit logits of shape "
                 f"{tuple(logits.shape)}; expected {tuple(logits[:, 0].shape)}: resize the logits "
                 "to the labels"
             )
-        if weight is not None and weight.shape != target.shape:
+        if weight is not None and check_tensor("weight", weight).shape != target.shape:
             raise ValueError(
                 f"weight of shape {tuple(weight.shape)}: expected one per pixel, "
                 f"{tuple(target.shape)}"
@@ -122,7 +133,7 @@ class CrossEntropyLoss(PixelLoss):
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
-        ValueError: a negative weight or factor.
+        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
     """
 
     def __init__(
@@ -137,7 +148,7 @@ class CrossEntropyLoss(PixelLoss):
         super().__init__(
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
-        self.avg_non_ignore = avg_non_ignore
+        self.avg_non_ignore = check_flag("avg_non_ignore", avg_non_ignore)
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
         """(sum of the weighted losses, what to divide it by)."""
@@ -173,7 +184,7 @@ class DiceLoss(PixelLoss):
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
-        ValueError: a negative weight or factor.
+        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
     """
 
     def __init__(
@@ -189,9 +200,9 @@ class DiceLoss(PixelLoss):
         super().__init__(
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
-        if eps <= 0:
+        if check_number("eps", eps) == 0:
             raise ValueError(f"eps={eps} must be > 0")
-        self.absent_classes = absent_classes
+        self.absent_classes = check_flag("absent_classes", absent_classes)
         self.eps = eps
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:

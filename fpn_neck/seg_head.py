@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.layers import Cfg, ConvNormAct, check_whole, check_wholes, init_convs
+from fpn_neck.checks import check_choice, check_flag, check_maps, check_whole, check_wholes
+from fpn_neck.fast.conv3x3 import in_faster_layout
+from fpn_neck.fast.maps import in_layout_of
+from fpn_neck.layers import Cfg, ConvNormAct, init_convs
 
 MERGES = ("add", "cat")
 RELU = {"type": "ReLU"}
@@ -54,14 +57,14 @@ class ScaleHeads(nn.ModuleList):
                 f"in_channels={list(in_channels)} and strides={list(strides)} must be of the same "
                 "length, one entry per level"
             )
-        if merge not in MERGES:
-            raise ValueError(f"merge={merge!r}; choose one of {MERGES}")
+        check_choice("merge", merge, MERGES)
         layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         super().__init__(
             _tower(c, channels, depth, align_corners, layers)
             for c, depth in zip(in_channels, depths, strict=True)
         )
-        self.merge, self.align_corners = merge, align_corners
+        self.in_channels, self.channels = in_channels, channels
+        self.merge, self.align_corners = merge, check_flag("align_corners", align_corners)
         self.is_coarser = [depth > 0 for depth in depths]  # than the finest level
         self.out_channels = channels * (len(self) if merge == "cat" else 1)
 
@@ -72,16 +75,13 @@ class ScaleHeads(nn.ModuleList):
             pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
 
         Returns:
-            (N, out_channels, H_0, W_0).
+            (N, out_channels, H_0, W_0), in any layout.
 
         Raises:
-            ValueError: another number of levels than ``strides``.
+            TypeError, ValueError: see `fpn_neck.checks.check_maps`; names the level.
         """
-        if len(pyramid) != len(self):
-            raise ValueError(
-                f"the head got {len(pyramid)} levels and has {len(self)} towers; give the levels "
-                "named by strides, or change strides"
-            )
+        check_maps("SegHead", pyramid, self.in_channels)
+        pyramid = in_faster_layout(pyramid, self.channels)
         maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
         size = maps[0].shape[-2:]
         if self.merge == "cat":
@@ -170,9 +170,10 @@ class SegHead(nn.Module):
             Logits (N, num_classes, H_0, W_0).
 
         Raises:
-            ValueError: another number of levels than ``strides``.
+            TypeError, ValueError: see `fpn_neck.checks.check_maps`; names the level.
         """
-        return self.conv_seg(self.dropout(self.scale_heads(pyramid)))
+        logits = self.conv_seg(self.dropout(self.scale_heads(pyramid)))
+        return in_layout_of(logits, pyramid[0])
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

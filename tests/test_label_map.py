@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import fpn_neck.fast
+import fpn_neck.label_map
 import fpn_neck.row_map
-from fpn_neck.label_map import label_map
+from fpn_neck.label_map import fill_labels, label_map
+from fpn_neck.row_map import RowMap
 
 SIZES = [  # from, to
     ((8, 10), (32, 40)),
@@ -20,18 +23,67 @@ SIZES = [  # from, to
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("size", "target"), SIZES, ids=str)
-@pytest.mark.parametrize("strip_bytes", [1, 1000, 4 << 20])
-def test_labels_are_those_of_the_whole(monkeypatch, size, target, align_corners, strip_bytes):
-    monkeypatch.setattr(fpn_neck.row_map, "_STRIP_BYTES", strip_bytes)
+@pytest.mark.parametrize("strip", [1, 1000, 4 << 20])
+@pytest.mark.parametrize("fast", [False, True])
+def test_labels_are_those_of_the_whole(monkeypatch, size, target, align_corners, strip, fast):
+    monkeypatch.setattr(fpn_neck.row_map, "_STRIP_BYTES", strip)
+    monkeypatch.setattr(fpn_neck.label_map, "_PIXELS", strip)
     logits = torch.randn(2, 5, *size)
     whole = F.interpolate(logits, size=target, mode="bilinear", align_corners=align_corners)
-    labels = label_map(logits, target, align_corners)
+    with fpn_neck.fast.enable(fast):
+        labels = label_map(logits, target, align_corners)
     assert labels.shape == (2, *target) and labels.dtype == torch.int64
     # Where labels differ, the logits of both tie within rounding.
     best = whole.max(1).values
     chosen = whole.gather(1, labels.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(chosen, best, atol=1e-6, rtol=0)
     assert (labels == whole.argmax(1)).float().mean() > 0.999
+
+
+def areas(classes, size):
+    """Logits of a few smooth areas with borders between them."""
+    return F.interpolate(torch.randn(1, classes, 3, 3), size=size, mode="bicubic")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("size", "target"), [((40, 50), (160, 200)), ((31, 43), (150, 99))])
+@pytest.mark.parametrize("pixels", [1, 1000, 1 << 16])
+def test_labels_inside_areas_need_no_resized_logits(
+    monkeypatch, size, target, align_corners, pixels
+):
+    monkeypatch.setattr(fpn_neck.label_map, "_PIXELS", pixels)
+    monkeypatch.setattr(fpn_neck.label_map, "_BORDER_LOGITS", 7 * pixels)
+    logits = areas(7, size)
+    whole = F.interpolate(logits, size=target, mode="bilinear", align_corners=align_corners)
+    strips = count_strips(monkeypatch)
+    labels = label_map(logits, target, align_corners)
+    assert labels.unique().numel() > 2 and not strips
+    chosen = whole.gather(1, labels.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(chosen, whole.max(1).values, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(130, 150), (300, 407), (96, 320)])
+def test_labels_of_a_crop_resized_again(size):
+    logits = areas(7, (32, 40))
+    once = F.interpolate(logits, size=(128, 160), mode="bilinear")[..., 3:110, 10:150]
+    whole = F.interpolate(once, size=size, mode="bilinear")
+    labels = torch.empty(1, *size, dtype=torch.int64)
+    fill_labels(RowMap.of(logits).resize((128, 160)).crop(3, 10, 107, 140).resize(size), labels)
+    chosen = whole.gather(1, labels.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(chosen, whole.max(1).values, atol=2e-6, rtol=0)
+    assert (labels == whole.argmax(1)).float().mean() > 0.999
+
+
+def count_strips(monkeypatch):
+    """A list that grows with every strip of resized logits."""
+    strips, plain = [], RowMap.strips
+
+    def counted(self, *args):
+        strips.append(args)
+        return plain(self, *args)
+
+    monkeypatch.setattr(RowMap, "strips", counted)
+    return strips
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

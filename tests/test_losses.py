@@ -305,7 +305,7 @@ def test_a_wrong_number_of_class_weights_is_refused():
 @pytest.mark.parametrize(
     ("names", "options"),
     [
-        (r"class_weight=\[1, -1\]", {"class_weight": [1, -1]}),
+        (r"class_weight\[1\]=-1", {"class_weight": [1, -1]}),
         ("eps=0", {"eps": 0}),
         ("eps=-1", {"eps": -1}),
         ("loss_weight=-2", {"loss_weight": -2}),

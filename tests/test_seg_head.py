@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fpn_neck import FPN, SegHead
+from fpn_neck.fast import enable
+from fpn_neck.fast.conv3x3 import in_faster_layout
 from fpn_neck.seg_head import ScaleHeads, resize
 
 IN, WIDTH, CLASSES = [4, 6, 10, 12], 8, 5
@@ -358,7 +360,7 @@ def test_a_wrong_argument_is_named(names, options):
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_a_wrong_number_of_levels_is_named(count):
     levels = (pyramid() * 2)[:count]
-    with pytest.raises(ValueError, match=f"got {count} levels.*4 towers.*strides"):
+    with pytest.raises(ValueError, match=f"got {count} maps, in_channels=.*declares 4"):
         small_head()(levels)
 
 
@@ -380,3 +382,17 @@ def test_a_wrong_number_of_levels_is_named(count):
 def test_an_argument_of_a_wrong_type_is_named(names, options):
     with pytest.raises((TypeError, ValueError), match=rf"\b{names}\b"):
         SegHead(**({"in_channels": IN, "num_classes": CLASSES} | options))
+
+
+def test_layout_of_logits_is_that_of_a_large_pyramid():
+    """Inside, large maps are in channels_last; see fpn_neck/fast/conv3x3.py."""
+    head = SegHead(64, 5, channels=64, dropout=0.0).eval()
+    maps = [torch.randn(1, 64, 256 // s, 256 // s) for s in (1, 2, 4, 8)]
+    assert len(in_faster_layout(maps, 64)) == 4 and in_faster_layout(maps, 64)[0] is not maps[0]
+    logits = head(maps)
+    assert logits.is_contiguous()
+    last = head([x.contiguous(memory_format=torch.channels_last) for x in maps])
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(logits, last)
+    with enable(False):
+        torch.testing.assert_close(logits, head(maps), atol=1e-4, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -30,6 +32,18 @@ def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
     ):
         return conv3x3(x, conv.weight, conv.bias, is_channels_last(x))
     return conv(x)
+
+
+def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tensor]:
+    """Maps for chains of 3x3 convolutions: in channels_last where the first is worth Winograd's."""
+    first = maps[0]
+    if (
+        eager()
+        and all(x.device.type == "cpu" for x in maps)
+        and is_worth(first, first.shape[1], out_channels)
+    ):
+        return [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    return maps
 
 
 def is_worth(x: Tensor, in_channels: int, out_channels: int) -> bool:

@@ -20,6 +20,11 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
+def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
+    """``x``, copied to contiguous if ``like`` is."""
+    return x.contiguous() if like.is_contiguous() else x
+
+
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """float32 for the short ones: sooner on most processors, and it rounds once, at the end."""
     return torch.float32 if dtype.itemsize < 4 else dtype

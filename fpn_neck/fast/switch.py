@@ -12,6 +12,12 @@ from torch.nn.modules import module as modules
 from fpn_neck.fast.maps import is_channels_last
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_GLOBAL_HOOKS = (
+    modules._global_forward_pre_hooks,
+    modules._global_forward_hooks,
+    modules._global_backward_pre_hooks,
+    modules._global_backward_hooks,
+)
 _enabled = True
 
 
@@ -39,7 +45,7 @@ def eager() -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
-        and not modules._has_any_global_hook()
+        and not any(_GLOBAL_HOOKS)
         and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0

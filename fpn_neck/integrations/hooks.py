@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from fpn_neck.checks import check_flag, check_whole
 from fpn_neck.curves import METRICS, Series, draw_curves, read_scalars
 from fpn_neck.files import write_whole
 from fpn_neck.pictures import side_by_side
@@ -31,8 +32,8 @@ class PicturesHook(Hook):
     """
 
     def __init__(self, count: int = 12, with_photo: bool = True) -> None:
-        self.count = count
-        self.with_photo = with_photo
+        self.count = check_whole("count", count, 1)
+        self.with_photo = check_flag("with_photo", with_photo)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._draw(runner, runner.val_loop, batch_idx, outputs)

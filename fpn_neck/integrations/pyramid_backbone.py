@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fpn_neck.backbones import build_backbone
+from fpn_neck.checks import check_options
 from fpn_neck.fpn import FPN
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
@@ -39,7 +40,7 @@ class PyramidBackbone(nn.Module):
         self, backbone: Mapping[str, Any] | str | nn.Module, neck: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        neck = dict(neck or {})
+        neck = check_options("neck", neck)
         if "type" in neck or "in_channels" in neck:
             raise TypeError(
                 f"neck={neck}: the type is always FPN and in_channels come from the backbone; "
@@ -71,7 +72,10 @@ def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
         )
     from fpn_neck.registry import MODELS
 
-    return MODELS.build(backbone)
+    try:
+        return MODELS.build(backbone)
+    except Exception as e:  # of any type, for a name that is not registered too
+        raise ValueError(f"backbone={dict(backbone)} can't be built: {e}") from e
 
 
 def _pyramid_of(backbone: nn.Module) -> tuple[Sequence[int], Sequence[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fpn_neck.layers import check_wholes
+from fpn_neck.checks import check_wholes
 from fpn_neck.registry import MODELS
 
 

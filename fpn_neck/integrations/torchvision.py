@@ -11,8 +11,8 @@ from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
 
 from fpn_neck.backbones import build_backbone
+from fpn_neck.checks import check_wholes
 from fpn_neck.fpn import FPN
-from fpn_neck.layers import check_wholes
 
 # What the two families of detectors expect, as arguments of `FPN`. torchvision's default anchors
 # are made for five levels in both.
