@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 Palette = Sequence[Sequence[int]]
 _LINE = 16  # px, height of a legend line
 _GAP = 6
+_PIXELS = 1 << 20  # mixed at a time
 _WHITE = (255, 255, 255)
 
 
@@ -30,10 +31,18 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
     """
     if photo.shape[:2] != labels.shape:
         raise ValueError(f"photo of shape {photo.shape} and labels of shape {labels.shape} differ")
+    result = np.empty_like(photo)
+    step = max(1, _PIXELS // max(1, photo.shape[1]))
+    for start in range(0, len(photo), step):  # what is in between takes 60 bytes per pixel
+        rows = slice(start, start + step)
+        result[rows] = _mix(photo[rows], labels[rows], palette)
+    return result
+
+
+def _mix(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
     grey = photo.mean(2, keepdims=True)
     known = ((labels >= 0) & (labels < len(palette)))[..., None]
-    mixed = np.where(known, 0.35 * grey + 0.65 * paint(labels, palette), photo)
-    return np.round(mixed).astype(np.uint8)
+    return np.round(np.where(known, 0.35 * grey + 0.65 * paint(labels, palette), photo))
 
 
 def save_labels(labels: np.ndarray, path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fpn_neck.backbones import build_backbone
+from fpn_neck.checks import check_options, check_wholes
 from fpn_neck.fpn import FPN
 from fpn_neck.full_size_loss import full_size_losses
-from fpn_neck.label_map import label_map
-from fpn_neck.layers import check_wholes
+from fpn_neck.label_map import fill_labels, label_map
 from fpn_neck.losses import PixelLoss
 from fpn_neck.seg_head import SegHead, resize
+from fpn_neck.tiles import TILE, fits, is_large, logits_by_tiles
 
 
 class Segmenter(nn.Module):
@@ -58,9 +60,10 @@ class Segmenter(nn.Module):
                 "same length, one number per map"
             )
         self.backbone = backbone
-        self.neck = FPN(channels, **(fpn or {}))
-        head = {"strides": self.neck.output_strides(strides)} | (head or {})
-        self.head = SegHead(self.neck.out_channels, num_classes, **head)
+        self.neck = FPN(channels, **check_options("fpn", fpn))
+        head = {"strides": self.neck.output_strides(strides)} | check_options("head", head)
+        in_channels = [self.neck.out_channels] * self.neck.num_outs
+        self.head = SegHead(in_channels, num_classes, **head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""
@@ -89,12 +92,30 @@ class Segmenter(nn.Module):
         return sum(values[1:], values[0])
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor, *, tile: int | None = TILE) -> Tensor:
         """Normalised images (N, 3, H, W), float -> labels (N, H, W), int64 in 0..K-1.
 
         Runs in the mode the module is in; call ``eval()`` first, as with any module.
+
+        Args:
+            tile: images of more than ``2 * tile**2`` px are seen in overlapping tiles of about
+                ``tile`` px a side, one after the other, see `fpn_neck.tiles`. None: never.
         """
-        return label_map(self._logits(images), images.shape[-2:], self._align_corners)
+        size = images.shape[-2:]
+        if not is_large(size, tile) or not fits(self, self.head.scale_heads):
+            return label_map(self._logits(images), size, self._align_corners)
+        labels = images.new_empty((len(images), *size), dtype=torch.int64)
+        for image, into in zip(images.split(1), labels.split(1), strict=True):
+            self._fill_by_tiles(image, into, tile)
+        return labels
+
+    def _fill_by_tiles(self, image: Tensor, labels: Tensor, tile: int) -> None:
+        def see(rows: slice, columns: slice) -> Sequence[Tensor]:
+            return self.neck(self.backbone(image[..., rows, columns]))
+
+        size, head = image.shape[-2:], self.head
+        logits = logits_by_tiles(see, size, head.scale_heads, head.conv_seg, tile)
+        fill_labels(logits.resize(size, self._align_corners), labels)
 
     def _logits(self, images: Tensor) -> Tensor:
         """At the pyramid's finest stride, (N, K, H/4, W/4)."""
