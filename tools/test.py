@@ -6,11 +6,13 @@ from argparse import ArgumentParser, Namespace
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
+from fpn_neck.integrations.distributed import joined_processes
+from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import (
     add_common_arguments,
     add_mismatch_argument,
@@ -70,9 +72,10 @@ def main() -> None:
     cfg = resolve_config(args)
     apply_flags(cfg, args)
     check_data(cfg, "test")
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(CheckpointGuard(args.allow_mismatch))
-    runner.test()
+    with joined_processes(cfg), memory_advice(cfg):
+        runner = RUNNERS.build(cfg)
+        runner.register_hook(CheckpointGuard(args.allow_mismatch))
+        runner.test()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
+from mmengine.runner import find_latest_checkpoint
 
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
 from fpn_neck.datasets.dataset_check import RefusedData
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
 from fpn_neck.integrations.dependable import make_dependable
+from fpn_neck.integrations.distributed import (
+    agreed,
+    different_starts,
+    joined_processes,
+    refuse,
+)
+from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import (
     add_common_arguments,
     add_mismatch_argument,
@@ -55,7 +63,7 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
     if args.resume:
@@ -64,33 +72,48 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
                 "--resume goes on with the optimiser's state, which is of the same model: "
                 "--allow-mismatch goes with --cfg-options load_from=FILE instead"
             )
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
+        if args.resume != "auto":
+            cfg.resume, cfg.load_from = True, args.resume
+        elif not cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir):
+            cfg.resume, cfg.load_from = True, None
+        # else nothing is there yet, and the run starts from the config's weights
     hooks = cfg.get("custom_hooks") or []
     if not any(hook["type"] == "fpn_neck.SummaryHook" for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="fpn_neck.SummaryHook")]
     if args.tensorboard:
-        cfg.visualizer.vis_backends.append(dict(type="TensorboardVisBackend"))
+        local = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+        cfg.visualizer = cfg.get("visualizer") or local
+        others = cfg.visualizer.get("vis_backends") or []
+        cfg.visualizer.vis_backends = [*others, dict(type="TensorboardVisBackend")]
     make_dependable(cfg, skip_nan=args.skip_nan)
+
+
+def refusals(cfg: Config, args: Namespace) -> list[str]:
+    """What stops this run before anything is built, a line each; a single one may be raised."""
+    if cfg.get("load_from") and "://" not in cfg.load_from:
+        load_checkpoint(cfg.load_from)
+    if not args.no_check:
+        try:
+            check_files(cfg, args.config, "train", "val")
+        except RefusedData as refused:
+            see = f"tools/check_dataset.py {args.config} shows all; --no-check trains nevertheless"
+            return [*(f"error: {line}" for line in refused.brief()), see]
+    check_data(cfg, "train", "val")
+    return []
 
 
 def main() -> int | None:
     args = parse_args()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
-    if cfg.get("load_from") and "://" not in cfg.load_from:
-        load_checkpoint(cfg.load_from)  # refuses it, with the reason, before anything is built
-    if not args.no_check:
-        try:
-            check_files(cfg, args.config, "train", "val")
-        except RefusedData as refused:
-            see = f"tools/check_dataset.py {args.config} shows all; --no-check trains nevertheless"
-            print(*(f"error: {line}" for line in refused.brief()), see, sep="\n", file=sys.stderr)
-            return 2
-    check_data(cfg, "train", "val")
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(CheckpointGuard(args.allow_mismatch))
-    runner.train()
+    with joined_processes(cfg):
+        lines = agreed(partial(refusals, cfg, args)) or different_starts(cfg)
+        if lines:
+            return refuse(lines)
+        with memory_advice(cfg):
+            runner = RUNNERS.build(cfg)
+            runner.register_hook(CheckpointGuard(args.allow_mismatch))
+            runner.train()
 
 
 if __name__ == "__main__":
