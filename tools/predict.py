@@ -16,9 +16,9 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from functools import partial
 from glob import glob
+from itertools import chain, count
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
@@ -26,7 +26,9 @@ from rich.progress import track
 
 from fpn_neck.command_line import run_tool
 from fpn_neck.files import write_whole
+from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import add_mismatch_argument, load_config
+from fpn_neck.photos import read_photo
 from fpn_neck.pictures import save_labels, side_by_side
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -78,13 +80,13 @@ def find_images(arguments: list[str], out: Path) -> list[Path]:
 
 def output_names(images: list[Path]) -> list[str]:
     """The photos' stems, made unique with their folder's name, then with a number."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for image in images:
         stem = image.stem
-        candidates = [stem, f"{image.parent.name}_{stem}"]
-        candidates += [f"{stem}_{i}" for i in range(2, len(images) + 1)]
-        names.append(next(c for c in candidates if c not in names))
-    return names
+        numbered = (f"{stem}_{i}" for i in count(2))
+        candidates = chain([stem, f"{image.parent.name}_{stem}"], numbered)
+        names[next(c for c in candidates if c not in names)] = None
+    return list(names)
 
 
 # Photo's file, photo in BGR, name of its output files -> its detections, if it makes any.
@@ -100,6 +102,7 @@ def build_segmenter(cfg: Config, args: Namespace) -> Predict:
 
     def segment(image: Path, photo: np.ndarray, name: str) -> None:
         labels = predictor(photo)
+        labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))  # of 8 bytes a pixel
         picture = side_by_side(
             photo[..., ::-1], {"prediction": labels}, predictor.classes, predictor.palette
         )
@@ -138,25 +141,18 @@ def build_predictor(cfg: Config, args: Namespace) -> Predict:
     return builders[scope](cfg, args)
 
 
-def read_photo(image: Path) -> np.ndarray:
-    photo = mmcv.imread(image)
-    if photo is None:
-        raise OSError("not a readable photo")
-    return photo
-
-
 def main() -> int:
     args = parse_args()
     images = find_images(args.images, args.out)
-    cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = load_config(args.config, args.cfg_options)
     predict = build_predictor(cfg, args)
     failed: list[str] = []
     found: dict[str, list[dict]] = {}
     jobs = list(zip(images, output_names(images), strict=True))
     for image, name in track(jobs, "photos", console=Console(stderr=True)):
         try:
-            boxes = predict(image, read_photo(image), name)
+            with memory_advice(cfg):
+                boxes = predict(image, read_photo(image), name)
         except Exception as e:  # OpenCV's own for some files; one photo must not end the rest
             failed.append(f"{image}: {' '.join(str(e).split())}")
             continue
