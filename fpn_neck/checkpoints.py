@@ -46,12 +46,19 @@ def load_checkpoint(path: str | Path) -> Any:
             return load_local(path, "cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises nearly anything on a file that is cut or no checkpoint
-        reason = str(e).strip().split("\n")[0]
         raise ValueError(
-            f"checkpoint {path} cannot be read as plain tensors ({reason}); files that need "
-            "arbitrary code are refused: save a state_dict, or fetch the file again if it is "
+            f"checkpoint {path} cannot be read as plain tensors ({why_not_read(e)}); files that "
+            "need arbitrary code are refused: save a state_dict, or fetch the file again if it is "
             "truncated"
         ) from e
+
+
+def why_not_read(error: Exception) -> str:
+    """What a file asks for that torch refuses, without its advice on how to run it; else line 1."""
+    text = str(error).strip() or type(error).__name__
+    refused = text.partition("WeightsUnpickler error:")[2].strip().splitlines()
+    blocked = [line for line in text.splitlines() if "GLOBAL" in line]
+    return (refused or blocked or text.splitlines())[0].split(". ")[0]
 
 
 def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:

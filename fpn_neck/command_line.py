@@ -12,6 +12,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     With FPN_NECK_TRACEBACK=1 in the environment the whole traceback is shown instead.
     """
+    if sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         sys.exit(main())
     except ModuleNotFoundError as e:

@@ -44,6 +44,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return False  # not of this process: in a container, numbers come again with every start
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

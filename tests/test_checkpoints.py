@@ -3,8 +3,10 @@
 import collections
 import os
 import pickle
+import re
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,11 +73,22 @@ def test_an_evil_file_does_not_run_and_is_refused(tmp_path, writer):
         path.write_bytes(pickle.dumps(checkpoint, protocol=2))
     else:
         torch.save(checkpoint, path, **(OLD_FORMAT if "old" in writer else {}))
-    with pytest.raises(ValueError, match=r"evil\.pth cannot be read as plain tensors"):
+    with pytest.raises(ValueError, match=r"evil\.pth cannot be read as plain tensors") as refused:
         load_checkpoint(path)
     assert not trace.exists()
+    if writer != "pickle":  # says what it asks for, and not torch's advice on how to run it
+        assert re.search(r"GLOBAL \S+\.mkdir", str(refused.value))
+        assert "weights_only" not in str(refused.value)
     torch.load(path, weights_only=False) if writer != "pickle" else pickle.loads(path.read_bytes())
     assert trace.exists()  # the file would have done it
+
+
+def test_a_refusal_says_what_the_file_asks_for(tmp_path):
+    pytest.importorskip("mmengine")
+    torch.save({"w": torch.ones(1), "x": np.array([None])}, tmp_path / "objects.pth")
+    with pytest.raises(ValueError, match=r"Can only build Tensor.*\.ObjectDType") as refused:
+        load_checkpoint(tmp_path / "objects.pth")
+    assert "weights_only" not in str(refused.value)
 
 
 def test_a_pickled_module_is_refused_with_the_remedy(tmp_path):

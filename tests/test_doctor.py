@@ -162,6 +162,10 @@ def test_heads_that_fit_the_pyramid():
 
     model = {
         "rpn_head": {"type": "R", "anchor_generator": {"strides": [4, 8, 16, 32, 64]}},
+        "bbox_head": {
+            "type": "B",
+            "prior_generator": {"strides": [(2**i,) * 2 for i in range(2, 7)]},
+        },
         "roi_head": {"bbox_roi_extractor": {"featmap_strides": [4, 8, 16, 32]}},
         "decode_head": {
             "type": "H",

@@ -63,7 +63,7 @@ def show(report: Report) -> None:
 
 
 def print_histogram(counts: Histogram) -> None:
-    width = max(len(name) for name in counts.classes)
+    width = max(len(name) for name, _, _ in counts.rows())
     total = max(1, counts.amounts.sum())
     print(f"  {'':>4} {'label':{width}} {counts.unit:>14} {'%':>7} {'photos':>8}")
     for i, (name, amount, photos) in enumerate(counts.rows()):
@@ -103,8 +103,7 @@ def main() -> int:
     args = parse_args()
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
-    cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = load_config(args.config, args.cfg_options)
     sources = data_sources(cfg, *args.splits)
     if not sources:
         raise ValueError(f"{args.config} names no data set for {', '.join(args.splits)}")

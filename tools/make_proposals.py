@@ -32,8 +32,7 @@ def parse_args() -> Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmdet":
         raise ValueError(f"{args.config}: proposals come from an mmdet config of an RPN")
     from fpn_neck.integrations.mmdet_proposals import make_proposals

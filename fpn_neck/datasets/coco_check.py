@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections import Counter
@@ -20,6 +21,7 @@ CLASSES = "categories of the annotation file don't match classes"
 NO_CATEGORY = "annotation of a category that its file doesn't list"
 NO_IMAGE = "annotation of a photo that its file doesn't list"
 EMPTY_BOX = "box is empty"
+NO_OUTLINE = "box without its object's outline, which training reads"
 OUTSIDE = "box reaches out of its photo"
 MASK_SIZE = "instance mask and photo differ in size"
 REMEDY = {
@@ -32,14 +34,19 @@ REMEDY = {
     NO_CATEGORY: "correct its category_id, or list the category",
     NO_IMAGE: "correct its image_id, or remove it",
     EMPTY_BOX: "remove it or draw it again; mmdet leaves boxes below 1 px out without a word",
+    NO_OUTLINE: "draw it (segmentation), or remove the box, or take a detector of boxes alone",
     OUTSIDE: "clip it; bbox is [x, y, width, height] in px, from 0, at the photo's own size",
     MASK_SIZE: "make the mask at the photo's own size",
 }
 _TOLERANCE = 1.0  # px that a box may reach over the photo's border
-_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
-    "categories": ("id", "name"),
+_NUMBER, _ID = (int, float), (int, float, str)
+_KEYS: dict[str, dict[str, Any]] = {
+    "images": {"id": _ID, "file_name": str, "height": _NUMBER, "width": _NUMBER},
+    "annotations": {
+        **{"id": _ID, "image_id": _ID, "category_id": _ID},
+        **{"bbox": object, "area": object},  # looked at one by one
+    },
+    "categories": {"id": _ID, "name": str},
 }
 
 
@@ -57,28 +64,60 @@ class Boxes(NamedTuple):
     left_out: dict[str, int]
 
 
-def read_coco(path: Path) -> dict[str, Any]:
+def read_coco(path: Path, *, panoptic: bool = False) -> dict[str, Any]:
     """The annotation file's content, in which every entry has what mmdet reads of it.
+
+    Args:
+        panoptic: the annotations are those of a panoptic file, and become its segments.
 
     Raises:
         Refused: UNREADABLE, or NOT_COCO.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = _parse(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise Refused(NOT_COCO, f"a {type(content).__name__}, not images, annotations, categories")
     content.setdefault("annotations", [])  # files for testing have none
+    if panoptic:
+        content["annotations"] = _segments(content["annotations"])
     for name, keys in _KEYS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
             raise Refused(NOT_COCO, f"no list {name!r}")
         for i, entry in enumerate(entries):
-            lacking = [k for k in keys if not isinstance(entry, dict) or k not in entry]
+            known = entry if isinstance(entry, dict) else {}
+            lacking = [
+                k for k, of in keys.items() if k not in known or not isinstance(known[k], of)
+            ]
             if lacking:
-                raise Refused(NOT_COCO, f"{name}[{i}] has no {', '.join(lacking)}")
+                raise Refused(NOT_COCO, f"{name}[{i}] has no valid {', '.join(lacking)}")
     return content
+
+
+def _parse(path: Path) -> Any:
+    """Half the time goes into garbage collections, which find nothing among millions of objects."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return json.loads(path.read_bytes())
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _segments(annotations: Any) -> Any:
+    """As mmdet lists them: each an annotation of its photo."""
+    if not isinstance(annotations, list):
+        return annotations
+    segments = []
+    for i, one in enumerate(annotations):
+        if not isinstance(one, dict) or not isinstance(one.get("segments_info"), list):
+            raise Refused(NOT_COCO, f"annotations[{i}] has no valid segments_info")
+        photo = {"image_id": one.get("image_id")}
+        segments += [s | photo if isinstance(s, dict) else s for s in one["segments_info"]]
+    return segments
 
 
 def check_categories(file: str, content: Mapping[str, Any], classes: Sequence[str]):
@@ -87,8 +126,11 @@ def check_categories(file: str, content: Mapping[str, Any], classes: Sequence[st
     missing = [name for name in classes if name not in names]
     if missing:
         value = f"classes {_some(missing)} not among the {len(names)} categories"
-        close = get_close_matches(missing[0], names, n=1)
+        close = get_close_matches(str(missing[0]), names, n=1)
         return [Finding(CLASSES, file, value + (f"; {close[0]!r} is" if close else ""))]
+    twice = [name for name, n in Counter(classes).items() if n > 1]
+    if twice:
+        return [Finding(CLASSES, file, f"classes {_some(twice)} twice")]
     taken = [name for name in names if name in classes]
     if taken == list(classes):
         return []
@@ -98,9 +140,21 @@ def check_categories(file: str, content: Mapping[str, Any], classes: Sequence[st
     return [Finding(CLASSES, file, value)]
 
 
-def check_annotations(file: str, content: Mapping[str, Any], classes: Sequence[str]) -> Boxes:
-    """Check boxes and ids, and count the boxes of each class."""
-    findings = _twice(file, content)
+def check_annotations(
+    file: str,
+    content: Mapping[str, Any],
+    classes: Sequence[str],
+    *,
+    unique: bool = True,
+    outlines: bool = False,
+) -> Boxes:
+    """Check boxes and ids, and count the boxes of each class.
+
+    Args:
+        unique: no two annotations may have one id; segments of two photos may.
+        outlines: every box of a class needs one.
+    """
+    findings = _twice(file, content, ["images", *["annotations"] * unique, "categories"])
     names = {category["id"]: category["name"] for category in content["categories"]}
     photos = {image["id"]: image for image in content["images"]}
     count: Counter[str] = Counter()
@@ -117,6 +171,8 @@ def check_annotations(file: str, content: Mapping[str, Any], classes: Sequence[s
             findings.append(Finding(NO_CATEGORY, file, value))
             continue
         kind, value = _wrong_box(one, photo)
+        if not kind and outlines and name in classes and not one.get("segmentation"):
+            kind, value = NO_OUTLINE, f"segmentation {one.get('segmentation')}"
         if kind:
             findings.append(Finding(kind, file, f"{where}: {value}"))
         count[name] += 1
@@ -130,10 +186,10 @@ def check_annotations(file: str, content: Mapping[str, Any], classes: Sequence[s
     )
 
 
-def _twice(file: str, content: Mapping[str, Any]) -> list[Finding]:
+def _twice(file: str, content: Mapping[str, Any], lists: Sequence[str]) -> list[Finding]:
     return [
         Finding(TWICE, file, f"{name}: id {number} stands there {n} times")
-        for name in ("images", "annotations", "categories")
+        for name in lists
         for number, n in Counter(entry["id"] for entry in content[name]).items()
         if n > 1
     ]
@@ -159,7 +215,7 @@ def _wrong_box(annotation: Mapping[str, Any], photo: Mapping[str, Any]) -> tuple
 
 
 def _is_finite(number: Any) -> bool:
-    return isinstance(number, (int, float)) and math.isfinite(number)
+    return isinstance(number, (int, float)) and -math.inf < number < math.inf
 
 
 def _some(names: Sequence[str]) -> str:

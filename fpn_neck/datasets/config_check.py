@@ -88,8 +88,9 @@ def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         losses = head.get(name, [])
         if isinstance(losses, Mapping):
             yield name, losses
-        else:
-            yield from ((f"{name}[{i}]", loss) for i, loss in enumerate(losses))
+        elif isinstance(losses, (list, tuple)):
+            dicts = ((i, loss) for i, loss in enumerate(losses) if isinstance(loss, Mapping))
+            yield from ((f"{name}[{i}]", loss) for i, loss in dicts)
 
 
 def _outputs(head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> tuple[int, ...]:

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets import coco_check, config_check, file_check, label_check
-from fpn_neck.datasets.coco_check import check_annotations, check_categories, read_coco
+from fpn_neck.datasets.coco_check import Boxes, check_annotations, check_categories, read_coco
 from fpn_neck.datasets.config_check import check_classes
 from fpn_neck.datasets.file_check import Finding, Track, attempt
 from fpn_neck.datasets.label_check import Examined, Pair, Reading, Tally, examine, missing
 from fpn_neck.datasets.listing_check import (
     Source,
     coco_pairs,
+    is_panoptic,
     kind_of,
+    left_over,
     mask_pairs,
-    masks_alone,
     reading_of,
 )
 
@@ -70,7 +71,7 @@ class Histogram(NamedTuple):
 
     def rows(self) -> list[tuple[str, int, int]]:
         """(name, amount, photos) of each class."""
-        columns = self.classes, self.amounts.tolist(), self.photos.tolist()
+        columns = map(str, self.classes), self.amounts.tolist(), self.photos.tolist()
         return list(zip(*columns, strict=True))
 
     @property
@@ -145,7 +146,7 @@ class DatasetCheck:
             where = f"no *{source.dataset.img_suffix} in {source.dataset.data_prefix['img_path']}"
             report.findings.append(Finding(EMPTY, self.config, f"{report.name}: {where}"))
         if not self.quick and reading:
-            report.findings += masks_alone(source.dataset, pairs)
+            report.findings += left_over(source.dataset, pairs)
         tally = self._check_pairs(pairs, reading, report)
         if tally and not self.quick:
             classes = source.dataset.metainfo.get("classes")
@@ -157,9 +158,12 @@ class DatasetCheck:
     def _check_coco(self, source: Source, report: Report) -> None:
         dataset = source.dataset
         file = Path(dataset.ann_file)
-        content = attempt(read_coco, file, None, report.findings)
+        panoptic = is_panoptic(dataset)
+        content = attempt(partial(read_coco, panoptic=panoptic), file, None, report.findings)
         if content is None:
             return
+        if panoptic:
+            report.notes.append("maps of segments are not checked")
         if not content["images"]:
             report.findings.append(Finding(EMPTY, file.as_posix(), "its list 'images' is empty"))
         classes = dataset.metainfo.get("classes")
@@ -167,7 +171,11 @@ class DatasetCheck:
             name = file.as_posix()
             report.findings += check_categories(name, content, classes)
             if not self.quick:
-                self._check_boxes(name, content, classes, report)
+                outlines = bool((source.loader or {}).get("with_mask"))
+                found = check_annotations(
+                    name, content, classes, unique=not panoptic, outlines=outlines
+                )
+                self._add_boxes(found, len(content["images"]), classes, report)
         reading = reading_of(source, self.model)
         try:
             pairs = coco_pairs(dataset, content, reading is not None)
@@ -176,12 +184,8 @@ class DatasetCheck:
             return
         self._check_pairs(pairs, reading, report)
 
-    def _check_boxes(
-        self, file: str, content: Mapping[str, Any], classes: Sequence[str], report: Report
-    ) -> None:
-        found = check_annotations(file, content, classes)
+    def _add_boxes(self, found: Boxes, total: int, classes: Sequence[str], report: Report) -> None:
         report.findings += found.findings
-        total = len(content["images"])
         report.histograms.append(Histogram(classes, "boxes", found.boxes, found.photos, total))
         report.notes += [
             f"{count} boxes of {category!r}, which is none of the classes, are left out"

@@ -21,6 +21,7 @@ from fpn_neck.datasets.file_check import (
 )
 
 MISSING = "photo is not there"
+CAPITALS = "file is left out, for its suffix has other capitals"
 COLOURS = "mask holds colours in place of label indices"
 MIXED_PALETTE = "mask has a palette, others of the data set are plain grey"
 NO_LABEL = "mask holds values that are no label"
@@ -29,6 +30,7 @@ BINARY_REDUCED = "reduce_zero_label leaves one label of two"
 _AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL mode L), as PNG"
 REMEDY = {
     MISSING: "copy the photo there, or remove it from the annotation or split file",
+    CAPITALS: "rename it, or set img_suffix or seg_map_suffix",
     NO_MASK: "copy the mask there, or remove the photo; else check data_prefix and seg_map_suffix",
     NO_PHOTO: "copy the photo there, or remove the mask; else check data_prefix and img_suffix",
     SIZE: "take both from the same source, neither resized nor turned",
@@ -42,6 +44,7 @@ REMEDY = {
     ZERO_255: "save label 1 in place of 255",
     BINARY_REDUCED: "set reduce_zero_label=False, for background is a class here",
 }
+_INDICES = ("1", "P", "L", "I;16", "I;16B", "I")  # PIL's modes of one whole number per pixel
 
 
 class Pair(NamedTuple):
@@ -147,7 +150,7 @@ def _read_mask(path: Path, reading: Reading) -> Mask:
     if mask.format == "JPEG":  # whatever its name says
         raise Refused(LOSSY, f"JPEG, mode {mask.mode}")
     indexed = mask.mode in ("1", "P")  # OpenCV reads 0 and 255 of a mask of mode 1
-    if mask.mode not in ("1", "P", "L", "I;16", "I") or (indexed and reading.palette_colours):
+    if mask.mode not in _INDICES or (indexed and reading.palette_colours):
         raise Refused(COLOURS, f"{mask.format}, mode {mask.mode}")
     pixels = _histogram(mask, reading)
     wrong = np.flatnonzero(reading.wrong() & (pixels > 0))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fpn_neck.datasets.config_check import heads
 from fpn_neck.datasets.file_check import NO_PHOTO, Finding
-from fpn_neck.datasets.label_check import Pair, Reading
+from fpn_neck.datasets.label_check import CAPITALS, Pair, Reading
 
 
 class Source(NamedTuple):
@@ -38,6 +38,11 @@ def kind_of(dataset: Any) -> str:
     if hasattr(dataset, "COCOAPI"):
         return "coco" if _lists_as(dataset, "CocoDataset") else ""
     return "masks" if hasattr(dataset, "label_map") else ""
+
+
+def is_panoptic(dataset: Any) -> bool:
+    """Of a ``CocoDataset``: whether it reads a file of segments, not of objects."""
+    return not dataset.ANN_ID_UNIQUE
 
 
 def _lists_as(dataset: Any, name: str) -> bool:
@@ -98,12 +103,22 @@ def _pair(info: Mapping[str, Any], reads_masks: bool) -> Pair:
     return Pair(Path(info["img_path"]), Path(mask) if mask else None)
 
 
-def masks_alone(dataset: Any, pairs: list[Pair]) -> list[Finding]:
-    """Masks that belong to no photo, where the folders' listing is what makes the data set."""
-    folder = dataset.data_prefix.get("seg_map_path")
-    if not folder or dataset.ann_file or not _lists_as(dataset, "BaseSegDataset"):
+def left_over(dataset: Any, pairs: list[Pair]) -> list[Finding]:
+    """Masks that belong to no photo, and files that the listing of the folders passes over.
+
+    None where something else than that listing makes the data set.
+    """
+    folders = [dataset.data_prefix.get(name) for name in ("img_path", "seg_map_path")]
+    if not all(folders) or dataset.ann_file or not _lists_as(dataset, "BaseSegDataset"):
         return []
     known = {path for pair in pairs for path in pair[:2]}
-    files = Path(folder).rglob(f"*{dataset.seg_map_suffix}")
-    lonely = sorted(file for file in files if file not in known)
-    return [Finding(NO_PHOTO, file.as_posix(), "no photo of that name") for file in lonely]
+    findings = []
+    for folder, suffix in zip(folders, (dataset.img_suffix, dataset.seg_map_suffix), strict=True):
+        for file in sorted(Path(folder).rglob("*")):
+            if file in known or not file.name.lower().endswith(suffix.lower()):
+                continue
+            if not file.name.endswith(suffix):
+                findings.append(Finding(CAPITALS, file.as_posix(), f"it is not *{suffix}"))
+            elif folder == folders[1]:
+                findings.append(Finding(NO_PHOTO, file.as_posix(), "no photo of that name"))
+    return findings

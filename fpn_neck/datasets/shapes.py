@@ -27,7 +27,7 @@ from fpn_neck.datasets.scenes import (
     make_scene,
 )
 
-_SPLITS = ("train", "val")
+SPLITS = ("train", "val")
 
 
 def write_shapes(
@@ -114,10 +114,10 @@ def _is_written(root: Path, recipe: dict) -> bool:
 
 
 def _write(root: Path, recipe: dict, workers: int, progress: Callable[[], object]) -> None:
-    for folder in ("annotations", *(f"{s}/{k}" for s in _SPLITS for k in ("images", "labels"))):
+    for folder in ("annotations", *(f"{s}/{k}" for s in SPLITS for k in ("images", "labels"))):
         (root / folder).mkdir(parents=True)
-    tasks = [(split, index) for split in _SPLITS for index in range(recipe[split])]
-    coco = {split: _empty_coco(split) for split in _SPLITS}
+    tasks = [(split, index) for split in SPLITS for index in range(recipe[split])]
+    coco = {split: _empty_coco(split) for split in SPLITS}
     with closing(_parallel(partial(_write_scene, root, recipe), tasks, workers)) as results:
         for (split, _), (image, annotations) in zip(tasks, results, strict=True):
             coco[split]["images"].append(image)
@@ -127,7 +127,7 @@ def _write(root: Path, recipe: dict, workers: int, progress: Callable[[], object
             progress()
     for split, content in coco.items():
         (root / f"annotations/instances_{split}.json").write_text(json.dumps(content))
-    objects = {split: len(coco[split]["annotations"]) for split in _SPLITS}
+    objects = {split: len(coco[split]["annotations"]) for split in SPLITS}
     about = {**recipe, "objects": objects, "classes": CLASSES, "palette": PALETTE}
     (root / "shapes.json").write_text(json.dumps(about, indent=1))
 
@@ -146,7 +146,7 @@ def _write_scene(root: Path, recipe: dict, task: tuple[str, int]) -> tuple[dict,
     """Write picture and labels; return the COCO records of the image and its objects."""
     split, index = task
     height, width = recipe["size"]
-    scene = make_scene((recipe["seed"], _SPLITS.index(split), index), (height, width))
+    scene = make_scene((recipe["seed"], SPLITS.index(split), index), (height, width))
     number = index + 1
     folder, name = root / split, f"{number:06d}"
     # Chroma at full resolution: halving it would smear the colours of an object of 8 px.

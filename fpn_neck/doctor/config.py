@@ -52,7 +52,7 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
     elif not installed(scope):
         what = f"default_scope={scope!r}, and {scope} is missing"
         section.problems.append(Problem(what, PACKAGES[scope][1]))
-    if "model" not in cfg:
+    if not cfg.get("model"):
         section.problems.append(Problem("the config has no model", "model = dict(type=...)"))
     if section.problems:
         return [section]
@@ -107,7 +107,7 @@ def image_size(cfg: Any) -> tuple[int, int]:
         for step in dataset.get("pipeline") or []:
             if step.get("type") == "Resize" and isinstance(step.get("scale"), Sequence):
                 width, height = step["scale"]
-                unit = processor.get("pad_size_divisor", 1)
+                unit = processor.get("pad_size_divisor") or 1
                 return -(-height // unit) * unit, -(-width // unit) * unit
     return _DEFAULT_SIZE
 

@@ -46,7 +46,7 @@ def _differ(
     if not isinstance(declared, Sequence):
         return []
     true = [getattr(level, attribute) for level in levels]
-    if list(declared) == true:
+    if list(declared) == true or list(declared) == [(number, number) for number in true]:
         return []
     names = ", ".join(level.name for level in levels)
     what = f"{name}={list(declared)}, and the {attribute} of {names} is {true}"

@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, find_latest_checkpoint
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint
+from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint, why_not_read
 from fpn_neck.integrations.mmengine_checkpoints import allowed_objects
 
 
@@ -36,10 +36,9 @@ def _load_url(url: str, **options: Any) -> Any:
         with torch.serialization.safe_globals(allowed_objects()):
             return torch.hub.load_state_dict_from_url(url, **options, weights_only=True)
     except UnpicklingError as e:
-        reason = str(e).strip().split("\n")[0]
         raise ValueError(
-            f"checkpoint {url} cannot be read as plain tensors ({reason}); files that need "
-            "arbitrary code are refused"
+            f"checkpoint {url} cannot be read as plain tensors ({why_not_read(e)}); files that "
+            "need arbitrary code are refused"
         ) from e
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from mmengine import hooks
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.runner import Runner
 
@@ -52,6 +52,7 @@ class CheckpointHook(hooks.CheckpointHook):
     """
 
     saved_iter: int | None = None  # iterations behind the newest whole checkpoint
+    _position: dict[str, int] = {}  # of the one that is being saved
 
     def before_train(self, runner: Runner) -> None:
         folder = self.out_dir or runner.work_dir
@@ -65,6 +66,22 @@ class CheckpointHook(hooks.CheckpointHook):
                     remove_leftovers(path)
         if runner.iter:
             self.saved_iter = runner.iter
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save the gradients that steps have accumulated, which are None after an update."""
+        super().before_save_checkpoint(runner, checkpoint)
+        checkpoint["meta"].update(self._position)  # FlexibleRunner counts one too many at times
+        parameters = runner.model.named_parameters()
+        gradients = {name: p.grad for name, p in parameters if p.grad is not None}
+        if self.save_optimizer and get_world_size() == 1 and gradients:
+            checkpoint["gradients"] = gradients
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        super().after_load_checkpoint(runner, checkpoint)
+        gradients = checkpoint.get("gradients", {}) if runner.cfg.get("resume") else {}
+        for name, p in runner.model.named_parameters():
+            if name in gradients:
+                p.grad = gradients[name].to(p.device)
 
     def save_now(self, runner: Runner, iteration: int) -> None:
         """Save ``interrupted.pth``, from which ``--resume`` goes on, in mid-epoch too.
@@ -98,6 +115,7 @@ class CheckpointHook(hooks.CheckpointHook):
     def _save(self, runner: Runner, name: str, meta: dict, by_epoch: bool) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        self._position = dict(meta)
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -109,10 +127,11 @@ class CheckpointHook(hooks.CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        position, self._position = self._position, {}
         if is_main_process():
             pointer = Path(runner.work_dir) / "last_checkpoint"
             write_whole(pointer, lambda path: path.write_text(self.last_ckpt), sync=True)
-        self.saved_iter = meta["iter"]
+        self.saved_iter = position["iter"]
 
     def _sweep(self) -> None:
         if isinstance(self.file_backend, WholeFiles):

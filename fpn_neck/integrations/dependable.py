@@ -7,6 +7,7 @@ from mmengine.config import Config
 from fpn_neck.integrations import (  # noqa: F401 (register)
     checkpoint_hook,
     finite_loss_hook,
+    label_hook,
     randomness_hook,
     termination_hook,
     validation_hook,
@@ -21,13 +22,16 @@ def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
     Args:
         skip_nan: drop batches whose loss is not finite, instead of stopping.
     """
-    hooks = cfg.setdefault("default_hooks", {})
-    checkpoint = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    checkpoint = cfg.default_hooks.checkpoint
     if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
         checkpoint.type = "fpn_neck.CheckpointHook"
     ours = [
         dict(type="fpn_neck.RandomnessHook"),
         dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),
+        dict(type="fpn_neck.LabelHook"),
         dict(type="fpn_neck.TerminationHook"),
         dict(type="fpn_neck.ValidationHook"),
     ]

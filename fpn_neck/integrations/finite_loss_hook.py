@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from fpn_neck.checks import check_flag
 from fpn_neck.integrations.agreement import any_process
 from fpn_neck.registry import HOOKS
 
@@ -32,7 +33,7 @@ class FiniteLossHook(Hook):
     priority = "HIGHEST"  # before the hook that logs the losses
 
     def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+        self.skip = check_flag("skip", skip)
         self._skipped = False
 
     def before_train(self, runner: Runner) -> None:

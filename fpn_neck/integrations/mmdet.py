@@ -9,8 +9,11 @@ from typing import Any
 from mmdet.models import seg_heads
 from torch import Tensor, nn
 
+from fpn_neck.checks import check_whole
+from fpn_neck.fast.maps import in_layout_of
 from fpn_neck.integrations import mmdet_data, mmdet_panoptic  # noqa: F401 (registers)
-from fpn_neck.layers import Cfg, check_whole
+from fpn_neck.integrations.sample_labels import check_sample
+from fpn_neck.layers import Cfg
 from fpn_neck.registry import MODELS
 from fpn_neck.seg_head import ScaleHeads
 
@@ -90,7 +93,20 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
                 "num_outs, or lower end_level"
             )
         merged = self.conv_upsample_layers(x[: self.end_level])
-        return {"seg_preds": self.conv_logits(merged), "seg_feats": merged}
+        maps = {"seg_preds": self.conv_logits(merged), "seg_feats": merged}
+        return {name: in_layout_of(m, x[0]) for name, m in maps.items()}
+
+    def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
+        """mmdet's loss.
+
+        Raises:
+            ValueError: a label that is neither a class nor ignored; names the sample's file.
+        """
+        k = self.num_things_classes + self.num_stuff_classes
+        ignored = getattr(self.loss_seg, "ignore_index", 255)
+        for sample in batch_data_samples:
+            check_sample(sample, sample.gt_sem_seg.sem_seg.long(), k, ignored)
+        return super().loss(x, batch_data_samples)
 
 
 def _with_mmdets_keys(tower: nn.Sequential) -> nn.Sequential:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from fpn_neck.fpn import FPN
-from fpn_neck.integrations import dependable, hooks, select_levels  # noqa: F401 (register)
+from fpn_neck.integrations import (  # noqa: F401 (register)
+    dependable,
+    distributed,
+    fsdp,
+    hooks,
+    select_levels,
+)
 from fpn_neck.integrations.pyramid_backbone import PyramidBackbone
 from fpn_neck.layers import CONVS
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss

@@ -17,16 +17,19 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint
+from fpn_neck.checks import check_choice, check_whole, check_wholes
 from fpn_neck.command_line import check_device
 from fpn_neck.datasets import clothing, shapes
+from fpn_neck.fast.maps import in_layout_of
 from fpn_neck.full_size_loss import full_size_losses
 from fpn_neck.integrations import mmseg_segmentor  # noqa: F401 (registers)
 from fpn_neck.integrations.mmseg_losses import as_pixel_loss
 from fpn_neck.integrations.running import drop_pretraining, photo_pipeline
+from fpn_neck.integrations.sample_labels import check_sample, mmseg_classes
 from fpn_neck.layers import Cfg
-from fpn_neck.losses import PixelAccuracy, check_labels
+from fpn_neck.losses import PixelAccuracy
 from fpn_neck.registry import DATASETS, METRICS, MODELS
-from fpn_neck.seg_head import RELU, ScaleHeads
+from fpn_neck.seg_head import MERGES, RELU, ScaleHeads
 
 
 @MODELS.register_module()
@@ -57,10 +60,21 @@ class FPNHead(BaseDecodeHead):
         align_corners: bool = False,
         **kwargs: Any,
     ) -> None:
-        merged = channels * (len(feature_strides) if merge == "cat" else 1)
+        check_whole("channels", channels, 1)
+        levels = len(check_wholes("feature_strides", feature_strides, 1))
+        for name in ("in_channels", "in_index"):
+            if len(check_wholes(name, kwargs.get(name), 0)) != levels:
+                raise ValueError(
+                    f"{name}={kwargs[name]} and feature_strides={feature_strides} must be of the "
+                    "same length, one entry per level"
+                )
+        if "num_classes" in kwargs:
+            check_whole("num_classes", kwargs["num_classes"], 1)
+        check_choice("merge", merge, MERGES)
+        merged = channels * (levels if merge == "cat" else 1)
         kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
         super().__init__(channels=merged, **kwargs)
-        self.loss_stride = loss_stride
+        self.loss_stride = check_whole("loss_stride", loss_stride, 1)
         self.scale_heads = ScaleHeads(
             self.in_channels,
             channels,
@@ -74,7 +88,8 @@ class FPNHead(BaseDecodeHead):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Pyramid -> logits (N, K, H_0, W_0) at the finest stride."""
-        return self.cls_seg(self.scale_heads(self._transform_inputs(inputs)))
+        inputs = self._transform_inputs(inputs)
+        return in_layout_of(self.cls_seg(self.scale_heads(inputs)), inputs[0])
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """mmseg's losses and ``acc_seg``, without the logits at the labels' size where it can be.
@@ -106,10 +121,8 @@ class FPNHead(BaseDecodeHead):
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
         """Labels (N, 1, H, W), thinned to the grid on which the loss is taken."""
         for sample in batch_data_samples:
-            try:
-                check_labels(sample.gt_sem_seg.data, self.num_classes, self.ignore_index)
-            except ValueError as e:
-                raise ValueError(f"{sample.get('seg_map_path', 'a label map')}: {e}") from e
+            labels = sample.gt_sem_seg.data
+            check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
         n = self.loss_stride
         return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
 
@@ -129,7 +142,7 @@ class ClothingDataset(BaseSegDataset):
     METAINFO = {"classes": clothing.CLASSES, "palette": clothing.PALETTE}
 
     def __init__(self, split: str, **kwargs: Any) -> None:
-        self.split = split
+        self.split = check_choice("split", split, clothing.SPLITS)
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -149,6 +162,7 @@ class ShapesDataset(BaseSegDataset):
     METAINFO = {"classes": shapes.CLASSES, "palette": shapes.PALETTE}
 
     def __init__(self, split: str, **kwargs: Any) -> None:
+        check_choice("split", split, shapes.SPLITS)
         prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/labels"}
         super().__init__(data_prefix=prefix, **kwargs)
 
@@ -168,7 +182,7 @@ class OccurringIoUMetric(IoUMetric):
 
     def __init__(self, background: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.background = background
+        self.background = check_whole("background", background, 0)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         metrics = super().compute_metrics(results)

@@ -61,7 +61,7 @@ class RandomnessHook(Hook):
             loop.dataloader_iterator = _AfterSkipped(loop.iter, loop.dataloader)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        begin = 0 if self._endless else runner.epoch * len(self._batches)
+        begin = 0 if self._endless else _begin_of_epoch(runner)
         self._batches.start(begin, skip=runner.iter - begin)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -71,6 +71,15 @@ class RandomnessHook(Hook):
         if self._endless:
             # Ends its processes; left to the garbage collector, torch waits seconds for each.
             runner.train_loop.dataloader_iterator = None
+
+
+def _begin_of_epoch(runner: Runner) -> int:
+    """Steps before this epoch; a checkpoint knows, for the data may have grown or shrunk since."""
+    epoch, begin = runner.message_hub.get_info("epoch_begin", (None, 0))
+    if epoch != runner.epoch:
+        begin = runner.iter
+        runner.message_hub.update_info("epoch_begin", [runner.epoch, begin])
+    return begin
 
 
 class _AfterSkipped:

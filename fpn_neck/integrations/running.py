@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from fpn_neck.datasets.config_check import check_weights
 from fpn_neck.datasets.dataset_check import DatasetCheck, RefusedData
 from fpn_neck.datasets.listing_check import Source
 from fpn_neck.integrations.checkpoint_guard import refuse_code
+from fpn_neck.integrations.config_sections import check_sections
 
 # mmengine imports it for every config that inherits from a package.
 warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
@@ -161,7 +162,9 @@ def _type_name(settings: dict) -> str:
 
 
 def check_files(cfg: Config, config: str, *splits: str) -> None:
-    """Refuse in about a second what `tools/check_dataset.py` would find at a first glance.
+    """Refuse what `tools/check_dataset.py` would find at a first glance.
+
+    Reading a COCO file is what takes long: 14 s of one core for 118,000 photos and 860,000 boxes.
 
     Raises:
         RefusedData: see `DatasetCheck`, whose quick check this is.
@@ -174,23 +177,41 @@ def check_files(cfg: Config, config: str, *splits: str) -> None:
         raise RefusedData(findings)
 
 
-def load_config(name: str) -> Config:
+def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, or one that an installed package ships (``mmdet::rpn/....py``).
+
+    Args:
+        options: settings to override, {'model.neck.out_channels': 128}.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the package is missing or the file is not a config.
+        ValueError: the package is missing, the file is not a config, or an option has no place.
+        TypeError: a section of another type, see `check_sections`.
     """
+    cfg = _read_config(name)
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as e:  # mmengine raises nearly anything
+        raise ValueError(f"--cfg-options {options} has no place in {name}: {_one_line(e)}") from e
+    check_sections(cfg)
+    return cfg
+
+
+def _read_config(name: str) -> Config:
     try:
         if "::" in name:
             return _package_config(name)
         if not Path(name).is_file():
             raise FileNotFoundError(f"config {name}: no such file; a package's is package::path")
         return Config.fromfile(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, ImportError):
         raise
-    except (OSError, SyntaxError) as e:
-        raise ValueError(f"config {name}: not a config ({e})") from e
+    except Exception as e:  # it is Python, and may raise anything
+        raise ValueError(f"config {name}: not a config ({_one_line(e)})") from e
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _package_config(name: str) -> Config:
@@ -215,8 +236,7 @@ def resolve_config(args: Namespace) -> Config:
     Raises:
         FileNotFoundError, ValueError: see `load_config`.
     """
-    cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = load_config(args.config, args.cfg_options)
     _replace_proposal_fast(cfg)
     cfg.launcher = args.launcher
     if args.work_dir or not cfg.get("work_dir"):

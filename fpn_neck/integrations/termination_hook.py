@@ -62,8 +62,9 @@ class TerminationHook(Hook):
     def _stop_if_asked(self, runner: Runner, save: int | None) -> None:
         if not any_process(bool(self._asked.value)):
             return
-        for hook in _checkpoint_hooks(runner) if save else []:
-            hook.save_now(runner, save)
+        for hook in _checkpoint_hooks(runner):
+            if save and hook.saved_iter != save:
+                hook.save_now(runner, save)
         runner.logger.info("ended by SIGTERM; go on with --resume")
         self._ask(False)
         raise SystemExit(EXIT_CODE)

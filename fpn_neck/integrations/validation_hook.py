@@ -34,7 +34,7 @@ class ValidationHook(Hook):
         loop._decide_current_val_interval()
         done, last = loop.iter, loop.max_iters
         if not isinstance(loop, IterBasedTrainLoop):
-            if loop.iter != loop.epoch * len(loop.dataloader):
+            if runner.message_hub.get_info("epoch_begin", [None])[0] == loop.epoch:
                 return False  # in mid-epoch
             done, last = loop.epoch, loop.max_epochs
         return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)

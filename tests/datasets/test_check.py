@@ -84,6 +84,8 @@ def test_values_above_255(pair):
     one(examine(pair, Reading(K)).findings, label_check.NO_LABEL, "hold 258")
     Image.fromarray(labels().astype(np.uint16)).save(pair.mask)
     assert examine(pair, Reading(K)).findings == []
+    Image.fromarray(labels().astype(">u2")).save(pair.mask, format="TIFF")
+    assert examine(pair, Reading(K)).findings == []
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
@@ -253,6 +255,20 @@ def test_a_wrong_box(box, kind):
         assert str(changed) in finding.value
 
 
+@pytest.mark.parametrize("outline", [{}, {"segmentation": []}, {"segmentation": None}])
+def test_a_box_without_an_outline(outline):
+    """mmdet's masks are read from it, by a KeyError where there is none."""
+
+    def found(content, **options):
+        return coco_check.check_annotations("f.json", content, CLASSES, **options).findings
+
+    one(found(coco(box=outline), outlines=True), coco_check.NO_OUTLINE, "annotation 5 of a.jpg")
+    assert found(coco(box=outline)) == []
+    assert found(coco(box={"segmentation": [[1, 2, 4, 2, 4, 6]]}), outlines=True) == []
+    other = coco(box=outline, categories=[{"id": 20, "name": "bird"}])
+    assert found(other, outlines=True) == []  # left out of training
+
+
 def test_a_box_may_end_a_pixel_outside():
     content = coco(box={"bbox": [-1, 0, 14, 9]})
     assert coco_check.check_annotations("f.json", content, CLASSES).findings == []
@@ -283,6 +299,31 @@ def test_a_name_that_two_categories_have():
     one(found, coco_check.CLASSES, "label 1 becomes 'cat'", "'nothing'")
 
 
+def test_a_class_that_stands_twice():
+    found = coco_check.check_categories("f.json", coco(), ("cat", "dog", "cat"))
+    one(found, coco_check.CLASSES, "'cat' twice")
+
+
+def test_segments_of_a_panoptic_file(tmp_path):
+    """Ids of segments are colours, and unique within a photo alone."""
+    segment = {"id": 5, "category_id": 20, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+    content = coco()
+    content["images"].append(content["images"][0] | {"id": 2})
+    content["annotations"] = [
+        {"image_id": i, "file_name": f"{i}.png", "segments_info": [segment]} for i in (1, 2)
+    ]
+    content["annotations"][1]["segments_info"] = [segment | {"bbox": [1, 2, 0, 4]}]
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps(content))
+    read = coco_check.read_coco(path, panoptic=True)
+    found = coco_check.check_annotations("f.json", read, CLASSES, unique=False)
+    one(found.findings, coco_check.EMPTY_BOX, "annotation 5 of a.jpg")
+    assert found.boxes.tolist() == [0, 2] and found.photos.tolist() == [0, 2]
+    with pytest.raises(file_check.Refused, match="segments_info"):
+        path.write_text(json.dumps(coco()))
+        coco_check.read_coco(path, panoptic=True)
+
+
 def test_a_subset_of_the_categories_passes():
     assert coco_check.check_categories("f.json", coco(), ("dog",)) == []
     found = coco_check.check_annotations("f.json", coco(box={"category_id": 10}), ("dog",))
@@ -298,6 +339,11 @@ def test_a_subset_of_the_categories_passes():
         ('{"images": []}', coco_check.NOT_COCO, "categories"),
         (json.dumps(coco(box={})).replace('"area"', '"size"'), coco_check.NOT_COCO, "area"),
         (json.dumps(coco()).replace('"height"', '"h"'), coco_check.NOT_COCO, "images[0]"),
+        (json.dumps(coco(image={"height": "8"})), coco_check.NOT_COCO, "valid height"),
+        (json.dumps(coco(image={"id": [1]})), coco_check.NOT_COCO, "valid id"),
+        (json.dumps(coco(box={"category_id": {}})), coco_check.NOT_COCO, "valid category_id"),
+        (json.dumps(coco(categories=[{"id": 1, "name": None}])), coco_check.NOT_COCO, "valid name"),
+        ("[" * 100_000, file_check.UNREADABLE, "RecursionError"),
     ],
 )
 def test_a_file_that_mmdet_cannot_read(tmp_path, text, kind, word):

@@ -106,6 +106,14 @@ def test_equal_losses(norm_cfg, end):
     torch.testing.assert_close(a["loss_seg"], b["loss_seg"], atol=0, rtol=TOLERANCE)
 
 
+def test_a_wrong_label_names_its_photo():
+    samples = truth()
+    samples[1].gt_sem_seg.sem_seg[0, 20, 3] = THINGS + STUFF
+    samples[1].set_metainfo({"img_path": "photos/0042.jpg"})
+    with pytest.raises(ValueError, match=r"photos/0042.jpg: .* label 7.* 0..6 "):
+        head("fpn_neck.PanopticFPNHead").loss(pyramid(), samples)
+
+
 @pytest.mark.parametrize("rescale", [False, True])
 def test_equal_predictions(rescale):
     ours, theirs = (m.eval() for m in pair())

@@ -266,6 +266,16 @@ def test_a_wrong_label_names_its_photo(losses):
         ours.loss(maps, samples, train_cfg={})
 
 
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_one_logit_tells_two_labels_apart(num_classes):
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    ours = head("fpn_neck.FPNHead", num_classes=num_classes, out_channels=1, loss_decode=loss)
+    samples = samples_of(torch.randint(0, 2, (2, 40, 28)))
+    assert ours.loss(pyramid(), samples, train_cfg={})["loss_ce"].isfinite()
+    with pytest.raises(ValueError, match="label 2"):
+        ours.loss(pyramid(), samples_of(torch.full((2, 40, 28), 2)), train_cfg={})
+
+
 # -------------------------------------------------------------------------------- a whole model
 
 
@@ -398,6 +408,55 @@ def test_a_whole_model_trains_and_predicts_as_mmsegs():
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x.seg_logits.data, y.seg_logits.data, atol=1e-5, rtol=0)
         assert (x.pred_sem_seg.data == y.pred_sem_seg.data).float().mean() > 0.999
+
+
+# --------------------------------------------------------------------------------- large photos
+
+
+def large(model, tile, steps="test_step", **metas):
+    """What a model makes of a photo of just above two tiles of 768 px."""
+    small = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(3))
+    photo = (255 * F.interpolate(small, size=(1001, 1203), mode="bilinear"))[0].byte()
+    sample = SegDataSample(metainfo=dict(img_shape=(1001, 1203), ori_shape=(501, 700)) | metas)
+    model.test_cfg.update(tile=tile)
+    with torch.no_grad():
+        return getattr(model, steps)({"inputs": [photo], "data_samples": [sample]})[0]
+
+
+@pytest.fixture(scope="module")
+def local():
+    torch.manual_seed(3)
+    model = segmentor("fpn_neck.FPN", "fpn_neck.FPNHead", type="fpn_neck.EncoderDecoder")
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight)
+    model.data_preprocessor.channel_conversion = True
+    return model.eval()
+
+
+@pytest.mark.parametrize("metas", [{}, dict(padding_size=[2, 3, 4, 5])], ids=["plain", "padded"])
+def test_tiles_give_the_whole_photos_labels(local, metas):
+    tiled, whole = (large(local, t, **metas).pred_sem_seg.data for t in (768, None))
+    assert tiled.shape == whole.shape == (1, 501, 700) and tiled.dtype == torch.int64
+    assert whole.unique().numel() > 1
+    assert (tiled == whole).float().mean() > 0.999
+
+
+def test_the_backbone_sees_no_more_than_a_tile(local):
+    seen = []
+    hook = local.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    large(local, 768, "val_step")
+    tiles = list(seen)
+    seen.clear()
+    large(local, None, "val_step")
+    hook.remove()
+    assert len(tiles) > 1 and max(max(shape[2:]) for shape in tiles) < 800
+    assert seen == [(1, 3, 1001, 1203)]
+
+
+def test_what_tiles_are_not_for_is_seen_whole(local):
+    logits = large(local, 768, flip=True, flip_direction="horizontal")
+    assert "seg_logits" in logits  # mmseg's own way
+    stock, _ = predictor()
+    assert large(stock, 768).pred_sem_seg.shape == (501, 700)  # mmseg's own head
 
 
 # ----------------------------------------------------------------------------------- the metric

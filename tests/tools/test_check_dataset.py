@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from fpn_neck.integrations.running import check_files, load_config  # noqa: E402
 
 PROJECT = Path(fpn_neck.__file__).parents[1]
 CLOTHING = PROJECT.parent / "shared" / "clothing"
+SEGMENT = {"id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
 SEGMENTER = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 DETECTOR = PROJECT / "configs/detection/faster-rcnn_lite0_fpn_demo_shapes-256x320.py"
 PANOPTIC = PROJECT / "configs/detection/panoptic-fpn_lite0_fpn_1xb4-600_shapes-256x320.py"
@@ -201,6 +203,12 @@ MASKS = {
         "000003.png",
         "no photo",
     ),
+    "capitals": (
+        lambda root: Image.open(photo(root)).save(photo(root).with_name("new.JPG")),
+        label_check.CAPITALS,
+        "images/new.JPG",
+        "*.jpg",
+    ),
     "no photos": (
         lambda root: [path.unlink() for path in (root / "train").rglob("*.*")],
         EMPTY,
@@ -305,6 +313,13 @@ def test_spoilt_boxes(check, data, case):
     only(check(DETECTOR), kind, "annotations/instances_train.json", value)
 
 
+def test_a_box_without_an_outline(check, data):
+    edit(data, lambda c: c["annotations"][4].pop("segmentation"))
+    only(check(DETECTOR), coco_check.NO_OUTLINE, "instances_train.json", "segmentation None")
+    boxes_alone = "train_dataloader.dataset.pipeline.1.with_mask=False"
+    assert check(DETECTOR, "--cfg-options", boxes_alone)["findings"] == []
+
+
 def test_a_photo_of_another_size_than_its_annotation(check, data):
     change(photo(data), lambda m: m[:, :-1])
     only(check(DETECTOR), file_check.SIZE, "000003.jpg", "photo 95x64, its annotation 96x64")
@@ -370,6 +385,19 @@ def test_an_unwritable_report_is_one_line(call_tool, assert_refused, data, tmp_p
     assert_refused(call_tool("check_dataset", SEGMENTER, *arguments), str(tmp_path / "file"))
 
 
+def test_names_that_are_no_text(call_tool, write_config, data):
+    """Of another file system, in a terminal that wants text."""
+    name = os.fsencode(data) + b"/train/%s/l\xe9.%s"
+    os.rename(photo(data), name % (b"images", b"jpg"))
+    change(mask(data), lambda m: np.full_like(m, 99))
+    os.rename(mask(data), name % (b"labels", b"png"))
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", repr(("a",) * 7))
+    config = write_config("listed", text)
+    done = call_tool("check_dataset", config, "--splits", "train")
+    assert done.returncode == 1, done.stderr
+    assert r"labels/l\udce9.png: 6144 of 6144 pixels hold 99" in done.stdout
+
+
 # ------------------------------------------------------------------------- what isn't known
 
 
@@ -390,6 +418,33 @@ def test_other_data_sets_are_left_alone(check, data, monkeypatch, option):
 def test_a_class_that_is_nowhere(check, data):
     report = check(SEGMENTER, "--cfg-options", "train_dataloader.dataset.type=Nowhere")
     only(report, NOT_LISTED, SEGMENTER, "Nowhere", "KeyError")
+
+
+def test_mmdets_panoptic_data_set(check, data):
+    """COCO's panoptic files, of which the photos, sizes, segments and categories are checked."""
+    from mmdet.datasets import CocoPanopticDataset
+
+    names = CocoPanopticDataset.METAINFO["classes"]
+    categories = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(names)]
+    path = data / "annotations/instances_train.json"
+    content = json.loads(path.read_text()) | {"categories": categories}
+    content["annotations"] = [
+        {"image_id": image["id"], "file_name": "a.png", "segments_info": [SEGMENT]}
+        for image in content["images"]
+    ]
+    path.write_text(json.dumps(content))
+    config = "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py"
+    options = [
+        f"train_dataloader.dataset.{option}"
+        for option in (f"data_root={data}/", f"ann_file={path}", "data_prefix.img=train/images/")
+    ]
+    arguments = [config, "--splits", "train", "--cfg-options", *options]
+    report = check(*arguments)
+    assert report["findings"] == []
+    (part,) = report["data_sets"]
+    assert part["photos"] == 10 and part["histograms"][0]["labels"][3]["boxes"] == 10
+    photo(data).unlink()
+    only(check(*arguments), label_check.MISSING, "000003.jpg", "no such file")
 
 
 @pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])

@@ -111,6 +111,34 @@ def test_a_run_stopped_twice_ends_as_one_that_was_not(straight, tmp_path, by_epo
     assert "interrupted.pth" not in checkpoints(tmp_path)
 
 
+def test_gradients_that_a_checkpoint_interrupts_are_not_lost(tmp_path):
+    """Updates follow steps 4, 8 and 12."""
+    kind = dict(optim_wrapper=dict(accumulative_counts=4))
+    train(toy_config(tmp_path / "a", **kind))
+    with pytest.raises(SystemExit):
+        train(toy_config(tmp_path / "b", **kind), StopHook(step=7))
+    assert len(last(tmp_path / "b")["gradients"]) == 6  # weights and biases of three layers
+    train(toy_config(tmp_path / "b", **kind, resume=True))
+    assert_same(last(tmp_path / "a"), last(tmp_path / "b"))
+    assert "gradients" not in last(tmp_path / "b")
+
+
+@pytest.mark.parametrize("samples", [6, 14])
+@pytest.mark.parametrize("stop", [7, 10])
+def test_photos_added_or_removed_between_two_epochs(tmp_path, monkeypatch, samples, stop):
+    """Epochs have five steps, then three or seven; the one that was interrupted is completed."""
+    with pytest.raises(SystemExit):
+        train(toy_config(tmp_path, by_epoch=True), StopHook(step=stop))
+    monkeypatch.setattr(toy_run, "SAMPLES", samples)
+    train(toy_config(tmp_path, by_epoch=True, resume=True))
+    epoch = samples // 2
+    rest = max(0, epoch - (stop - 5))
+    assert len(ToyModel.seen) == rest + epoch
+    assert last(tmp_path)["meta"]["epoch"] == 3
+    names = [name for names, _ in ToyModel.seen[rest:] for name in names]
+    assert sorted(names) == sorted(f"{i}.jpg" for i in range(samples))
+
+
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
 def test_the_number_of_loading_processes_changes_nothing(straight, tmp_path, by_epoch):
     train(toy_config(tmp_path, by_epoch=by_epoch, workers=2))
@@ -175,6 +203,14 @@ def test_sigterm_in_a_validation_without_checkpoint_waits_for_its_end(straight, 
     assert last(tmp_path)["meta"]["iter"] == 3
     train(toy_config(tmp_path, val_interval=3, resume=True))
     assert_same(last(tmp_path), straight(False)[0])
+
+
+def test_sigterm_at_a_step_that_is_saved_anyway_saves_once(tmp_path):
+    for stop in (8, 12):  # 12 is the last one
+        with pytest.raises(SystemExit):
+            train(toy_config(tmp_path, resume=True), StopHook(step=stop))
+        assert [n for n in checkpoints(tmp_path) if "best" not in n] == [f"iter_{stop}.pth"]
+        assert last(tmp_path)["meta"]["iter"] == stop
 
 
 def test_the_signal_is_the_callers_again_after_training(tmp_path):
@@ -431,14 +467,38 @@ def test_a_loss_that_explodes_is_one_line(tiny, run_tool, tmp_path):
     refused_late(done.returncode, done.stderr, *words)
 
 
+@pytest.fixture
+def configure(tiny, monkeypatch):
+    """The config that tools/train.py makes of its arguments."""
+
+    def make(*arguments):
+        script = str(PROJECT / "tools/train.py")
+        monkeypatch.setattr(sys, "argv", [script, str(tiny), *map(str, arguments)])
+        functions = runpy.run_path(script)
+        args = functions["parse_args"]()
+        cfg = functions["resolve_config"](args)
+        functions["apply_flags"](cfg, args)
+        return cfg
+
+    return make
+
+
+def test_resuming_before_there_is_a_checkpoint_starts_from_the_configs_weights(configure, tmp_path):
+    """A run that was killed early must not go on from random weights."""
+    arguments = ["--work-dir", tmp_path, "--resume", "--cfg-options", "load_from=some.pth"]
+    cfg = configure(*arguments)
+    assert not cfg.get("resume") and cfg.load_from == "some.pth"
+    (tmp_path / "last_checkpoint").write_text("iter_2.pth")
+    cfg = configure(*arguments)
+    assert cfg.resume and cfg.load_from is None
+    arguments[2:3] = ["--resume", "other.pth"]
+    cfg = configure(*arguments)
+    assert cfg.resume and cfg.load_from == "other.pth"
+
+
 @pytest.mark.parametrize("skip", [False, True])
-def test_the_flag_reaches_the_hook(tiny, monkeypatch, skip):
-    script = str(PROJECT / "tools/train.py")
-    monkeypatch.setattr(sys, "argv", [script, str(tiny)] + ["--skip-nan"] * skip)
-    functions = runpy.run_path(script)
-    args = functions["parse_args"]()
-    cfg = functions["resolve_config"](args)
-    functions["apply_flags"](cfg, args)
+def test_the_flag_reaches_the_hook(configure, skip):
+    cfg = configure(*["--skip-nan"] * skip)
     (hook,) = (h for h in cfg.custom_hooks if h.type == "fpn_neck.FiniteLossHook")
     assert hook.skip is skip
     assert cfg.default_hooks.checkpoint.type == "fpn_neck.CheckpointHook"
