@@ -24,7 +24,8 @@ while read -r python torch stack; do
         echo "| $python | $torch | $stack | left out: no python$python on the PATH |" >> "$results"
         continue
     fi
-    name=$python-${torch//[^a-z0-9.]/}-$stack venv=$folder/$name
+    name=$python-${torch//[=*]/}-$stack
+    venv=$folder/$name
     if [ ! -e "$venv/installed" ]; then
         "python$python" -m venv --clear "$venv" &&
             MMCV_WITH_OPS=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
