@@ -21,7 +21,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: no package {e.name!r}: pip install -e '.[mm]' has all", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, TypeError, OSError) as e:
+    except (ValueError, TypeError, OSError, ImportError) as e:
         if os.environ.get("FPN_NECK_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)

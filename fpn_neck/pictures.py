@@ -12,6 +12,7 @@ Palette = Sequence[Sequence[int]]
 _LINE = 16  # px, height of a legend line
 _GAP = 6
 _PIXELS = 1 << 20  # mixed at a time
+_ROWS = 256  # copied at a time
 _WHITE = (255, 255, 255)
 
 
@@ -103,7 +104,8 @@ def _compose(panels: dict[str, np.ndarray], legend: list[tuple[str, tuple]]) -> 
     for i, (title, panel) in enumerate(panels.items()):
         x = i * (width + _GAP)
         draw.text((x + 2, 2), title, fill=0, font=font)
-        canvas.paste(Image.fromarray(panel), (x, _LINE))
+        for top in range(0, height, _ROWS):  # a large photo should not be copied whole
+            canvas.paste(Image.fromarray(panel[top : top + _ROWS]), (x, _LINE + top))
     for i, (name, colour) in enumerate(legend):
         y = _LINE * (i + 1)
         draw.rectangle((left, y + 2, left + _LINE - 4, y + _LINE - 2), fill=colour)

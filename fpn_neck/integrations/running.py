@@ -186,6 +186,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
     Raises:
         FileNotFoundError: no such file.
         ValueError: the package is missing, the file is not a config, or an option has no place.
+        ImportError: a module of ``custom_imports`` is missing.
         TypeError: a section of another type, see `check_sections`.
     """
     cfg = _read_config(name)
@@ -204,8 +205,16 @@ def _read_config(name: str) -> Config:
         if not Path(name).is_file():
             raise FileNotFoundError(f"config {name}: no such file; a package's is package::path")
         return Config.fromfile(name)
-    except (FileNotFoundError, ImportError):
+    except FileNotFoundError:
         raise
+    except ImportError as e:
+        if not e.__cause__:
+            raise
+        # mmengine's words list the whole sys.path.
+        remedy = "install it, set PYTHONPATH, or correct custom_imports"
+        raise ImportError(
+            f"config {name}: custom_imports: {e.__cause__}; {remedy}"
+        ) from e.__cause__
     except Exception as e:  # it is Python, and may raise anything
         raise ValueError(f"config {name}: not a config ({_one_line(e)})") from e
 

@@ -49,6 +49,7 @@ NEEDED = {"FPN": {"in_channels"}, "SelectLevels": {"indices"}, "PyramidBackbone"
 NEEDED |= {"FPNHead": {"feature_strides", "channels", "in_channels", "num_classes", "in_index"}}
 NEEDED |= {"ShapesDataset": {"split"}, "ClothingDataset": {"split"}}
 EXTRA = {"ShapesDataset": {"lazy_init": True}, "ClothingDataset": {"lazy_init": True}}
+EXTRA |= {"FPNHead": {"loss_decode": {"type": "mmseg.CrossEntropyLoss"}}}
 # What may be accepted: the rest must be refused when it is built.
 RULES = {
     "split": lambda v: v in ("train", "val", "all"),
@@ -178,7 +179,12 @@ def check_config(tmp_path, shapes):
         except RefusedData as refused:
             assert path, refused.brief()
             return REFUSED
-        except (ValueError, TypeError, OSError) as error:  # one line for the user; else a crash
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            ImportError,
+        ) as error:  # one line for the user; else a crash
             assert path, error
             # mmengine's own words for a file that it can't read at all.
             named = [*map(str, path), f"config {file}: not a config"]
