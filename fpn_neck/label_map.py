@@ -20,8 +20,9 @@ _BORDER_LOGITS = 1 << 20  # resized together
 def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """``argmax(resize(logits, size))``, strip by strip.
 
-    Memory beside the result is a few MiB, whatever K and the size; whole logits of 194 classes at
-    2000 x 3000 px take 4.7 GB. Labels are the same except where two logits tie within rounding.
+    Memory beside the result is a few MiB and some numbers for each row and column; whole logits of
+    194 classes at 2000 x 3000 px take 4.7 GB. Labels are the same but where two logits tie within
+    rounding.
 
     Args:
         logits: (N, K, h, w), floating point.
@@ -41,7 +42,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
     for i in range(len(logits)):
         image = slice(i, i + 1)
-        fill_labels(RowMap.of(logits[image]).resize(size, align_corners), labels[image])
+        fill_labels(RowMap.of(logits[image]).finite().resize(size, align_corners), labels[image])
     return labels
 
 
@@ -69,10 +70,11 @@ def _fill_rows(logits: RowMap, labels: Tensor, start: int, end: int) -> None:
     first, last = down.span()
     x = logits.source.rows(first, last)
     x = x.float() if x.element_size() < 4 else x
-    y_cells, x_cells = torch.tensor(down.index) - first, torch.tensor(across.index)
+    y_cells, x_cells = (torch.tensor(t.index, device=x.device) for t in (down, across))
+    y_cells -= first
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)
-    y_weights, x_weights = (torch.tensor(t.weight).to(x) for t in (down, across))
+    y_weights, x_weights = (torch.tensor(t.weight, device=x.device).to(x) for t in (down, across))
     for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
         i, j = pixels.unbind(1)
         index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]

@@ -41,6 +41,11 @@ class RowMap:
         """A map that exists."""
         return cls(x.shape, x, lambda start, end: x[:, :, start:end])
 
+    def finite(self) -> RowMap:
+        """Infinite values as the largest numbers: a mixture with none of them would be NaN."""
+        info, rows = torch.finfo(self.like.dtype), self.rows
+        return RowMap(self.shape, self.like, lambda *a: rows(*a).clamp(info.min, info.max))
+
     def _made_of(self, down: Taps, across: Taps, rows: Callable[[int, int], Tensor]) -> RowMap:
         """Another map of the same source, with taps among this one's rows and columns."""
         size = len(down.index), len(across.index)
@@ -78,7 +83,7 @@ class RowMap:
             x = self.rows(first, last)
             x = x.float() if x.element_size() < 4 else x
             with torch.autocast(x.device.type, enabled=False):
-                mixture = part.matrix(first, last).to(x)
+                mixture = part.matrix(first, last, x.device).to(x)
                 if end - start > last - first:  # first the step that leaves less to the other
                     return mixture @ widen(x)
                 return widen(mixture @ x)

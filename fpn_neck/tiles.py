@@ -44,12 +44,18 @@ def is_large(size: Sequence[int], tile: int | None) -> bool:
 
 def fits(model: nn.Module, heads: nn.Module | None) -> bool:
     """Whether `logits_by_tiles` knows the head, and the model is in eval mode."""
-    norms = (type(None), _BatchNorm, nn.GroupNorm)
     return (
         not model.training
         and isinstance(heads, ScaleHeads)
-        and all(isinstance(_norm(tower[0]), norms) for tower in heads)
+        and all(_is_known(_norm(tower[0])) for tower in heads)
     )
+
+
+def _is_known(norm: nn.Module | None) -> bool:
+    """None, GN, or BN with statistics of its own."""
+    if isinstance(norm, _BatchNorm):
+        return not norm.training and norm.running_mean is not None
+    return norm is None or isinstance(norm, nn.GroupNorm)
 
 
 @torch.no_grad()

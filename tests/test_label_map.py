@@ -112,3 +112,13 @@ def test_it_compiles_without_a_graph_break():
     logits = torch.randn(1, 5, 6, 7)
     compiled = torch.compile(label_map, fullgraph=True, backend="eager")
     assert torch.equal(compiled(logits, (24, 28)), label_map(logits, (24, 28)))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_class_that_is_masked_out_is_never_chosen(fast):
+    logits = torch.randn(1, 5, 20, 30)
+    logits[:, 3] = -torch.inf
+    with fpn_neck.fast.enable(fast):
+        labels = label_map(logits, (81, 77))
+    rest = F.interpolate(logits[:, [0, 1, 2, 4]], size=(81, 77), mode="bilinear").argmax(1)
+    assert torch.equal(labels, torch.tensor([0, 1, 2, 4])[rest])

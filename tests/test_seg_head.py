@@ -396,3 +396,10 @@ def test_layout_of_logits_is_that_of_a_large_pyramid():
     assert torch.equal(logits, last)
     with enable(False):
         torch.testing.assert_close(logits, head(maps), atol=1e-4, rtol=0)
+
+
+def test_a_training_step_without_images():
+    head = SegHead(64, 5, channels=64, dropout=0.0)
+    maps = [torch.randn(0, 64, 256 // s, 256 // s, requires_grad=True) for s in (1, 2, 4, 8)]
+    head(maps).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in head.parameters())

@@ -22,7 +22,10 @@ _enabled = True
 
 
 class enable:  # noqa: N801 (used like torch.set_grad_enabled)
-    """Allow the fast paths or not, for the process, from this line or within a ``with`` block."""
+    """Allow the fast paths or not, for the process, from this line or within a ``with`` block.
+
+    Blocks of several threads that overlap in time undo each other: set it once, before.
+    """
 
     def __init__(self, allowed: bool = True) -> None:
         global _enabled
@@ -72,7 +75,7 @@ def untouched(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in vars(module)
+        or not {"forward", "_conv_forward"}.isdisjoint(vars(module))
     )
 
 

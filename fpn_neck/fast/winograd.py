@@ -100,6 +100,8 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     In `computed_in`'s dtype.
     """
     (grid, runs), (c, o) = _plan(x), (x.shape[1], grad.shape[1])
+    if not runs:  # no images
+        return x.new_zeros((o, c, KERNEL, KERNEL), dtype=computed_in(x.dtype))
     # Each run has a sum of its own: the order of additions stays the same.
     first, *others = spread(lambda run: _weight_gradient_run(x, grad, grid, run), runs)
     for other in others:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -35,11 +36,16 @@ def spread(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result
         with torch.inference_mode(inference), torch.no_grad():
             return task(part)
 
-    return list(_pool(torch.get_num_threads()).map(run, parts))
+    pool, futures = _pool(torch.get_num_threads()), []
+    with suppress(RuntimeError):  # the interpreter is at its end, and so are its pools
+        for part in parts if pool else ():
+            futures.append(pool.submit(run, part))
+    return [f.result() for f in futures] + [run(part) for part in parts[len(futures) :]]
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int) -> ThreadPoolExecutor | None:
+    """None where the system gives no more threads."""
     pool = ThreadPoolExecutor(threads, "fpn_neck")
     everyone = Barrier(threads)
 
@@ -50,6 +56,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     try:
         list(pool.map(start, range(threads)))
+    except RuntimeError:
+        everyone.abort()  # or those that did start would wait for good
+        pool.shutdown(wait=False)
+        return None
     finally:
         torch.set_num_threads(threads)
     return pool

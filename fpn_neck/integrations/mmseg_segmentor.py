@@ -54,7 +54,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         padded = data_samples[0].metainfo
         size = padded.get("pad_shape", padded["img_shape"])[:2]
         for image, sample in zip(logits.split(1), data_samples, strict=True):
-            self._set_labels(sample, RowMap.of(image), size)
+            self._set_labels(sample, RowMap.of(image).finite(), size)
         return data_samples
 
     def _set_labels(self, sample: Any, logits: RowMap, size: Sequence[int]) -> None:

@@ -89,3 +89,38 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_process_starts_threads_of_its_own():
     done = subprocess.run([sys.executable, "-c", FORK], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def run(script):
+    """Of a process of its own; what it prints."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SPREAD = """
+import threading, time, torch
+from fpn_neck.fast.workers import spread
+torch.set_num_threads(2)
+"""
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_thread_that_outlives_the_main_one(used_before):
+    first = "spread(abs, [1, 2])\n" if used_before else ""
+    late = "threading.Thread(target=lambda: (time.sleep(1), print(spread(abs, [-1, -2])))).start()"
+    assert run(SPREAD + first + late) == "[1, 2]\n"
+
+
+def test_no_more_threads_to_be_had():
+    refuse = """
+start = threading.Thread.start
+def limited(self):
+    if threading.active_count() > 1:
+        raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = limited
+print(spread(abs, [-1, -2]), torch.get_num_threads())
+"""
+    assert run(SPREAD + refuse) == "[1, 2] 2\n"
