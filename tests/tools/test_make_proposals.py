@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,6 +175,8 @@ def test_proposals_move_with_the_objects(proposals, root):
             [{"type": "LoadImageFromFile"}, {"type": "LoadProposals"}]
             + [{"type": "ProposalBroadcaster", "transforms": steps}]
         )
+    random.seed(0)
+    np.random.seed(0)
     seen = set()
     for _ in range(8):
         data = {"img_path": str(root / "val/images/000001.jpg"), "gt_bboxes": boxes.copy()}
