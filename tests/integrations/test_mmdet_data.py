@@ -235,7 +235,7 @@ def test_select_levels():
 
 
 @pytest.mark.parametrize("segments", [[1000, 3, THINGS], [THINGS, THINGS + 1, 1001], [THINGS + 1]])
-def test_pictures_of_panoptic_segments_leave_void_out(root, segments):
+def test_pictures_of_panoptic_segments_leave_void_out(root, segments, exact_drawing):
     from mmengine.structures import PixelData
 
     data = build("shapes", "val", data_root=str(root))

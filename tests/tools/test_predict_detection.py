@@ -127,7 +127,7 @@ def test_a_panoptic_models_segments_are_drawn(predict, photos):
     assert len(list((photos.folder.parent / "out/overlays").iterdir())) == 1
 
 
-def test_overlays_show_what_is_above_the_score(predict, photos):
+def test_overlays_show_what_is_above_the_score(predict, photos, exact_drawing):
     photo = np.asarray(Image.open(photos.folder / "000001.jpg"))
     drawn = {}
     for thr in (0.0, 1.0):
