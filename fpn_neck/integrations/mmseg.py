@@ -74,6 +74,7 @@ class FPNHead(BaseDecodeHead):
         merged = channels * (levels if merge == "cat" else 1)
         kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
         super().__init__(channels=merged, **kwargs)
+        self.checks_labels = True  # see LabelHook
         self.loss_stride = check_whole("loss_stride", loss_stride, 1)
         self.scale_heads = ScaleHeads(
             self.in_channels,
