@@ -1,7 +1,7 @@
 """Measure neck, head and segmenter beside the others', interleaved, with equal weights.
 
-tools/benchmark.py [--quick] [--what neck head segmenter labels] [--case resnet50:800x1216 ...]
-  [--batch 1 2 8] [--classes 59 150] [--mode forward step]
+tools/benchmark.py [--quick] [--what neck head decoder segmenter labels]
+  [--case resnet50:800x1216 ...] [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import torch
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
 from fpn_neck.benchmark import cold, field, measure, report
 from fpn_neck.benchmark.cases import CHANNELS
+from fpn_neck.benchmark.decoders import DecoderCase
 from fpn_neck.benchmark.heads import HeadCase
 from fpn_neck.benchmark.labels import LabelsCase
 from fpn_neck.benchmark.necks import NeckCase
 from fpn_neck.benchmark.segmenters import SegmenterCase
 from fpn_neck.command_line import run_tool
 
-WHAT = {"neck": NeckCase, "head": HeadCase, "segmenter": SegmenterCase, "labels": LabelsCase}
+WHAT = {
+    "neck": NeckCase,
+    "head": HeadCase,
+    "decoder": DecoderCase,
+    "segmenter": SegmenterCase,
+    "labels": LabelsCase,
+}
 CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
 

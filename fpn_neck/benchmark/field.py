@@ -120,12 +120,11 @@ def in_torch(
 
 def _export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> list[str]:
     names = [f"input{i}" for i in range(len(inputs))]
-    if inputs[0].dtype != torch.float32:
-        raise Skip("exported in float32 only")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"input_names": names, "dynamo": False}
-        torch.onnx.export(module.eval(), (list(inputs),), str(path), **options)
+        maps = [x.float() for x in inputs]
+        torch.onnx.export(module.eval(), (maps,), str(path), **options)
     return names
 
 
@@ -135,6 +134,8 @@ def _onnxruntime(name: str, module: nn.Module, inputs: list[Tensor]) -> Contesta
         import onnxruntime
     except ImportError as e:
         raise Skip(f"not installed ({e})") from e
+    if inputs[0].dtype != torch.float32:
+        raise Skip("in float32 only")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -150,16 +151,17 @@ def _openvino(name: str, module: nn.Module, inputs: list[Tensor]) -> Contestant:
         import openvino
     except ImportError as e:
         raise Skip(f"not installed ({e})") from e
+    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[inputs[0].dtype]  # of the arithmetic
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         _export(module, inputs, path)
         model = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", settings)
-    request, feed = model.create_infer_request(), [x.numpy() for x in inputs]
+    request, feed = model.create_infer_request(), [x.float().numpy() for x in inputs]
 
     def run() -> Maps:
         results = request.infer(feed, share_inputs=True)

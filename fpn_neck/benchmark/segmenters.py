@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -48,6 +49,7 @@ class SegmenterCase(Case):
     def others(self, ours: nn.Module) -> dict[str, Callable[[], nn.Module]]:
         return {
             "mmseg": lambda: _MMSeg(ours.model, self),
+            "mmseg on our backbone": lambda: _MMSeg(ours.model, self, own_backbone=False),
             "smp": lambda: _Smp(self),
         }
 
@@ -101,16 +103,22 @@ class _Ours(_Whole):
 
 
 class _MMSeg(_Whole):
-    """mmseg's neck and head on the same backbone; its loss, its resizing and argmax."""
+    """mmseg's backbone, neck and head; its loss, its resizing and argmax.
 
-    def __init__(self, model: Segmenter, case: SegmenterCase) -> None:
+    Its wrapper runs the timm model in the images' layout; this package's, in channels_last on a
+    CPU. ``own_backbone=False`` takes the latter, which shows what neck and head do alone.
+    """
+
+    def __init__(self, model: Segmenter, case: SegmenterCase, own_backbone: bool = True) -> None:
         super().__init__(case)
         self.head = mmseg_head(model.head)
         from mmengine.structures import PixelData
         from mmseg.models.necks import FPN
         from mmseg.structures import SegDataSample
 
-        self.backbone = model.backbone
+        self.backbone = copy.deepcopy(model.backbone)
+        if own_backbone:
+            self.backbone = _mmseg_backbone(case.backbone, model.backbone.net)
         self.neck = FPN(
             list(CHANNELS[case.backbone]), model.neck.out_channels, len(model.neck.fpn_convs)
         )
@@ -126,6 +134,15 @@ class _MMSeg(_Whole):
 
     def _logits(self, image: Tensor) -> Tensor:
         return self.head(self.neck(tuple(self.backbone(image))))
+
+
+def _mmseg_backbone(name: str, net: nn.Module) -> nn.Module:
+    """mmseg's wrapper of the same timm model."""
+    from mmseg.models.backbones import TIMMBackbone
+
+    theirs = TIMMBackbone(name, pretrained=False, out_indices=net.feature_info.out_indices)
+    theirs.timm_model.load_state_dict(net.state_dict())
+    return theirs
 
 
 class _Smp(_Whole):

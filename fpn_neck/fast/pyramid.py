@@ -22,21 +22,26 @@ if TYPE_CHECKING:
 def fits(fpn: FPN, maps: Sequence[Tensor]) -> bool:
     """Whether `pyramid` computes what ``fpn`` says, and sooner.
 
-    That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling)
-    on the CPU, eagerly, with a finest map that is large enough.
+    That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling),
+    or the same without a 3x3, on the CPU, eagerly, with a finest map that is large enough.
     """
     if not eager() or not is_worth(maps[0], fpn.out_channels, fpn.out_channels):
         return False
-    papers = fpn.smooth == "merged" and fpn.top_down and fpn.laterals
+    papers = fpn.smooth != "chained" and fpn.top_down and fpn.laterals and _has_own_path(fpn)
     if not papers or fpn.upsample_cfg != {"mode": "nearest"} or len({len(x) for x in maps}) > 1:
         return False
-    laterals, smooths = fpn.lateral_convs, fpn.fpn_convs[: fpn.num_levels]
+    laterals, smooths = fpn.lateral_convs, fpn.fpn_convs[: fpn.num_smooth]
     blocks = [*laterals, *smooths]
     return (
         all(_is_plain(b, 1) for b in laterals)
         and all(_is_plain(b, 3) for b in smooths)
         and plain_tensors(*maps, *(p for b in blocks for p in (b.conv.weight, b.conv.bias)))
     )
+
+
+def _has_own_path(fpn: FPN) -> bool:
+    """Not a subclass's top-down path, nor one that was put in its place."""
+    return getattr(fpn._top_down_path, "__module__", None) == "fpn_neck.fpn"
 
 
 def _is_plain(block: nn.Module, kernel: int) -> bool:
@@ -58,8 +63,12 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     merged: list[Tensor] = []
     for i in reversed(range(len(maps))):
         x, above = maps[i], merged[0] if merged else None
-        lateral, smooth = fpn.lateral_convs[i].conv, fpn.fpn_convs[i].conv
-        last, worth = is_channels_last(x), is_worth(x, fpn.out_channels, fpn.out_channels)
+        lateral, last = fpn.lateral_convs[i].conv, is_channels_last(x)
+        if not fpn.num_smooth:
+            merged.insert(0, merge(x, lateral.weight, lateral.bias, above, last))
+            continue
+        smooth = fpn.fpn_convs[i].conv
+        worth = is_worth(x, fpn.out_channels, fpn.out_channels)
         if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
             # Nobody else needs the finest merged map, so it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)
@@ -73,4 +82,6 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
             outs.insert(
                 0, F.conv2d(x.to(smooth.weight.dtype), smooth.weight, smooth.bias, padding=1)
             )
+    if not fpn.num_smooth:
+        outs = [x.to(maps[0].dtype) for x in merged]
     return outs, merged[-1].to(maps[-1].dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
+from torch.utils._device import DeviceContext
 
 from fpn_neck.fast.maps import is_channels_last
 
@@ -50,9 +51,16 @@ def eager() -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not any(_GLOBAL_HOOKS)
         and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
+        and not _watched()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0
     )
+
+
+def _watched() -> bool:
+    """Whether a mode sees torch's functions; one that only sets the default device may."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    return any(type(mode) is not DeviceContext for mode in modes)
 
 
 def plain_conv(module: nn.Module, kernel: int) -> bool:

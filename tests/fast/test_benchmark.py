@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fpn_neck.benchmark import cold, field, measure, report
+from fpn_neck.benchmark.decoders import DecoderCase
 from fpn_neck.benchmark.heads import HeadCase
 from fpn_neck.benchmark.labels import LabelsCase
 from fpn_neck.benchmark.necks import NeckCase
@@ -39,15 +40,28 @@ def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
     for name in ("mmseg", "timm"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     case = kind(**CASE, batch=2, classes=7)
-    entered, missing = field.contestants(case, lambda name: name in ("fpn_neck", "mmseg"))
-    assert [c.name for c in entered] == ["fpn_neck", "mmseg"] and not missing
+    entered, missing = field.contestants(case, lambda name: "," not in name and name != "smp")
+    assert [c.name for c in entered][:2] == ["fpn_neck", "mmseg"] and not missing
+    assert len(entered) == {HeadCase: 2, SegmenterCase: 3}[kind]
     for c in entered:
         assert c.error < 1e-3
         c.step()
-    ours, theirs = (torch.as_tensor(c.run()[0]) for c in entered)
+    ours, theirs = (torch.as_tensor(c.run()[0]) for c in entered[:2])
     assert ours.shape == theirs.shape and len(ours.unique()) > 2
     if kind is HeadCase:  # a segmenter's step has moved the statistics of batch norm
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+
+
+def test_smps_decoder_computes_the_same():
+    pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
+    entered, missing = field.contestants(
+        DecoderCase(**CASE, classes=7), lambda name: "," not in name
+    )
+    assert [c.name for c in entered] == ["fpn_neck", "smp"] and not missing
+    assert all(0 < c.error < 1e-5 for c in entered)
+    for c in entered:
+        c.step()
+        assert [tuple(y.shape) for y in c.run()] == [(1, 7, 16, 24)]
 
 
 def test_label_maps_agree_and_take_no_step():

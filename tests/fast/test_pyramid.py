@@ -13,6 +13,7 @@ import torch
 from test_winograd import TOLERANCE, assert_close
 from torch import nn
 from torch.nn.utils import prune
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
@@ -36,6 +37,7 @@ EXTRA = {
     "on_output": {"num_outs": 5, "add_extra_convs": "on_output"},
     "used levels": {"num_outs": 1, "start_level": 1, "end_level": 1},
 }
+SMOOTH = ["merged", "none"]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 pytestmark = pytest.mark.usefixtures("any_size")
@@ -67,9 +69,10 @@ def assert_same(ours, expected, tolerance=1e-5):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_outputs_and_gradients(sizes, dtype, layout):
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_outputs_and_gradients(smooth, sizes, dtype, layout):
     """Against the plain order in float64."""
-    fpn = build(dtype)
+    fpn = build(dtype, smooth=smooth)
     twin = copy.deepcopy(fpn).double()
     for batch in (1, 3):
         inputs = [x.requires_grad_() for x in maps(sizes, batch, dtype, layout)]
@@ -91,8 +94,9 @@ def test_outputs_and_gradients(sizes, dtype, layout):
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("options", EXTRA.values(), ids=EXTRA.keys())
-def test_extra_levels_and_used_levels(options, grad):
-    fpn, inputs = build(**options), maps()
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_extra_levels_and_used_levels(smooth, options, grad):
+    fpn, inputs = build(smooth=smooth, **options), maps()
     with torch.set_grad_enabled(grad):
         assert_same(fpn(inputs), plain(fpn, inputs))
 
@@ -100,8 +104,10 @@ def test_extra_levels_and_used_levels(options, grad):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("sizes", [SIZES["even"], SIZES["odd"]], ids=["even", "odd"])
-def test_layout_in_memory_is_that_of_torchs_operators(sizes, layout, grad):
-    fpn, inputs = build(num_outs=4).to(memory_format=layout), maps(sizes, layout=layout)
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_layout_in_memory_is_that_of_torchs_operators(smooth, sizes, layout, grad):
+    fpn = build(num_outs=4, smooth=smooth).to(memory_format=layout)
+    inputs = maps(sizes, layout=layout)
     with torch.set_grad_enabled(grad):
         for ours, expected in zip(fpn(inputs), plain(fpn, inputs), strict=True):
             assert ours.stride() == expected.stride()
@@ -202,7 +208,6 @@ NOT_PLAIN = {
     "padding mode": lambda: build(conv_cfg={"type": "Conv2d", "padding_mode": "reflect"}),
     "bilinear": lambda: build(upsample_cfg={"mode": "bilinear"}),
     "chained": lambda: build(smooth="chained"),
-    "no smoothing": lambda: build(smooth="none"),
     "no top-down path": lambda: build(top_down=False),
     "no laterals": lambda: build(laterals=False),
 }
@@ -260,6 +265,43 @@ def test_a_global_hook_sees_every_convolution():
     finally:
         handle.remove()
     assert seen.count(nn.Conv2d) == 6
+
+
+class OwnPath(FPN):
+    def _top_down_path(self, laterals, sizes):
+        return [x * 0 for x in laterals]
+
+
+def test_a_top_down_path_of_its_own_is_taken():
+    fpn, inputs = OwnPath(CHANNELS, WIDTH), maps()
+    replaced = build()
+    replaced._top_down_path = lambda laterals, sizes: [x * 0 for x in laterals]
+    for own in (fpn, replaced):
+        outs = own(inputs)
+        expected = [f(torch.zeros_like(y)) for f, y in zip(own.fpn_convs, outs, strict=True)]
+        assert_same(outs, expected)
+
+
+class Names(TorchFunctionMode):
+    def __init__(self):
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen.append(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_every_convolution():
+    fpn, inputs = build(), maps()
+    with Names() as mode:
+        fpn(inputs)
+    assert mode.seen.count("conv2d") == 6
+
+
+def test_a_default_device_is_no_such_mode():
+    fpn, inputs = build(), maps()
+    with torch.device("cpu"):
+        assert fits(fpn, inputs)
 
 
 def test_operations_are_counted_as_torch_counts_them():
