@@ -70,4 +70,4 @@ def draw_curves(series: Series, path: Path, metrics: Iterable[str] = METRICS) ->
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")

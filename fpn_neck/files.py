@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)(\.\w+)?")
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.part")
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` (same suffix), then rename it.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it.
 
-    A killed process never leaves a cut file under ``path``.
+    A killed process never leaves a cut file under ``path``, nor one with its suffix, which
+    ``*.pth`` would find. So a writer that chooses a picture's format by the suffix has to be told.
 
     Args:
         sync: wait until the content, then its name, are on the disk, which takes milliseconds, or
@@ -23,7 +24,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
         OSError: as ``write`` or the file system do; ``path`` is then as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(temporary)
         if sync:

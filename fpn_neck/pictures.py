@@ -49,7 +49,7 @@ def _mix(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
 def save_labels(labels: np.ndarray, path: Path) -> None:
     """Save labels (H, W) as a grey PNG whose values are the labels, 8 bit, or 16 above 255."""
     dtype = np.uint8 if labels.max(initial=0) <= 255 else np.uint16
-    Image.fromarray(labels.astype(dtype)).save(path)
+    Image.fromarray(labels.astype(dtype)).save(path, format="PNG")
 
 
 def paint(labels: np.ndarray, palette: Palette) -> np.ndarray:

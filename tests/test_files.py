@@ -16,14 +16,12 @@ def test_writes_into_a_new_folder(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["c.txt"]
 
 
-def test_the_writer_gets_a_hidden_neighbour_with_the_same_suffix(tmp_path):
-    path = tmp_path / "c.d.png"
-    given = []
-    write_whole(path, lambda p: (given.append(p), p.touch()))
+def test_the_writer_gets_a_hidden_neighbour_that_no_pattern_finds(tmp_path):
+    path = tmp_path / "c.d.pth"
+    given, found = [], []
+    write_whole(path, lambda p: (given.append(p), p.touch(), found.extend(tmp_path.rglob("*.pth"))))
     assert given[0].parent == tmp_path  # a rename is atomic only on one file system
-    assert given[0].suffix == ".png"  # PIL and matplotlib choose the format by it
-    assert given[0].name.startswith(".")
-    assert given[0] != path
+    assert given[0].name.startswith(".") and not found
 
 
 def test_replaces_the_old_file(tmp_path):
@@ -77,12 +75,15 @@ def test_the_content_is_the_same_whether_it_is_synced(tmp_path, sync):
 def test_only_what_killed_processes_left_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [f".iter_4.{dead.pid}.pth", f".last_checkpoint.{dead.pid}", f".a.99{'9' * 30}.png"]
-    gone += [f".iter_4.{os.getpid()}.pth"]  # a container's first process has always this number
+    gone = [f".iter_4.pth.{dead.pid}.part", f".last.{dead.pid}.part", f".a.99{'9' * 30}.part"]
+    gone += [
+        f".iter_4.pth.{os.getpid()}.part"
+    ]  # a container's first process has always this number
     alive = os.getppid()
-    kept = ["iter_4.pth", f".iter_4.{alive}.pth", ".hidden", ".a.1x.pth", f"a.{dead.pid}.pth"]
+    kept = ["iter_4.pth", f".iter_4.pth.{alive}.part", ".hidden", ".a.1x.part"]
+    kept += [f"a.{dead.pid}.part"]
     for name in gone + kept:
         (tmp_path / name).touch()
-    (tmp_path / f".folder.{dead.pid}").mkdir()
+    (tmp_path / f".folder.{dead.pid}.part").mkdir()
     remove_leftovers(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {*kept, f".folder.{dead.pid}"}
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, f".folder.{dead.pid}.part"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -21,7 +22,8 @@ def main() -> None:
     args = parser.parse_args()
     whole = montage([Image.open(p).convert("RGB") for p in args.pictures], args.columns)
     size = args.width, whole.height * args.width // whole.width
-    write_whole(args.out, whole.resize(size, Image.Resampling.LANCZOS).save)
+    kind = Image.registered_extensions().get(args.out.suffix.lower(), "PNG")
+    write_whole(args.out, partial(whole.resize(size, Image.Resampling.LANCZOS).save, format=kind))
 
 
 if __name__ == "__main__":

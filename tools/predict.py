@@ -107,7 +107,7 @@ def build_segmenter(cfg: Config, args: Namespace) -> Predict:
             photo[..., ::-1], {"prediction": labels}, predictor.classes, predictor.palette
         )
         write_whole(args.out / "labels" / f"{name}.png", partial(save_labels, labels))
-        write_whole(args.out / "overlays" / f"{name}.png", picture.save)
+        write_whole(args.out / "overlays" / f"{name}.png", partial(picture.save, format="PNG"))
 
     return segment
 
@@ -127,7 +127,7 @@ def build_detector(cfg: Config, args: Namespace) -> Predict:
     def detect(image: Path, photo: np.ndarray, name: str) -> list[dict]:
         sample = detector(image, photo)
         picture = detector.draw(photo, sample, args.score_thr)
-        write_whole(args.out / "overlays" / f"{name}.png", picture.save)
+        write_whole(args.out / "overlays" / f"{name}.png", partial(picture.save, format="PNG"))
         return detector.boxes_of(sample)
 
     return detect

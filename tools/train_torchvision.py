@@ -254,7 +254,9 @@ def main() -> None:
     shown = np.linspace(0, len(predictions) - 1, min(args.pictures, len(predictions))).astype(int)
     for i in map(int, shown):
         picture = TF.to_pil_image(draw(val_scenes, i, predictions[i]))
-        write_whole(args.out / f"pictures/{val_scenes.ids[i]:06d}.png", picture.save)
+        write_whole(
+            args.out / f"pictures/{val_scenes.ids[i]:06d}.png", partial(picture.save, format="PNG")
+        )
     print("  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
     print(f"checkpoint, metrics and pictures: {args.out}")
 

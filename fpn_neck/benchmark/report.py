@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def save(folder: Path, machine: dict[str, Any], results: Sequence[dict[str, Any]
     for ax, r in zip(figure.subplots(len(results), squeeze=False)[:, 0], results, strict=True):
         _bars(ax, r)
     figure.tight_layout()
-    write_whole(folder / "benchmark.png", figure.savefig)
+    write_whole(folder / "benchmark.png", partial(figure.savefig, format="png"))
     return [*paths, folder / "benchmark.png"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ class PicturesHook(Hook):
         if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
             return
         folder = Path(runner.work_dir) / "pictures"
-        name = f"{Path(outputs[0].img_path).stem}.png"
-        write_whole(folder / name, self._picture(loop.dataloader.dataset.metainfo, outputs[0]).save)
+        path = folder / f"{Path(outputs[0].img_path).stem}.png"
+        picture = self._picture(loop.dataloader.dataset.metainfo, outputs[0])
+        write_whole(path, partial(picture.save, format="PNG"))
 
     def _picture(self, meta: dict, sample: Any) -> Image.Image:
         photo = mmcv.imread(sample.img_path, channel_order="rgb") if self.with_photo else None

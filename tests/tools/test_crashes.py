@@ -248,7 +248,7 @@ def count_down(event, arguments):
     # Before every step that makes, renames or removes a checkpoint or names the last one.
     if event in ("open", "os.rename", "os.remove") and isinstance(arguments[0], (str, os.PathLike)):
         path = str(arguments[0])
-        if path.startswith(str(root)) and ("last_checkpoint" in path or path.endswith(".pth")):
+        if path.startswith(str(root)) and ("last_checkpoint" in path or ".pth" in path):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_a_kill_before_any_step_of_any_write_leaves_a_good_checkpoint(
     named = []
     for step in range(1, kills + 1, every):
         work_dir = tmp_path / str(step)
-        for path in work_dir.glob("*.pth"):  # hidden ones are not yet checkpoints
+        for path in work_dir.glob("*.pth"):
             load_checkpoint(path)
         if (work_dir / "last_checkpoint").exists():
             named.append(last(work_dir)["meta"]["iter"])
