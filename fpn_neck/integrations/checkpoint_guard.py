@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner, checkpoint, find_latest_checkpoint
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -60,7 +61,8 @@ class CheckpointGuard(Hook):
         """Check it, and take out what mmengine would run.
 
         Raises:
-            ValueError: weights of another model, see `fitting`; no iteration to resume from.
+            ValueError: weights of another model, see `fitting`; no iteration to resume from, or
+                the state of another optimizer.
         """
         name = runner.cfg.get("load_from") or find_latest_checkpoint(runner.work_dir)
         weights = find_state_dict(checkpoint)
@@ -72,6 +74,8 @@ class CheckpointGuard(Hook):
                 f"checkpoint {name} doesn't say at which iteration to go on: start from its "
                 "weights with --cfg-options load_from=FILE, without --resume"
             )
+        if runner.cfg.get("resume"):
+            _check_optimizer(runner.optim_wrapper, checkpoint.get("optimizer"), name)
         if isinstance(runner.model, FullyShardedDataParallel):
             return  # a shard has no names and shapes to compare with
         weights = fitting(
@@ -83,6 +87,24 @@ class CheckpointGuard(Hook):
         )
         if self._allow_mismatch or not isinstance(checkpoint.get("state_dict"), Mapping):
             checkpoint["state_dict"] = weights  # mmengine looks nowhere else
+
+
+def _check_optimizer(wrapper: Any, state: Any, name: str) -> None:
+    """Refuse the state of an optimizer with other settings; torch would take it and fail later.
+
+    What only one side has may be the doing of another version of torch, or of a schedule.
+    """
+    if not isinstance(wrapper, OptimWrapper) or not isinstance(state, Mapping):
+        return
+    given = {key for group in state.get("param_groups", []) for key in group} - {"initial_lr"}
+    own = {key for group in wrapper.optimizer.param_groups for key in group} - {"initial_lr"}
+    if given - own and own - given:
+        raise ValueError(
+            f"checkpoint {name} holds the state of another optimizer, with "
+            f"{', '.join(sorted(given - own))}, than {type(wrapper.optimizer).__name__}, with "
+            f"{', '.join(sorted(own - given))}: set optim_wrapper.optimizer back, or start from "
+            "its weights with --cfg-options load_from=FILE, without --resume"
+        )
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:

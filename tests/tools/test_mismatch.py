@@ -51,6 +51,13 @@ def test_training_from_another_k_lists_what_differs(trained, run_tool, tmp_path,
     assert not list((tmp_path / "work").rglob("*.pth"))
 
 
+def test_resuming_with_another_optimizer(trained, run_tool, tmp_path):
+    options = ["--cfg-options", "optim_wrapper.optimizer.type=SGD"]
+    arguments = ["--work-dir", tmp_path / "work", "--resume", trained.checkpoint, *options]
+    done = run_tool("train", trained.config, *arguments, cwd=tmp_path)
+    refused_late(done, trained.checkpoint.name, "betas", "SGD", "momentum", "load_from")
+
+
 def test_training_from_what_fits(trained, run_tool, tmp_path):
     options = [f"load_from={trained.checkpoint}", "optim_wrapper.optimizer.lr=0.0"]
     options += ["train_cfg.max_iters=1", "train_cfg.val_interval=100"]

@@ -1,0 +1,34 @@
+"""tools/compare_tiles.py: how many labels tiles change."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def large_photo(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 14, 3), dtype=np.uint8)
+    photo = Image.fromarray(colours).resize((1150, 1100), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "large.png")
+    return tmp_path / "large.png"
+
+
+def test_a_photo_of_more_than_two_tiles(call_tool, trained, varied, large_photo):
+    done = call_tool("compare_tiles", trained.config, varied, large_photo, "--tile", 768)
+    assert done.returncode == 0, done.stderr
+    alike, size = re.search(r"large.png: ([\d.]+) % of (\w+) px alike", done.stdout).groups()
+    assert size == "1100x1150"
+    assert 99 < float(alike) <= 100  # lite0 looks a little farther than a tile's margin
+
+
+def test_a_tile_without_room_for_margins(call_tool, assert_refused, trained, varied, large_photo):
+    done = call_tool("compare_tiles", trained.config, varied, large_photo, "--tile", 100)
+    assert_refused(done, "tile", "100", "768")
+
+
+def test_a_detector(call_tool, assert_refused, varied, large_photo, write_config):
+    config = write_config("detector", "default_scope = 'mmdet'\nmodel = dict(type='RPN')\n")
+    done = call_tool("compare_tiles", config, varied, large_photo)
+    assert_refused(done, "default_scope", "mmseg")
