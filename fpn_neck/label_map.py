@@ -11,6 +11,7 @@ from torch import Tensor
 from fpn_neck.checks import check_flag, check_float_map, check_wholes
 from fpn_neck.fast.switch import eager
 from fpn_neck.row_map import RowMap
+from fpn_neck.taps import Taps
 
 _PIXELS = 1 << 16  # filled together
 _BORDER_LOGITS = 1 << 20  # resized together
@@ -58,23 +59,29 @@ def fill_labels(logits: RowMap, labels: Tensor) -> None:
         for rows, strip in logits.strips():
             labels[:, rows] = strip.max(1).indices  # half the time of argmax on a CPU
         return
+    across = logits.taps[1].tensors(labels.device)
     step = max(1, _PIXELS // max(1, width))
     for start in range(0, height, step):
-        end = min(start + step, height)
-        _fill_rows(logits, labels[0, start:end], start, end)
+        down = logits.taps[0].part(start, min(start + step, height))
+        _fill_rows(logits.source, down, across, labels[0, start : start + step])
 
 
-def _fill_rows(logits: RowMap, labels: Tensor, start: int, end: int) -> None:
-    """Labels of rows start..end - 1: the cells' where they agree, then the borders'."""
-    down, across = logits.taps[0].part(start, end), logits.taps[1]
+def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    """Labels of some rows: the cells' where they agree, then the borders'.
+
+    Args:
+        source: the cells' logits.
+        down, across: which cells make up these rows, and all columns (`Taps.tensors`).
+        labels: (rows, W), to be filled.
+    """
     first, last = down.span()
-    x = logits.source.rows(first, last)
+    x = source.rows(first, last)
     x = x.float() if x.element_size() < 4 else x
-    y_cells, x_cells = (torch.tensor(t.index, device=x.device) for t in (down, across))
+    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(labels.device), across
     y_cells -= first
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)
-    y_weights, x_weights = (torch.tensor(t.weight, device=x.device).to(x) for t in (down, across))
+    y_weights, x_weights = y_weights.to(x), x_weights.to(x)
     for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
         i, j = pixels.unbind(1)
         index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]

@@ -55,10 +55,15 @@ class Taps(NamedTuple):
         """The inputs in use begin at the first number and end before the second."""
         return self.index[0][0], self.index[-1][-1] + 1
 
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Index, int64, and weight, float32, (outputs, S)."""
+        weight = torch.tensor(self.weight, dtype=torch.float32, device=device)
+        return torch.tensor(self.index, device=device), weight
+
     def matrix(self, first: int, last: int, device: torch.device) -> Tensor:
         """(outputs, last - first), float32: how each is mixed of inputs first..last - 1."""
         rows = [[0.0] * (last - first) for _ in self.index]
         for row, index, weight in zip(rows, *self, strict=True):
             for i, w in zip(index, weight, strict=True):
                 row[i - first] += w
-        return torch.tensor(rows, device=device)
+        return torch.tensor(rows, dtype=torch.float32, device=device)

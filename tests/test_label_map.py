@@ -104,6 +104,17 @@ def test_the_largest_tensor_is_a_strip():
     assert max(allocated) > 1 << 20  # memory was recorded
 
 
+def test_another_default_dtype_changes_nothing():
+    logits = torch.randn(1, 5, 9, 7)
+    expected = label_map(logits, (40, 33))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        labels = label_map(logits, (40, 33))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(labels, expected)
+
+
 def test_no_images():
     assert label_map(torch.randn(0, 3, 4, 5), (8, 10)).shape == (0, 8, 10)
 
