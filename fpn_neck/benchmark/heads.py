@@ -61,19 +61,21 @@ def head_multiply_adds(sizes: Sequence[tuple[int, int]], classes: int) -> int:
 
 def mmseg_head(head: SegHead) -> nn.Module:
     try:
+        from mmengine.registry import DefaultScope
         from mmseg.models.decode_heads import FPNHead
     except ImportError as e:
         raise Skip(f"mmseg is not installed ({e})") from e
-    theirs = FPNHead(
-        feature_strides=STRIDES,
-        in_channels=[PYRAMID] * len(STRIDES),
-        in_index=list(range(len(STRIDES))),
-        channels=WIDTH,
-        num_classes=head.conv_seg.out_channels,
-        dropout_ratio=0.0,
-        norm_cfg=GN,
-        align_corners=False,
-        loss_decode={"type": "CrossEntropyLoss", "avg_non_ignore": True},
-    )
+    with DefaultScope.overwrite_default_scope("mmseg"):  # where it looks for its loss
+        theirs = FPNHead(
+            feature_strides=STRIDES,
+            in_channels=[PYRAMID] * len(STRIDES),
+            in_index=list(range(len(STRIDES))),
+            channels=WIDTH,
+            num_classes=head.conv_seg.out_channels,
+            dropout_ratio=0.0,
+            norm_cfg=GN,
+            align_corners=False,
+            loss_decode={"type": "CrossEntropyLoss", "avg_non_ignore": True},
+        )
     theirs.load_state_dict(head.state_dict())
     return theirs

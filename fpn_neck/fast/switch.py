@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
-from torch.utils._device import DeviceContext
 
 from fpn_neck.fast.maps import is_channels_last
 
@@ -60,6 +59,10 @@ def eager() -> bool:
 def _watched() -> bool:
     """Whether a mode sees torch's functions; one that only sets the default device may."""
     modes = torch.overrides._get_current_function_mode_stack()
+    if not modes:
+        return False
+    from torch.utils._device import DeviceContext  # torch 2.6 loads it when it is needed
+
     return any(type(mode) is not DeviceContext for mode in modes)
 
 

@@ -88,7 +88,7 @@ def make_proposals(
         found[key_of(photo.path)].set_metainfo({"photo_bytes": photo.path.stat().st_size})
     with redirect_stdout(io.StringIO()):
         metrics = recall.evaluate(len(dataset))
-    write_whole(out, partial(dump, found))
+    write_whole(out, partial(dump, found, file_format="pkl"))
     return {name.removeprefix("coco/"): value for name, value in metrics.items()}
 
 
