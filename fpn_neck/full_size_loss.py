@@ -71,7 +71,7 @@ class _FullSizeLosses(Function):
             maps = RowMap.of(image).resize(target.shape[-2:], align_corners)
             for pixels in _strips(maps, labels, ignore_index):
                 for i, loss in enumerate(losses):
-                    new = loss.sums(*pixels)
+                    new = _sums(loss, pixels)
                     sums[i] = new if sums[i] is None else sums[i] + new
         ctx.save_for_backward(logits, target, *sums)
         return tuple(loss.value(s) for loss, s in zip(losses, sums, strict=True))
@@ -99,10 +99,16 @@ class _FullSizeLosses(Function):
             with torch.enable_grad():
                 maps = maps.resize(target.shape[-2:], align_corners)
                 for pixels in _strips(maps, labels, ignore_index):
-                    sum((loss.sums(*pixels) * slope).sum() for loss, slope in by_sum).backward()
+                    sum((_sums(loss, pixels) * s).sum() for loss, s in by_sum).backward()
                     start, end, leaf = leaves.pop()
                     into[:, :, start:end] += leaf.grad
         return grad, None, None, None, None
+
+
+def _sums(loss: PixelLoss, pixels: tuple[Tensor, ...]) -> Tensor:
+    """In float32: backward may not run under the autocast that forward ran under."""
+    with torch.autocast(pixels[0].device.type, enabled=False):
+        return loss.sums(*pixels)
 
 
 def _slope(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:

@@ -77,15 +77,14 @@ def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels
     first, last = down.span()
     x = source.rows(first, last)
     x = x.float() if x.element_size() < 4 else x
-    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(labels.device), across
+    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(x.device), across
     y_cells -= first
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)
-    y_weights, x_weights = y_weights.to(x), x_weights.to(x)
     for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
         i, j = pixels.unbind(1)
         index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]
-        weight = y_weights[i, :, None] * x_weights[j, None, :]
+        weight = (y_weights[i, :, None] * x_weights[j, None, :]).to(x)
         values = F.embedding_bag(
             index.flatten(1), cells, per_sample_weights=weight.flatten(1), mode="sum"
         )

@@ -83,7 +83,7 @@ class RowMap:
             x = self.rows(first, last)
             x = x.float() if x.element_size() < 4 else x
             with torch.autocast(x.device.type, enabled=False):
-                mixture = part.matrix(first, last, x.device).to(x)
+                mixture = part.matrix(first, last, x)
                 if end - start > last - first:  # first the step that leaves less to the other
                     return mixture @ widen(x)
                 return widen(mixture @ x)

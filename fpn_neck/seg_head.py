@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fpn_neck.checks import check_choice, check_flag, check_maps, check_whole, check_wholes
 from fpn_neck.fast.conv3x3 import in_faster_layout
 from fpn_neck.fast.maps import in_layout_of
+from fpn_neck.fast.switch import eager
 from fpn_neck.layers import Cfg, ConvNormAct, init_convs
 
 MERGES = ("add", "cat")
@@ -95,7 +96,8 @@ class ScaleHeads(nn.ModuleList):
         merged = maps[0]  # (N, C, H_0, W_0)
         for (is_coarser, *_), x in sums.items():
             x = self._at_size(x, bool(is_coarser), size)
-            merged = x.add_(merged) if is_coarser else merged + x  # upsampled: nobody else's
+            in_place = is_coarser and eager()  # upsampled: nobody else's
+            merged = x.add_(merged) if in_place else merged + x
         return merged
 
     def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:

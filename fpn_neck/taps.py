@@ -56,14 +56,14 @@ class Taps(NamedTuple):
         return self.index[0][0], self.index[-1][-1] + 1
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Index, int64, and weight, float32, (outputs, S)."""
-        weight = torch.tensor(self.weight, dtype=torch.float32, device=device)
+        """Index, int64, and weight, float64, (outputs, S)."""
+        weight = torch.tensor(self.weight, dtype=torch.float64, device=device)
         return torch.tensor(self.index, device=device), weight
 
-    def matrix(self, first: int, last: int, device: torch.device) -> Tensor:
-        """(outputs, last - first), float32: how each is mixed of inputs first..last - 1."""
+    def matrix(self, first: int, last: int, like: Tensor) -> Tensor:
+        """(outputs, last - first): how each is mixed of inputs first..last - 1."""
         rows = [[0.0] * (last - first) for _ in self.index]
         for row, index, weight in zip(rows, *self, strict=True):
             for i, w in zip(index, weight, strict=True):
                 row[i - first] += w
-        return torch.tensor(rows, dtype=torch.float32, device=device)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu").to(like)

@@ -8,6 +8,8 @@ above, which has a quarter of the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
 from fpn_neck.fast.maps import computed_in, is_channels_last, new_map
+from fpn_neck.fast.switch import takes_fast_backward
 from fpn_neck.fast.winograd import Fill
 
 
@@ -89,6 +92,8 @@ class _Merge(Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias, for_above, _ = ctx.needs_input_grad
+        if not takes_fast_backward(grad):
+            return *_plain_backward(grad, x, weight, ctx.above_shape, ctx.needs_input_grad), None
         flat, kernel = grad.flatten(2), weight.flatten(1).to(grad.dtype).expand(len(x), -1, -1)
         # The largest, the input's, comes last, when the temporaries of the others are gone.
         grad_above = _downsample(grad, ctx.above_shape) if for_above else None
@@ -101,6 +106,34 @@ class _Merge(Function):
         elif for_x:
             grad_x = torch.bmm(kernel.mT, flat).view(x.shape)
         return grad_x, grad_weight, grad_bias, grad_above, None  # torch gives each its dtype
+
+
+def _plain_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    above_shape: torch.Size | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """By torch's own operators: gradients of x, weight, bias, above."""
+    of_conv = torch.ops.aten.convolution_backward(
+        grad,
+        x.to(grad),
+        weight.to(grad),
+        [len(weight)],
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        wanted[:3],
+    )
+    above = None
+    if wanted[3]:
+        sizes = grad.shape[-2:], above_shape
+        above = torch.ops.aten.upsample_nearest2d_backward(grad, *sizes)
+    return *of_conv, above
 
 
 def _downsample(grad: Tensor, shape: torch.Size) -> Tensor:

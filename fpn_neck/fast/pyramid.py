@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpn_neck.fast.conv3x3 import conv3x3, conv3x3_rows, is_worth
-from fpn_neck.fast.maps import is_channels_last
+from fpn_neck.fast.maps import in_layout_of, is_channels_last
 from fpn_neck.fast.merge import is_half, merge, merged_rows
 from fpn_neck.fast.switch import eager, plain_conv, plain_tensors, untouched
 from fpn_neck.layers import ConvNormAct
@@ -57,8 +57,10 @@ def _is_plain(block: nn.Module, kernel: int) -> bool:
 
 def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """P2..P5, each in the layout of its C2..C5, and the coarsest lateral."""
-    parameters = (p for convs in (fpn.lateral_convs, fpn.fpn_convs) for p in convs.parameters())
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (*maps, *parameters))
+    # Not the registered parameters: under FSDP, say, the tensors in use are others.
+    convs = [b.conv for b in (*fpn.lateral_convs, *fpn.fpn_convs[: fpn.num_smooth])]
+    in_use = [*maps, *(t for conv in convs for t in (conv.weight, conv.bias))]
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in in_use)
     outs: list[Tensor] = []
     merged: list[Tensor] = []
     for i in reversed(range(len(maps))):
@@ -72,16 +74,19 @@ def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
             # Nobody else needs the finest merged map, so it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)
-            outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last))
+            outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last, smooth))
             break
         x = merge(x, lateral.weight, lateral.bias, above, channels_last=worth or last)
         merged.insert(0, x)
         if worth:
-            outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last))
+            outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last, smooth))
         else:
             outs.insert(
                 0, F.conv2d(x.to(smooth.weight.dtype), smooth.weight, smooth.bias, padding=1)
             )
     if not fpn.num_smooth:
         outs = [x.to(maps[0].dtype) for x in merged]
-    return outs, merged[-1].to(maps[-1].dtype)
+    lateral = merged[-1].to(maps[-1].dtype)
+    if fpn.extra_source == "on_lateral":  # nobody else looks at its layout
+        lateral = in_layout_of(lateral, maps[-1])
+    return outs, lateral

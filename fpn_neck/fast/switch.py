@@ -56,6 +56,12 @@ def eager() -> bool:
     )
 
 
+def takes_fast_backward(grad: Tensor) -> bool:
+    """Not for a derivative of this one, for compilers and counters, nor for many at once."""
+    batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # is_grads_batched=True
+    return eager() and not torch.is_grad_enabled() and not batched
+
+
 def _watched() -> bool:
     """Whether a mode sees torch's functions; one that only sets the default device may."""
     modes = torch.overrides._get_current_function_mode_stack()

@@ -105,8 +105,9 @@ def test_extra_levels_and_used_levels(smooth, options, grad):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("sizes", [SIZES["even"], SIZES["odd"]], ids=["even", "odd"])
 @pytest.mark.parametrize("smooth", SMOOTH)
-def test_layout_in_memory_is_that_of_torchs_operators(smooth, sizes, layout, grad):
-    fpn = build(num_outs=4, smooth=smooth).to(memory_format=layout)
+@pytest.mark.parametrize("extra", [False, "on_lateral", "on_output"])
+def test_layout_in_memory_is_that_of_torchs_operators(extra, smooth, sizes, layout, grad):
+    fpn = build(num_outs=5, smooth=smooth, add_extra_convs=extra).to(memory_format=layout)
     inputs = maps(sizes, layout=layout)
     with torch.set_grad_enabled(grad):
         for ours, expected in zip(fpn(inputs), plain(fpn, inputs), strict=True):
@@ -125,6 +126,37 @@ def test_frozen_parts_get_no_gradient_and_the_rest_its_own(frozen):
     ours = torch.autograd.grad(sum(y.square().sum() for y in fpn(inputs)), leaves)
     expected = torch.autograd.grad(sum(y.square().sum() for y in plain(fpn, inputs)), leaves)
     assert_same(ours, expected)
+
+
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_weights_that_are_no_parameters_get_their_gradient(smooth):
+    """As under FSDP, and in meta-learning; the maps need none."""
+    fpn, inputs = build(smooth=smooth), maps()
+    for conv in [m for m in fpn.modules() if isinstance(m, nn.Conv2d)]:
+        weight = conv.weight.detach().clone().requires_grad_()
+        conv.bias.requires_grad_(False)
+        del conv.weight
+        conv.weight = weight
+    assert fits(fpn, inputs) and all(y.requires_grad for y in fpn(inputs))
+
+
+def backward_batched(outs, leaves):
+    grads = [torch.stack([torch.ones_like(y), y.detach()]) for y in outs]
+    return torch.autograd.grad(outs, leaves, grads, is_grads_batched=True)
+
+
+def backward_in_autocast(outs, leaves):
+    with torch.autocast("cpu"):
+        return torch.autograd.grad(sum(y.square().sum() for y in outs), leaves)
+
+
+@pytest.mark.parametrize("sizes", [SIZES["even"], SIZES["odd"]], ids=["even", "odd"])
+@pytest.mark.parametrize("backward", [backward_batched, backward_in_autocast])
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_backward_is_torchs_where_the_fast_one_does_not_fit(smooth, backward, sizes):
+    fpn, inputs = build(smooth=smooth), [x.requires_grad_() for x in maps(sizes)]
+    leaves = [*inputs, *fpn.parameters()]
+    assert_same(backward(fpn(inputs), leaves), backward(plain(fpn, inputs), leaves))
 
 
 @torch.no_grad()

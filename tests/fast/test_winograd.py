@@ -129,15 +129,19 @@ CHANGES = {
 }
 
 
+def run(conv, x):
+    return conv3x3(x, conv.weight, conv.bias, False, conv)
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @torch.no_grad()
 def test_changed_weights_are_seen(change):
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 7)
     for _ in range(2):
-        conv3x3(x, conv.weight, conv.bias, channels_last=False)
+        run(conv, x)
     before = conv(x)
     change(conv)
-    ours = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    ours = run(conv, x)
     expected = conv(x)
     assert not torch.equal(before, expected)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0, equal_nan=True)
@@ -146,22 +150,36 @@ def test_changed_weights_are_seen(change):
 @torch.no_grad()
 def test_copies_of_a_module_have_their_own():
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 7)
-    ours = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+    ours = run(conv, x)
     for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
         conv.weight.data.mul_(1.5)
-        conv3x3(x, conv.weight, conv.bias, channels_last=False)
-        assert torch.equal(conv3x3(x, twin.weight, twin.bias, channels_last=False), ours)
+        run(conv, x)
+        assert torch.equal(run(twin, x), ours)
 
 
 @torch.no_grad()
-def test_nothing_is_kept_for_a_weight_that_is_gone():
+def test_nothing_is_kept_for_a_convolution_that_is_gone():
     from fpn_neck.fast.conv3x3 import _transforms
 
-    weight, before = torch.randn(4, 3, 3, 3), len(_transforms)
-    conv3x3(torch.randn(1, 3, 4, 4), weight, torch.zeros(4), channels_last=False)
+    conv, x, before = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 4, 4), len(_transforms)
+    run(conv, x)
     assert len(_transforms) == before + 1
-    del weight
+    conv3x3(x, conv.weight, conv.bias, channels_last=False)  # nobody's
+    assert len(_transforms) == before + 1
+    del conv
     assert len(_transforms) == before
+
+
+def test_weights_can_be_swapped():
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
+    with torch.no_grad():
+        run(conv, x)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        conv.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert conv.weight.dtype == torch.float64
 
 
 # New maps ---------------------------------------------------------------------------------------
@@ -182,15 +200,15 @@ def test_new_maps_are_dense_and_writable(channels, layout):
 def test_weights_that_change_their_dtype_are_transformed_anew():
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
     with torch.no_grad():
-        conv3x3(x, conv.weight, conv.bias, channels_last=False)
+        run(conv, x)
         conv.double()
-        found = conv3x3(x.double(), conv.weight, conv.bias, channels_last=False)
+        found = run(conv, x.double())
         assert_close(found, conv(x.double()), TOLERANCE[torch.float64])
 
 
 def test_the_default_device_does_not_matter():
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
     with torch.no_grad(), torch.device("meta"):
-        found = conv3x3(x, conv.weight, conv.bias, channels_last=False)
+        found = run(conv, x)
     assert found.device.type == "cpu"
     assert_close(found, conv(x).detach(), TOLERANCE[torch.float32])
