@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmengine.config import DictAction
 from rich.console import Console
@@ -99,16 +101,56 @@ def histogram_as_json(counts: Histogram) -> dict:
     return {"labels": labels, "rare": counts.rare, "absent": counts.absent}
 
 
+def is_replaced(path: Path) -> bool:
+    """Whether a report takes the file's place; else it is written into what is there.
+
+    That is a pipe or a device, and the file into which stdout or stderr go.
+    """
+    if not path.exists():
+        return True
+    streams = [os.fstat(number) for number in (1, 2)]
+    return path.is_file() and not any(os.path.samestat(path.stat(), one) for one in streams)
+
+
+def require_writable(path: Path) -> None:
+    """Fail before the whole run, not after it."""
+    if path.is_dir():
+        raise ValueError(f"--json {path} is a folder: give a file")
+    if not is_replaced(path):
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"--json {path} can't be written: give another file")
+        return
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"{folder}: {error.strerror}"
+        raise ValueError(f"--json {path} can't be written ({reason}): give another") from error
+
+
+def write_report(path: Path, text: str) -> None:
+    if is_replaced(path):  # of a symlink, what it points to
+        write_whole(Path(os.path.realpath(path)), lambda part: part.write_text(text))
+        return
+    sys.stdout.flush()  # both may end in one file
+    with path.open("a") as file:
+        file.write(text + "\n")
+
+
 def main() -> int:
     args = parse_args()
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
+    if args.limit < 0:
+        raise ValueError(f"--limit {args.limit} must be at least 0")
+    if args.json:
+        require_writable(args.json)
     cfg = load_config(args.config, args.cfg_options)
     sources = data_sources(cfg, *args.splits)
     if not sources:
         raise ValueError(f"{args.config} names no data set for {', '.join(args.splits)}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the whole run
     model = cfg.get("model") or {}
     check = DatasetCheck(args.config, model, workers=args.workers, track=progress)
     reports = [check(source) for source in sources]
@@ -116,10 +158,9 @@ def main() -> int:
     findings += [finding for report in reports for finding in report.findings]
     for report in reports:
         show(report)
-    if args.json:
-        text = json.dumps(as_json(args.config, findings, reports), indent=1)
-        write_whole(args.json, lambda path: path.write_text(text))
     print(RefusedData(findings).report(args.limit) if findings else "nothing found")
+    if args.json:
+        write_report(args.json, json.dumps(as_json(args.config, findings, reports), indent=1))
     return 1 if findings else 0
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpn_neck.datasets.file_check import Finding, Refused, unreadable
+from fpn_neck.datasets.file_check import BOM, Finding, Refused, unreadable
+from fpn_neck.datasets.outline_check import wrong_outline
 
 NOT_COCO = "annotation file lacks what mmdet reads"
 TWICE = "an id stands twice in the annotation file"
@@ -21,9 +22,8 @@ CLASSES = "categories of the annotation file don't match classes"
 NO_CATEGORY = "annotation of a category that its file doesn't list"
 NO_IMAGE = "annotation of a photo that its file doesn't list"
 EMPTY_BOX = "box is empty"
-NO_OUTLINE = "box without its object's outline, which training reads"
+NO_BOX = "data set for training has no box of its classes"
 OUTSIDE = "box reaches out of its photo"
-MASK_SIZE = "instance mask and photo differ in size"
 REMEDY = {
     NOT_COCO: "add it: see cocodataset.org, 'Data format'",
     TWICE: "number them anew when files are joined",
@@ -34,9 +34,8 @@ REMEDY = {
     NO_CATEGORY: "correct its category_id, or list the category",
     NO_IMAGE: "correct its image_id, or remove it",
     EMPTY_BOX: "remove it or draw it again; mmdet leaves boxes below 1 px out without a word",
-    NO_OUTLINE: "draw it (segmentation), or remove the box, or take a detector of boxes alone",
+    NO_BOX: "correct ann_file, or export the annotations again",
     OUTSIDE: "clip it; bbox is [x, y, width, height] in px, from 0, at the photo's own size",
-    MASK_SIZE: "make the mask at the photo's own size",
 }
 _TOLERANCE = 1.0  # px that a box may reach over the photo's border
 _NUMBER, _ID = (int, float), (int, float, str)
@@ -71,7 +70,7 @@ def read_coco(path: Path, *, panoptic: bool = False) -> dict[str, Any]:
         panoptic: the annotations are those of a panoptic file, and become its segments.
 
     Raises:
-        Refused: UNREADABLE, or NOT_COCO.
+        Refused: UNREADABLE, BOM, or NOT_COCO.
     """
     try:
         content = _parse(path)
@@ -101,7 +100,11 @@ def _parse(path: Path) -> Any:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return json.loads(path.read_bytes())
+        with path.open() as file:  # as pycocotools does
+            text = file.read()
+        if text.startswith("\ufeff"):
+            raise Refused(BOM, "begins with U+FEFF")
+        return json.loads(text)
     finally:
         if collects:
             gc.enable()
@@ -152,27 +155,29 @@ def check_annotations(
 
     Args:
         unique: no two annotations may have one id; segments of two photos may.
-        outlines: every box of a class needs one.
+        outlines: every box of a class needs a right one.
     """
     findings = _twice(file, content, ["images", *["annotations"] * unique, "categories"])
     names = {category["id"]: category["name"] for category in content["categories"]}
     photos = {image["id"]: image for image in content["images"]}
+    like_photo, like_name = ({str(i): i for i in known} for known in (photos, names))
     count: Counter[str] = Counter()
     seen: set[tuple[str, Any]] = set()
     for one in content["annotations"]:
         photo, name = photos.get(one["image_id"]), names.get(one["category_id"])
         if photo is None:
-            value = f"annotation {one['id']}: image_id {one['image_id']}"
+            value = f"annotation {one['id']!r}: image_id {_unknown(one['image_id'], like_photo)}"
             findings.append(Finding(NO_IMAGE, file, value))
             continue
-        where = f"annotation {one['id']} of {photo['file_name']}"
+        where = f"annotation {one['id']!r} of {photo['file_name']}"
         if name is None:
-            value = f"{where}: category_id {one['category_id']}"
+            value = f"{where}: category_id {_unknown(one['category_id'], like_name)}"
             findings.append(Finding(NO_CATEGORY, file, value))
             continue
         kind, value = _wrong_box(one, photo)
-        if not kind and outlines and name in classes and not one.get("segmentation"):
-            kind, value = NO_OUTLINE, f"segmentation {one.get('segmentation')}"
+        if not kind and outlines and name in classes and _has_size(photo):
+            size = photo["width"], photo["height"]
+            kind, value = wrong_outline(one.get("segmentation"), size)
         if kind:
             findings.append(Finding(kind, file, f"{where}: {value}"))
         count[name] += 1
@@ -186,9 +191,27 @@ def check_annotations(
     )
 
 
+def has_boxes(content: Mapping[str, Any], classes: Sequence[str]) -> bool:
+    """Whether a box of any class is there."""
+    ids = {category["id"] for category in content["categories"] if category["name"] in classes}
+    return any(one["category_id"] in ids for one in content["annotations"])
+
+
+def _unknown(number: Any, known: Mapping[str, Any]) -> str:
+    """An id that isn't known, and one that looks like it."""
+    other = known.get(str(number), number)
+    differ = type(other) is not type(number)
+    return f"{number!r}" + (f", its file lists {other!r}: types differ" if differ else "")
+
+
+def _has_size(photo: Mapping[str, Any]) -> bool:
+    """If not, that is found when the photo's own size is compared."""
+    return all(_is_finite(photo[name]) and photo[name] > 0 for name in ("width", "height"))
+
+
 def _twice(file: str, content: Mapping[str, Any], lists: Sequence[str]) -> list[Finding]:
     return [
-        Finding(TWICE, file, f"{name}: id {number} stands there {n} times")
+        Finding(TWICE, file, f"{name}: id {number!r} stands there {n} times")
         for name in lists
         for number, n in Counter(entry["id"] for entry in content[name]).items()
         if n > 1
@@ -196,21 +219,20 @@ def _twice(file: str, content: Mapping[str, Any], lists: Sequence[str]) -> list[
 
 
 def _wrong_box(annotation: Mapping[str, Any], photo: Mapping[str, Any]) -> tuple[str, str]:
-    """(kind, value) of what is wrong with a box or its mask; ("", "") if nothing is."""
+    """(kind, value) of what is wrong with a box; ("", "") if nothing is."""
     box, size = annotation["bbox"], (photo["width"], photo["height"])
     area = annotation["area"]
     shown = f"bbox {box}, area {area}, photo {size[0]}x{size[1]} px"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, (*box, area, *size))):
-        return NOT_COCO, f"{shown}: four numbers, a number, two numbers are wanted"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, (*box, area))):
+        return NOT_COCO, f"{shown}: four numbers and a number are wanted"
     x, y, width, height = box
     if width < 1 or height < 1 or area <= 0:
         return EMPTY_BOX, shown
+    if not _has_size(photo):
+        return "", ""
     right, bottom = x + width - size[0], y + height - size[1]
     if min(x, y) < -_TOLERANCE or max(right, bottom) > _TOLERANCE:
         return OUTSIDE, shown
-    mask = annotation.get("segmentation")
-    if isinstance(mask, dict) and mask.get("size") != [size[1], size[0]]:
-        return MASK_SIZE, f"segmentation size {mask.get('size')} (height, width), {shown}"
     return "", ""
 
 

@@ -11,19 +11,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpn_neck.datasets import coco_check, config_check, file_check, label_check
-from fpn_neck.datasets.coco_check import Boxes, check_annotations, check_categories, read_coco
+from fpn_neck.datasets import coco_check, config_check, file_check, label_check, outline_check
+from fpn_neck.datasets.coco_check import (
+    Boxes,
+    check_annotations,
+    check_categories,
+    has_boxes,
+    read_coco,
+)
 from fpn_neck.datasets.config_check import check_classes
 from fpn_neck.datasets.file_check import Finding, Track, attempt
 from fpn_neck.datasets.label_check import Examined, Pair, Reading, Tally, examine, missing
 from fpn_neck.datasets.listing_check import (
     Source,
     coco_pairs,
+    has_names,
     is_panoptic,
     kind_of,
     left_over,
     mask_pairs,
     reading_of,
+    repeated,
 )
 
 NOT_LISTED = "data set can't list its files"
@@ -38,8 +46,10 @@ class RefusedData(file_check.RefusedData):
     remedies = {
         **label_check.REMEDY,
         **coco_check.REMEDY,
+        **outline_check.REMEDY,
         **config_check.REMEDY,
         file_check.UNREADABLE: "copy, export or download the file again, or remove it",
+        file_check.BOM: "save it as UTF-8 without byte order mark",
         NOT_LISTED: "correct data_root, data_prefix, ann_file or metainfo",
         EMPTY: "correct data_root, data_prefix, img_suffix or ann_file",
     }
@@ -137,16 +147,22 @@ class DatasetCheck:
 
     def _check_masks(self, source: Source, report: Report) -> None:
         reading = reading_of(source, self.model)
+        dataset, file = source.dataset, Path(source.dataset.ann_file or ".")
+        if not attempt(lambda _: has_names(dataset), file, None, report.findings):
+            return
         try:
             pairs = mask_pairs(source.dataset, reading is not None)
         except Exception as error:  # whatever its class, or the framework, raises
             self._add_unlisted(report, error)
             return
         if not pairs:
-            where = f"no *{source.dataset.img_suffix} in {source.dataset.data_prefix['img_path']}"
+            where = f"no *{dataset.img_suffix} in {dataset.data_prefix['img_path']}"
+            if file.is_file():
+                where = f"no name in {file}"
             report.findings.append(Finding(EMPTY, self.config, f"{report.name}: {where}"))
         if not self.quick and reading:
-            report.findings += left_over(source.dataset, pairs)
+            report.findings += left_over(dataset, pairs)
+        report.findings += [] if self.quick else repeated(dataset, pairs)
         tally = self._check_pairs(pairs, reading, report)
         if tally and not self.quick:
             classes = source.dataset.metainfo.get("classes")
@@ -170,6 +186,9 @@ class DatasetCheck:
         if classes and not isinstance(classes, str):
             name = file.as_posix()
             report.findings += check_categories(name, content, classes)
+            if _needs_boxes(source) and not has_boxes(content, classes):
+                value = f"{len(content['annotations'])} annotations, none of {len(classes)} classes"
+                report.findings.append(Finding(coco_check.NO_BOX, name, value))
             if not self.quick:
                 outlines = bool((source.loader or {}).get("with_mask"))
                 found = check_annotations(
@@ -182,6 +201,7 @@ class DatasetCheck:
         except Exception as error:  # as above
             self._add_unlisted(report, error)
             return
+        report.findings += [] if self.quick else repeated(dataset, pairs)
         self._check_pairs(pairs, reading, report)
 
     def _add_boxes(self, found: Boxes, total: int, classes: Sequence[str], report: Report) -> None:
@@ -219,3 +239,11 @@ class DatasetCheck:
             return
         with ProcessPoolExecutor(self.workers) as pool:
             yield from pool.map(job, pairs, chunksize=4)
+
+
+def _needs_boxes(source: Source) -> bool:
+    """A part of the training data may be background alone, if that isn't filtered out."""
+    names = source.name.split(", ")
+    part = any(name.startswith("train ") for name in names)
+    filters = (source.dataset.filter_cfg or {}).get("filter_empty_gt", False)
+    return "train" in names or (part and filters)

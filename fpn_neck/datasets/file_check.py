@@ -12,6 +12,7 @@ from PIL import Image
 UNREADABLE = "file cannot be decoded"
 LOSSY = "mask is a JPEG, whose lossy compression invents labels"
 SIZE = "photo and mask differ in size"
+BOM = "text file begins with a byte order mark, which its readers take for text"
 NO_MASK = "photo without its mask"
 NO_PHOTO = "mask without its photo"
 

@@ -21,8 +21,11 @@ from fpn_neck.datasets.file_check import (
 )
 
 MISSING = "photo is not there"
+SUFFIXED = "split file gives names with suffix, and img_suffix is added to them"
+LISTED_TWICE = "photo is listed more than once"
 CAPITALS = "file is left out, for its suffix has other capitals"
 COLOURS = "mask holds colours in place of label indices"
+FLOATS = "mask holds floating-point numbers in place of label indices"
 MIXED_PALETTE = "mask has a palette, others of the data set are plain grey"
 NO_LABEL = "mask holds values that are no label"
 ZERO_255 = "mask holds only 0 and 255, of which 255 is ignored in training"
@@ -30,12 +33,15 @@ BINARY_REDUCED = "reduce_zero_label leaves one label of two"
 _AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL mode L), as PNG"
 REMEDY = {
     MISSING: "copy the photo there, or remove it from the annotation or split file",
+    SUFFIXED: "write the names without suffix, or set img_suffix=''",
+    LISTED_TWICE: "list it once; RepeatDataset shows photos more often",
     CAPITALS: "rename it, or set img_suffix or seg_map_suffix",
     NO_MASK: "copy the mask there, or remove the photo; else check data_prefix and seg_map_suffix",
     NO_PHOTO: "copy the photo there, or remove the mask; else check data_prefix and img_suffix",
     SIZE: "take both from the same source, neither resized nor turned",
     LOSSY: "take the lossless original, or draw it again: labels along borders are lost",
     COLOURS: _AS_INDICES,
+    FLOATS: _AS_INDICES,
     MIXED_PALETTE: f"check that its palette's indices are the labels, then {_AS_INDICES}",
     NO_LABEL: (
         "correct the mask or the number of classes; where labels count from 1 and 0 is nothing, "
@@ -149,6 +155,8 @@ def _read_mask(path: Path, reading: Reading) -> Mask:
     mask = decode(path)
     if mask.format == "JPEG":  # whatever its name says
         raise Refused(LOSSY, f"JPEG, mode {mask.mode}")
+    if mask.mode == "F":
+        raise Refused(FLOATS, f"{mask.format}, mode F")
     indexed = mask.mode in ("1", "P")  # OpenCV reads 0 and 255 of a mask of mode 1
     if mask.mode not in _INDICES or (indexed and reading.palette_colours):
         raise Refused(COLOURS, f"{mask.format}, mode {mask.mode}")
@@ -216,7 +224,7 @@ class Tally:
         found: list[Finding] = []
         seen = set(np.flatnonzero(self._values).tolist())
         binary = self._reading.num_classes <= 2
-        if binary or seen <= {0, 255}:  # of more classes, a mask may be background and ignored
+        if seen <= {0, 255}:  # else a mask may be background and ignored pixels alone
             found += self._zero_255
         if len(self._palettes) < self.read:
             found += [Finding(MIXED_PALETTE, file, "mode P") for file in self._palettes]

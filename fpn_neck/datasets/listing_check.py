@@ -5,13 +5,15 @@ Nothing here imports a framework: the classes are told apart by what they offer.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fpn_neck.datasets.config_check import heads
-from fpn_neck.datasets.file_check import NO_PHOTO, Finding
-from fpn_neck.datasets.label_check import CAPITALS, Pair, Reading
+from fpn_neck.datasets.file_check import BOM, NO_PHOTO, Finding, Refused, unreadable
+from fpn_neck.datasets.label_check import CAPITALS, LISTED_TWICE, SUFFIXED, Pair, Reading
 
 
 class Source(NamedTuple):
@@ -88,6 +90,39 @@ def mask_pairs(dataset: Any, reads_masks: bool) -> list[Pair]:
     return [_pair(info, reads_masks) for info in dataset.load_data_list()]
 
 
+def has_names(dataset: Any) -> bool:
+    """True, unless every name of a ``BaseSegDataset``'s split file would be nonsense.
+
+    Raises:
+        Refused: UNREADABLE, BOM, or SUFFIXED.
+    """
+    path = Path(dataset.ann_file)
+    if not path.is_file() or not _lists_as(dataset, "BaseSegDataset"):
+        return True
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if text.startswith("\ufeff"):
+        raise Refused(BOM, "begins with U+FEFF")
+    folder, suffix = dataset.data_prefix.get("img_path") or "", dataset.img_suffix
+    for name in map(str.strip, text.split("\n")):
+        file = os.path.join(folder, name)
+        if not os.path.isfile(file + suffix) and os.path.isfile(file):
+            raise Refused(SUFFIXED, f"{name!r} is there, {name + suffix!r} is read")
+    return True
+
+
+def repeated(dataset: Any, pairs: list[Pair]) -> list[Finding]:
+    """Photos that stand twice in the list."""
+    times = Counter(pair[:2] for pair in pairs)
+    return [
+        Finding(LISTED_TWICE, photo.as_posix(), f"{n} times in {dataset.ann_file}")
+        for (photo, _), n in times.items()
+        if n > 1
+    ]
+
+
 def coco_pairs(dataset: Any, content: Mapping[str, Any], reads_masks: bool) -> list[Pair]:
     """Photos of a ``CocoDataset`` with their sizes and, where masks are read, label masks."""
     pairs = []
@@ -115,7 +150,8 @@ def left_over(dataset: Any, pairs: list[Pair]) -> list[Finding]:
     findings = []
     for folder, suffix in zip(folders, (dataset.img_suffix, dataset.seg_map_suffix), strict=True):
         for file in sorted(Path(folder).rglob("*")):
-            if file in known or not file.name.lower().endswith(suffix.lower()):
+            hidden = file.name.startswith(".")  # macOS' ._a.png
+            if hidden or file in known or not file.name.lower().endswith(suffix.lower()):
                 continue
             if not file.name.endswith(suffix):
                 findings.append(Finding(CAPITALS, file.as_posix(), f"it is not *{suffix}"))

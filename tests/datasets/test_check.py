@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpn_neck.datasets import coco_check, config_check, file_check, label_check
+from fpn_neck.datasets import coco_check, config_check, file_check, label_check, outline_check
 from fpn_neck.datasets.dataset_check import Histogram, RefusedData
 from fpn_neck.datasets.label_check import Pair, Reading, Tally, examine
 
@@ -92,6 +92,13 @@ def test_values_above_255(pair):
 def test_colours(pair, mode):
     Image.fromarray(labels()).convert(mode).save(pair.mask)
     one(examine(pair, Reading(K)).findings, label_check.COLOURS, f"PNG, mode {mode}")
+
+
+def test_floating_point_numbers(pair, tmp_path):
+    mask = tmp_path / "a.tif"
+    Image.fromarray(labels().astype(np.float32)).save(mask)
+    found = examine(pair._replace(mask=mask), Reading(K)).findings
+    one(found, label_check.FLOATS, "TIFF, mode F")
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
@@ -190,12 +197,13 @@ ZERO_255 = np.where(np.eye(4), 255, 0)
 
 def test_masks_of_0_and_255(pair):
     one(tally_of(pair, Reading(2), ZERO_255), label_check.ZERO_255, "4 of 16 pixels are 255")
-    one(tally_of(pair, Reading(2), ZERO_255, np.eye(4)), label_check.ZERO_255, "4 of 16")
     one(tally_of(pair, Reading(K), ZERO_255), label_check.ZERO_255, "4 of 16")
 
 
 def test_background_and_ignored_pixels_are_no_binary_mask(pair):
     assert tally_of(pair, Reading(K), ZERO_255, labels()) == []
+    border = [[0, 1, 255]]
+    assert tally_of(pair, Reading(2), border, ZERO_255, border) == []
     assert tally_of(pair, Reading(2), np.eye(4), np.zeros((4, 4))) == []
 
 
@@ -241,7 +249,6 @@ def test_right_boxes_pass_and_are_counted():
         ({"bbox": [1, 2, 3]}, coco_check.NOT_COCO),
         ({"bbox": [1, 2, float("nan"), 4]}, coco_check.NOT_COCO),
         ({"area": None}, coco_check.NOT_COCO),
-        ({"segmentation": {"size": [12, 8], "counts": ""}}, coco_check.MASK_SIZE),
         ({"category_id": 3}, coco_check.NO_CATEGORY),
         ({"image_id": 3}, coco_check.NO_IMAGE),
     ],
@@ -262,11 +269,82 @@ def test_a_box_without_an_outline(outline):
     def found(content, **options):
         return coco_check.check_annotations("f.json", content, CLASSES, **options).findings
 
-    one(found(coco(box=outline), outlines=True), coco_check.NO_OUTLINE, "annotation 5 of a.jpg")
+    one(found(coco(box=outline), outlines=True), outline_check.NO_OUTLINE, "annotation 5 of a.jpg")
     assert found(coco(box=outline)) == []
     assert found(coco(box={"segmentation": [[1, 2, 4, 2, 4, 6]]}), outlines=True) == []
     other = coco(box=outline, categories=[{"id": 20, "name": "bird"}])
     assert found(other, outlines=True) == []  # left out of training
+
+
+OUTLINES = [
+    ([1, 2, 30, 2, 30, 30], "[1, 2, 30, 2, 30, 30]: a list of lists"),
+    ([[1, 2, 4, 2]], "polygon 0 has 4 coordinates"),
+    ([[1, 2, 4, 2, 4, 6], [1, 2, 4, 2, 4, 6, 7]], "polygon 1 has 7 coordinates"),
+    ([["1", "2", "4", "2", "4", "6"]], "not finite numbers"),
+    ([[1, 2, 4, 2, 4, float("nan")]], "not finite numbers"),
+    ("mask.png", "a str"),
+    ({"size": [8, 12]}, "no run lengths"),
+    ({"size": [8, 12], "counts": "garbage!"}, "no run lengths"),
+    ({"size": [8, 12], "counts": "05"}, "counts sum to 5, wanted height * width = 96"),
+    ({"size": [8, 12], "counts": "0P"}, "no run lengths"),  # ends within a number
+    ({"size": [8, 12], "counts": [90, 5]}, "counts sum to 95"),
+    ({"size": [8, 12], "counts": [100, -4]}, "no run lengths"),
+]
+
+
+@pytest.mark.parametrize(("outline", "words"), OUTLINES, ids=range(len(OUTLINES)))
+def test_spoilt_outlines(outline, words):
+    content = coco(box={"segmentation": outline})
+    found = coco_check.check_annotations("f.json", content, CLASSES, outlines=True).findings
+    one(found, outline_check.OUTLINE, "annotation 5 of a.jpg", words)
+    assert coco_check.check_annotations("f.json", content, CLASSES).findings == []
+
+
+def test_run_lengths_are_decoded_as_pycocotools_encodes_them():
+    mask = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(0)
+    for height, width in [(1, 1), (8, 12), (40, 70), (300, 200)]:
+        for part in (0, 0.01, 0.5, 1):
+            truth = np.asfortranarray(rng.random((height, width)) < part, np.uint8)
+            outline = mask.encode(truth) | {"size": [height, width]}
+            outline["counts"] = outline["counts"].decode()
+            assert outline_check.wrong_outline(outline, (width, height)) == ("", "")
+            wrong = outline_check.wrong_outline(outline | {"size": [2, 3]}, (3, 2))
+            assert wrong[0] == outline_check.OUTLINE and f"sum to {height * width}," in wrong[1]
+
+
+def test_an_outline_of_another_size():
+    outline = {"size": [12, 8], "counts": [96]}
+    assert outline_check.wrong_outline(outline, (12, 8))[0] == outline_check.MASK_SIZE
+
+
+def test_ids_of_another_type():
+    found = coco_check.check_annotations("f.json", coco(box={"image_id": "1"}), CLASSES).findings
+    one(found, coco_check.NO_IMAGE, "image_id '1', its file lists 1: types differ")
+    found = coco_check.check_annotations("f.json", coco(box={"category_id": "20"}), CLASSES)
+    one(found.findings, coco_check.NO_CATEGORY, "category_id '20', its file lists 20: types")
+
+
+@pytest.mark.parametrize("width", [-12, 0, float("nan")])
+def test_a_photo_of_no_size_is_not_found_at_every_box(pair, width):
+    content = coco(image={"width": width})
+    assert coco_check.check_annotations("f.json", content, CLASSES, outlines=False).findings == []
+    pair = Pair(pair.photo, None, (width, 8))
+    one(examine(pair, None).findings, file_check.SIZE, f"its annotation {width}x8")
+
+
+def test_a_byte_order_mark(tmp_path):
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps(coco()), encoding="utf-8-sig")
+    findings = []
+    assert file_check.attempt(coco_check.read_coco, path, None, findings) is None
+    assert one(findings, file_check.BOM, "U+FEFF").file == path.as_posix()
+
+
+def test_has_boxes():
+    assert coco_check.has_boxes(coco(), CLASSES)
+    assert not coco_check.has_boxes(coco(), ("cat",))
+    assert not coco_check.has_boxes(coco() | {"annotations": []}, CLASSES)
 
 
 def test_a_box_may_end_a_pixel_outside():
@@ -440,7 +518,7 @@ def test_rare_and_absent_classes():
 
 
 def test_every_kind_has_its_remedy():
-    modules = file_check, label_check, coco_check, config_check
+    modules = file_check, label_check, coco_check, outline_check, config_check
     kinds = {
         value
         for module in modules

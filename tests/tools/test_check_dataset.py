@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,13 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools", "rich"):
     pytest.importorskip(_package)
 
 import fpn_neck  # noqa: E402
-from fpn_neck.datasets import coco_check, config_check, file_check, label_check  # noqa: E402
+from fpn_neck.datasets import (  # noqa: E402
+    coco_check,
+    config_check,
+    file_check,
+    label_check,
+    outline_check,
+)
 from fpn_neck.datasets.dataset_check import EMPTY, NOT_LISTED, RefusedData  # noqa: E402
 from fpn_neck.integrations.running import check_files, load_config  # noqa: E402
 
@@ -249,7 +256,11 @@ def test_binary_masks_pass(check, binary):
 
 def test_masks_of_0_and_255(check, binary, data):
     change(mask(data), lambda m: m * 255)
-    only(check(binary), label_check.ZERO_255, "000003.png", "are 255")
+    assert check(binary)["findings"] == []  # 255 is ignored where others hold label 1
+    for path in (data / "train/labels").iterdir():
+        change(path, lambda m: np.where(m, 255, 0).astype(np.uint8))
+    rules = {finding["rule"] for finding in check(binary)["findings"]}
+    assert rules == {label_check.ZERO_255}
 
 
 def test_reduce_zero_label_on_binary_masks(check, binary):
@@ -315,7 +326,7 @@ def test_spoilt_boxes(check, data, case):
 
 def test_a_box_without_an_outline(check, data):
     edit(data, lambda c: c["annotations"][4].pop("segmentation"))
-    only(check(DETECTOR), coco_check.NO_OUTLINE, "instances_train.json", "segmentation None")
+    only(check(DETECTOR), outline_check.NO_OUTLINE, "instances_train.json", "segmentation None")
     boxes_alone = "train_dataloader.dataset.pipeline.1.with_mask=False"
     assert check(DETECTOR, "--cfg-options", boxes_alone)["findings"] == []
 
@@ -328,6 +339,71 @@ def test_a_photo_of_another_size_than_its_annotation(check, data):
 def test_a_photo_that_is_not_there(check, data):
     photo(data).unlink()
     only(check(DETECTOR), label_check.MISSING, "000003.jpg", "no such file")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_training_without_boxes(check, data, absent):
+    def drop(content):
+        del content["annotations"][:]
+        if absent:
+            del content["annotations"]
+
+    edit(data, drop, "val")
+    assert check(DETECTOR)["findings"] == []
+    edit(data, drop)
+    only(check(DETECTOR), coco_check.NO_BOX, "instances_train.json", "0 annotations")
+
+
+def test_a_photo_of_two_entries(check, data):
+    edit(data, lambda c: c["images"].append(c["images"][2] | {"id": 99}))
+    only(check(DETECTOR), label_check.LISTED_TWICE, "000003.jpg", "2 times in", "train.json")
+
+
+def test_a_photo_of_negative_width(check, data):
+    edit(data, lambda c: c["images"][2].update(width=-96))
+    only(check(DETECTOR), file_check.SIZE, "000003.jpg", "its annotation -96x64")
+
+
+# ----------------------------------------------------------------------------------- split files
+
+
+@pytest.fixture
+def listed(write_config, data):
+    """Check with a split file of these bytes."""
+    classes = "('background', 'circle', 'square', 'triangle', 'star', 'ring', 'cross')"
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", classes)
+    text += "train_dataloader['dataset'].update(ann_file='split.txt')\n"
+    config = write_config("listed", text + "val_dataloader = test_dataloader = None\n")
+
+    def write(content):
+        (data / "split.txt").write_bytes(content)
+        return config
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "file", "word"),
+    [
+        (b"", EMPTY, "listed.py", "no name in"),
+        (b"\xef\xbb\xbf000003\n", file_check.BOM, "split.txt", "U+FEFF"),
+        (b"000001\n000003.jpg\n", label_check.SUFFIXED, "split.txt", "'000003.jpg' is there"),
+        (b"000003\n\xe9\n", file_check.UNREADABLE, "split.txt", "UnicodeDecodeError"),
+        (b"000003\n000001\n000003\n", label_check.LISTED_TWICE, "000003.jpg", "split.txt"),
+    ],
+)
+def test_spoilt_split_files(check, listed, content, kind, file, word):
+    only(check(listed(content)), kind, file, word)
+
+
+def test_a_right_split_file_passes(check, listed):
+    assert check(listed(b"000003\r\n000001"))["findings"] == []
+
+
+def test_hidden_files_are_nobodys(check, data):
+    mask(data).with_name("._000003.png").write_bytes(b"Mac OS X")
+    photo(data).with_name("._000003.jpg").write_bytes(b"Mac OS X")
+    assert check(SEGMENTER)["findings"] == []
 
 
 # ----------------------------------------------------------------------------------------- config
@@ -377,12 +453,35 @@ def test_wrong_usage(call_tool, assert_refused, write_config):
     config = write_config("empty", "model = dict(type='A')\n")
     assert_refused(call_tool("check_dataset", config), "names no data set")
     assert_refused(call_tool("check_dataset", SEGMENTER, "--workers", "0"), "--workers 0")
+    assert_refused(call_tool("check_dataset", SEGMENTER, "--limit", "-1"), "--limit -1")
 
 
 def test_an_unwritable_report_is_one_line(call_tool, assert_refused, data, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ["--json", tmp_path / "file" / "report.json"]
     assert_refused(call_tool("check_dataset", SEGMENTER, *arguments), str(tmp_path / "file"))
+
+
+def test_a_report_into_a_folder(call_tool, assert_refused, data, tmp_path):
+    done = call_tool("check_dataset", SEGMENTER, "--json", tmp_path)
+    assert_refused(done, f"--json {tmp_path} is a folder")
+
+
+def test_a_report_through_a_link_and_a_pipe(call_tool, data, tmp_path):
+    arguments = ["check_dataset", SEGMENTER, "--splits", "val", "--workers", "1", "--json"]
+    link, pipe = tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "report.json")
+    assert call_tool(*arguments, link).returncode == 0
+    assert (
+        link.is_symlink() and json.loads((tmp_path / "report.json").read_text())["findings"] == []
+    )
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert call_tool(*arguments, pipe).returncode == 0
+    reader.join(10)
+    assert json.loads(read[0])["findings"] == [] and pipe.is_fifo()
 
 
 def test_names_that_are_no_text(call_tool, write_config, data):
