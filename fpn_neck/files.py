@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.part")
 
@@ -24,7 +26,9 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
         OSError: as ``write`` or the file system do; ``path`` is then as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Of the name a part and a hash: with a suffix more, a long one would be too long.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".{path.name[:20]}.{digest}.{os.getpid()}.part")
     try:
         write(temporary)
         if sync:
@@ -34,6 +38,20 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
             _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """Make the folder if it is missing, and refuse one in which nothing can be written.
+
+    Raises:
+        OSError: names it and the reason.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as e:
+        raise OSError(f"{path}: nothing can be written there ({e.strerror})") from e
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -20,6 +20,8 @@ def read_photo(path: Path) -> np.ndarray:
         ValueError: more than ``MOST_PIXELS``; seen in the header, before they are decoded.
         OSError, cv2.error: it cannot be read.
     """
+    if path.exists() and not path.is_file():  # of a pipe, reading would wait
+        raise OSError("not a file")
     _check_pixels(_declared_size(path))
     photo = mmcv.imread(path)
     if photo is None:

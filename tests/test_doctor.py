@@ -372,12 +372,30 @@ def test_a_config_that_is_none_is_bad_usage(tmp_path):
             ["imports what is not there", "no_such_module"],
         ),
         ("default_scope = 'mmpretrain'", ["default_scope='mmpretrain'", "'mmseg'"]),
+        ("model = dict(data_preprocessor=dict(size=(512,)))", ["size=(512,)", "two whole numbers"]),
+        ("model = dict(data_preprocessor=dict(size=512))", ["data_preprocessor.size=512"]),
+        (
+            "val_dataloader = dict(dataset=dict(metainfo=dict(classes=7)))",
+            ["val_dataloader.dataset.metainfo", "classes=7"],
+        ),
+        ("model = dict(neck=None)", ["in_channels=[64, 64, 64, 64]", "C5 is [24, 40, 112, 320]"]),
     ],
 )
 def test_what_is_wrong_with_a_config(examine, text, words):
     _, problems = examine(text)
     for word in words:
         assert word in problems, (word, problems)
+
+
+@pytest.mark.parametrize("scale", [[(1, 2), (3, 4)], (512,), "512", (1333, -1)], ids=str)
+def test_a_test_scale_that_is_no_two_sides_is_wrong(examine, scale):
+    resize = [dict(type="Resize", scale=scale)]
+    sections, problems = examine(
+        f"model = dict(data_preprocessor=dict(size=None))\n"
+        f"test_dataloader = dict(dataset=dict(pipeline={resize}))"
+    )
+    assert f"Resize={scale!r}: these are no two sides" in problems
+    assert "512 x 512 px" in sections[-1].title and len(sections[-1].rows) > 1
 
 
 def test_the_levels_of_pyramid_backbones_and_chosen_levels(examine):

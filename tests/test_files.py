@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fpn_neck.files import remove_leftovers, write_whole
+from fpn_neck.files import check_folder, remove_leftovers, write_whole
 
 
 def test_writes_into_a_new_folder(tmp_path):
@@ -85,3 +85,34 @@ def test_only_what_killed_processes_left_is_removed(tmp_path):
     (tmp_path / f".folder.{dead.pid}.part").mkdir()
     remove_leftovers(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {*kept, f".folder.{dead.pid}.part"}
+
+
+def test_a_name_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ("é" * 125 + ".png")
+    write_whole(path, lambda p: p.write_text("new"))
+    assert path.read_text() == "new"
+
+
+def test_two_files_of_one_beginning_have_two_temporary_names(tmp_path):
+    given = []
+    write = lambda p: (given.append(p), p.touch())  # noqa: E731
+    write_whole(tmp_path / ("a" * 40 + "1.png"), write)
+    write_whole(tmp_path / ("a" * 40 + "2.png"), write)
+    assert given[0] != given[1]
+
+
+def test_what_a_killed_process_left_of_a_long_name_is_removed(tmp_path):
+    given = []
+    write_whole(tmp_path / ("a" * 250 + ".png"), lambda p: (given.append(p), p.touch()))
+    given[0].touch()
+    remove_leftovers(tmp_path)
+    assert not given[0].exists()
+
+
+def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
+    check_folder(tmp_path / "a/b")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "b"]
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/deeper"):
+        with pytest.raises(OSError, match="file.*: nothing can be written there"):
+            check_folder(path)

@@ -9,7 +9,6 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
@@ -18,7 +17,7 @@ from fpn_neck.datasets.config_check import check_weights
 from fpn_neck.datasets.dataset_check import RARE, DatasetCheck, Histogram, RefusedData, Report
 from fpn_neck.datasets.file_check import Finding
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import data_sources, load_config
+from fpn_neck.integrations.running import Options, data_sources, load_config
 
 SPLITS = ("train", "val", "test")
 EPILOG = f"""\
@@ -48,7 +47,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--limit", type=int, default=20, metavar="N", help="files shown of a kind (20)"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
 
 

@@ -1,20 +1,25 @@
 """How many labels tiles change: tools/compare_tiles.py CONFIG CHECKPOINT PHOTOS... [--tile PX].
 
 Every photo is segmented whole, which takes the memory that tiles save, and in tiles. How far a
-backbone looks decides; a photo is as large as the config's test pipeline makes it.
+backbone looks decides; a photo is as large as the config's test pipeline makes it. One that cannot
+be read is reported at the end, with exit code 1.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from fpn_neck.command_line import run_tool
-from fpn_neck.integrations.running import load_config
+from fpn_neck.integrations.building import building
+from fpn_neck.integrations.config_sections import require_photos
+from fpn_neck.integrations.memory_advice import memory_advice
+from fpn_neck.integrations.running import Options, load_config
 from fpn_neck.photos import read_photo
 from fpn_neck.tiles import TILE
 
@@ -26,7 +31,7 @@ def parse_args() -> Namespace:
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--tile", type=int, default=TILE, help="px a side (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
 
 
@@ -36,20 +41,29 @@ def with_tiles(cfg: Config, tile: int | None) -> Config:
     return cfg
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmseg":
         raise ValueError(f"{args.config}: default_scope is not mmseg; only segmenters see tiles")
+    require_photos(cfg)
     from fpn_neck.integrations.mmseg import Predictor
 
-    whole, tiled = (
-        Predictor(with_tiles(cfg, tile), args.checkpoint, args.device) for tile in (None, args.tile)
-    )
+    with building(cfg):
+        configs = [with_tiles(cfg, tile) for tile in (None, args.tile)]
+        whole, tiled = (Predictor(each, args.checkpoint, args.device) for each in configs)
+    failed: list[str] = []
     for path in args.photos:
-        photo = read_photo(path)
-        size, share = "{}x{}".format(*photo.shape), np.mean(whole(photo) == tiled(photo))
+        try:
+            photo = read_photo(path)
+        except Exception as e:  # OpenCV's own for some files
+            failed.append(f"{path}: {' '.join(str(e).split())}")
+            continue
+        with memory_advice(cfg):
+            size, share = "{}x{}".format(*photo.shape), np.mean(whole(photo) == tiled(photo))
         print(f"{path}: {100 * share:.4f} % of {size} px alike", flush=True)
+    print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

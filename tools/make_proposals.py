@@ -9,12 +9,11 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
 from fpn_neck.command_line import run_tool
-from fpn_neck.integrations.running import load_config
+from fpn_neck.integrations.running import Options, load_config
 
 
 def parse_args() -> Namespace:
@@ -26,7 +25,7 @@ def parse_args() -> Namespace:
         "--split", choices=["train", "val"], default="val", help="default: %(default)s"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
 
 

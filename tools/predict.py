@@ -20,14 +20,16 @@ from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
 from fpn_neck.command_line import run_tool
-from fpn_neck.files import write_whole
+from fpn_neck.files import check_folder, write_whole
+from fpn_neck.integrations.building import building
+from fpn_neck.integrations.config_sections import require_photos
 from fpn_neck.integrations.memory_advice import memory_advice
-from fpn_neck.integrations.running import add_mismatch_argument, load_config
+from fpn_neck.integrations.running import Options, add_mismatch_argument, load_config
 from fpn_neck.photos import read_photo
 from fpn_neck.pictures import save_labels, side_by_side
 
@@ -41,7 +43,7 @@ def parse_args() -> Namespace:
     parser.add_argument("images", nargs="+", help="photos, folders (searched in depth), globs")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     parser.add_argument(
         "--score-thr", type=float, default=0.3, help="draw no box below it (default: %(default)s)"
     )
@@ -71,10 +73,11 @@ def find_images(arguments: list[str], out: Path) -> list[Path]:
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
         else:  # a name that exists is meant literally, whatever brackets are in it
             files = [path] if path.exists() else sorted(map(Path, glob(argument, recursive=True)))
+        files = [f for f in files if f.is_file() or not f.exists()]  # no folder, no pipe
         files = [f for f in files if out.resolve() not in f.resolve().parents]
         if not files:
             raise ValueError(f"{argument}: no photos there; give files, folders or globs")
-        found |= dict.fromkeys(f for f in files if not f.is_dir())
+        found |= dict.fromkeys(files)
     return list(found)
 
 
@@ -138,7 +141,9 @@ def build_predictor(cfg: Config, args: Namespace) -> Predict:
     scope = cfg.get("default_scope")
     if scope not in builders:
         raise ValueError(f"{args.config}: default_scope is {scope!r}, not one of {list(builders)}")
-    return builders[scope](cfg, args)
+    require_photos(cfg)
+    with building(cfg):
+        return builders[scope](cfg, args)
 
 
 def main() -> int:
@@ -146,6 +151,7 @@ def main() -> int:
     images = find_images(args.images, args.out)
     cfg = load_config(args.config, args.cfg_options)
     predict = build_predictor(cfg, args)
+    check_folder(args.out)
     failed: list[str] = []
     found: dict[str, list[dict]] = {}
     jobs = list(zip(images, output_names(images), strict=True))

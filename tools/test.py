@@ -10,6 +10,7 @@ from mmengine.registry import RUNNERS
 
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
+from fpn_neck.integrations.building import building
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
 from fpn_neck.integrations.distributed import joined_processes
 from fpn_neck.integrations.memory_advice import memory_advice
@@ -70,9 +71,9 @@ def _use_tta(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     cfg = resolve_config(args)
-    apply_flags(cfg, args)
     check_data(cfg, "test")
-    with joined_processes(cfg), memory_advice(cfg):
+    apply_flags(cfg, args)
+    with joined_processes(cfg), building(cfg), memory_advice(cfg):
         runner = RUNNERS.build(cfg)
         runner.register_hook(CheckpointGuard(args.allow_mismatch))
         runner.test()

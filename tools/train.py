@@ -13,6 +13,7 @@ from mmengine.runner import find_latest_checkpoint
 from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
 from fpn_neck.datasets.dataset_check import RefusedData
+from fpn_neck.integrations.building import building
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
 from fpn_neck.integrations.dependable import make_dependable
 from fpn_neck.integrations.distributed import (
@@ -21,6 +22,7 @@ from fpn_neck.integrations.distributed import (
     joined_processes,
     refuse,
 )
+from fpn_neck.integrations.last_checkpoint import check_last_checkpoint, last_checkpoint
 from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import (
     add_common_arguments,
@@ -66,17 +68,8 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
         if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        if args.allow_mismatch:
-            raise ValueError(
-                "--resume goes on with the optimiser's state, which is of the same model: "
-                "--allow-mismatch goes with --cfg-options load_from=FILE instead"
-            )
-        if args.resume != "auto":
-            cfg.resume, cfg.load_from = True, args.resume
-        elif not cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir):
-            cfg.resume, cfg.load_from = True, None
-        # else nothing is there yet, and the run starts from the config's weights
+    if args.resume is not None:
+        set_start(cfg, args)
     hooks = cfg.get("custom_hooks") or []
     if not any(hook["type"] == "fpn_neck.SummaryHook" for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="fpn_neck.SummaryHook")]
@@ -88,8 +81,33 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
     make_dependable(cfg, skip_nan=args.skip_nan)
 
 
+def set_start(cfg: Config, args: Namespace) -> None:
+    """Where ``--resume`` goes on; `refusals` finds out whether that is possible."""
+    if not args.resume.strip():
+        raise ValueError(
+            "--resume '' is empty (a variable that isn't set?): give a checkpoint, or --resume "
+            "alone for the last one in the work dir"
+        )
+    if args.allow_mismatch:
+        raise ValueError(
+            "--resume goes on with the optimiser's state, which is of the same model: "
+            "--allow-mismatch goes with --cfg-options load_from=FILE instead"
+        )
+    last = last_checkpoint(cfg.work_dir)
+    if args.resume != "auto":
+        cfg.resume, cfg.load_from = True, args.resume
+    elif last or not cfg.get("load_from"):
+        # mmengine finds the last one itself, but not in a work dir that was moved.
+        cfg.resume, cfg.load_from = True, None
+        if last and last != find_latest_checkpoint(cfg.work_dir):
+            cfg.load_from = last
+    # else nothing is there yet, and the run starts from the config's weights
+
+
 def refusals(cfg: Config, args: Namespace) -> list[str]:
     """What stops this run before anything is built, a line each; a single one may be raised."""
+    if args.resume == "auto":
+        check_last_checkpoint(cfg.work_dir)
     if cfg.get("load_from") and "://" not in cfg.load_from:
         load_checkpoint(cfg.load_from)
     if not args.no_check:
@@ -110,7 +128,7 @@ def main() -> int | None:
         lines = agreed(partial(refusals, cfg, args)) or different_starts(cfg)
         if lines:
             return refuse(lines)
-        with memory_advice(cfg):
+        with building(cfg), memory_advice(cfg):
             runner = RUNNERS.build(cfg)
             runner.register_hook(CheckpointGuard(args.allow_mismatch))
             runner.train()

@@ -27,7 +27,10 @@ def examine_classes(cfg: Any, name: str) -> Section:
             if isinstance(classes, Sequence) and classes:
                 named[split] = tuple(classes)
             section.rows.append((split, str(dataset.get("type")), _listed(classes)))
-            if classes and "backbone" in cfg.model:  # trackers hold models of other classes
+            if classes and not isinstance(classes, Sequence):
+                what = f"{split}_dataloader.dataset.metainfo: classes={classes!r} are no names"
+                section.problems.append(Problem(what, "metainfo=dict(classes=('name', ...))"))
+            elif classes and "backbone" in cfg.model:  # trackers hold models of other classes
                 section.problems += [
                     Problem(f"{kind}: {value}", REMEDY[kind])
                     for kind, _, value in check_classes(name, split, cfg.model, meta)

@@ -58,9 +58,14 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
         return [section]
     section.rows.append(("model", str(cfg.model.get("type"))))
     sections = [section, examine_classes(cfg, name)]
+    own = _DEFAULT_SIZE
+    try:
+        own = image_size(cfg)
+    except ValueError as e:
+        section.problems.append(Problem(str(e), "give two whole numbers above 0"))
     model = _build(cfg, section)
     if model is not None and isinstance(getattr(model, "backbone", None), nn.Module):
-        sections.append(_pyramid(cfg, model, size or image_size(cfg)))
+        sections.append(_pyramid(cfg, model, size or own))
     return sections
 
 
@@ -96,24 +101,36 @@ def _build(cfg: Any, section: Section) -> nn.Module | None:
 
 
 def image_size(cfg: Any) -> tuple[int, int]:
-    """(height, width) of a landscape image as the config's test pipeline makes it, in px."""
+    """(height, width) of a landscape image as the config's test pipeline makes it, in px.
+
+    Raises:
+        ValueError: the config's are no two sides.
+    """
     from fpn_neck.doctor.classes import data_sets
 
     processor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if processor.get("size"):
-        return tuple(processor["size"])
+        return _two_sides("data_preprocessor.size", processor["size"])
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}
     for dataset in data_sets(loader.get("dataset")):
         for step in dataset.get("pipeline") or []:
             if step.get("type") == "Resize" and isinstance(step.get("scale"), Sequence):
-                width, height = step["scale"]
+                width, height = _two_sides("scale of the test pipeline's Resize", step["scale"])
                 unit = processor.get("pad_size_divisor") or 1
                 return -(-height // unit) * unit, -(-width // unit) * unit
     return _DEFAULT_SIZE
 
 
+def _two_sides(name: str, value: Any) -> tuple[int, int]:
+    sides = tuple(value) if isinstance(value, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"{name}={value!r}: these are no two sides in px")
+    return sides
+
+
 def _pyramid(cfg: Any, model: nn.Module, size: tuple[int, int]) -> Section:
-    from fpn_neck.doctor.strides import check_heads
+    from fpn_neck.datasets.config_check import heads
+    from fpn_neck.doctor.strides import check_heads, check_inputs
 
     section = Section(f"pyramid of an image of {size[0]} x {size[1]} px (height x width)")
     try:
@@ -137,4 +154,7 @@ def _pyramid(cfg: Any, model: nn.Module, size: tuple[int, int]) -> Section:
         section.rows.append((name, str(stride), str(channels), f"{cells[0]}x{cells[1]}", source))
     if any(type(part).__name__ == "FPN" for part in model.modules()):
         section.problems += check_heads(cfg.model, made or given)
+    elif not made:
+        for path, head in heads(cfg.model):
+            section.problems += check_inputs(path, head, given)
     return section

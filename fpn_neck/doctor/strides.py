@@ -19,15 +19,7 @@ def check_heads(model: Mapping[str, Any], levels: Sequence[Level]) -> list[Probl
     """
     problems = []
     for path, head in heads(model):
-        indices = head.get("in_index")
-        if isinstance(indices, Sequence):
-            if max(indices) >= len(levels):
-                what = f"{path}.in_index={list(indices)}, and there are {len(levels)} levels"
-                problems.append(Problem(what, "lower in_index, or raise the neck's num_outs"))
-                continue
-            chosen = [levels[i] for i in indices]
-            problems += _differ(f"{path}.in_channels", head.get("in_channels"), chosen, "channels")
-            problems += _differ(f"{path}.feature_strides", head.get("feature_strides"), chosen)
+        problems += check_inputs(path, head, levels)
         anchors = head.get("anchor_generator") or head.get("prior_generator") or {}
         problems += _differ(f"{path}.anchor_generator.strides", anchors.get("strides"), levels)
     for name in ("bbox_roi_extractor", "mask_roi_extractor"):
@@ -37,6 +29,21 @@ def check_heads(model: Mapping[str, Any], levels: Sequence[Level]) -> list[Probl
             fitting = levels[: len(declared or ())]
             problems += _differ(f"model.roi_head.{name}.featmap_strides", declared, fitting)
     return problems
+
+
+def check_inputs(path: str, head: Mapping[str, Any], levels: Sequence[Level]) -> list[Problem]:
+    """Compare what a head of several levels declares of them with the levels themselves."""
+    indices = head.get("in_index")
+    if not isinstance(indices, Sequence) or not indices:
+        return []
+    if max(indices) >= len(levels):
+        what = f"{path}.in_index={list(indices)}, and there are {len(levels)} levels"
+        return [Problem(what, "lower in_index, or raise the neck's num_outs")]
+    chosen = [levels[i] for i in indices]
+    return [
+        *_differ(f"{path}.in_channels", head.get("in_channels"), chosen, "channels"),
+        *_differ(f"{path}.feature_strides", head.get("feature_strides"), chosen),
+    ]
 
 
 def _differ(

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.optim import OptimWrapper
-from mmengine.runner import CheckpointLoader, Runner, checkpoint, find_latest_checkpoint
+from mmengine.runner import (
+    CheckpointLoader,
+    IterBasedTrainLoop,
+    Runner,
+    checkpoint,
+    find_latest_checkpoint,
+)
+from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from fpn_neck.checkpoints import find_state_dict, fitting, load_checkpoint, why_not_read
 from fpn_neck.integrations.mmengine_checkpoints import allowed_objects
+from fpn_neck.integrations.resuming import check_resumable
 
 
 def refuse_code() -> None:
@@ -61,50 +68,55 @@ class CheckpointGuard(Hook):
         """Check it, and take out what mmengine would run.
 
         Raises:
-            ValueError: weights of another model, see `fitting`; no iteration to resume from, or
-                the state of another optimizer.
+            ValueError: weights of another model, see `fitting`, or NaN; when resuming, what
+                `check_resumable` raises.
         """
         name = runner.cfg.get("load_from") or find_latest_checkpoint(runner.work_dir)
         weights = find_state_dict(checkpoint)
         meta = checkpoint.get("meta")
         if isinstance(meta, dict):
             meta.pop("config", None)  # resuming would run its text as Python
-        if runner.cfg.get("resume") and not (isinstance(meta, dict) and "iter" in meta):
-            raise ValueError(
-                f"checkpoint {name} doesn't say at which iteration to go on: start from its "
-                "weights with --cfg-options load_from=FILE, without --resume"
-            )
-        if runner.cfg.get("resume"):
-            _check_optimizer(runner.optim_wrapper, checkpoint.get("optimizer"), name)
         if isinstance(runner.model, FullyShardedDataParallel):
-            return  # a shard has no names and shapes to compare with
-        weights = fitting(
-            _bare(runner.model).state_dict(),
-            weights,
-            name,
-            allow_mismatch=self._allow_mismatch,
-            warn=runner.logger.warning,
-        )
-        if self._allow_mismatch or not isinstance(checkpoint.get("state_dict"), Mapping):
-            checkpoint["state_dict"] = weights  # mmengine looks nowhere else
+            own: dict[str, Tensor] = {}  # a shard has no names and shapes to compare with
+        else:
+            own = _bare(runner.model).state_dict()
+            weights = fitting(
+                own,
+                weights,
+                name,
+                allow_mismatch=self._allow_mismatch,
+                warn=runner.logger.warning,
+            )
+            if self._allow_mismatch or not isinstance(checkpoint.get("state_dict"), Mapping):
+                checkpoint["state_dict"] = weights  # mmengine looks nowhere else
+        _refuse_bad_values(weights, own, name)
+        if runner.cfg.get("resume"):
+            check_resumable(runner, checkpoint, name)
+
+    def before_train(self, runner: Runner) -> None:
+        """Say so where nothing is left to train."""
+        loop = runner.train_loop
+        unit = "iter" if isinstance(loop, IterBasedTrainLoop) else "epoch"
+        done, last = getattr(loop, unit), getattr(loop, f"max_{unit}s")
+        if done >= last:
+            runner.logger.warning(
+                f"nothing left to train: the checkpoint is at {unit} {done}, and "
+                f"train_cfg.max_{unit}s={last}; raise that to go on"
+            )
 
 
-def _check_optimizer(wrapper: Any, state: Any, name: str) -> None:
-    """Refuse the state of an optimizer with other settings; torch would take it and fail later.
+def _refuse_bad_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse NaN and infinity but where the model itself holds them, as masks do."""
+    for key, value in weights.items():
+        if _is_bad(value) and not (key in own and _is_bad(own[key])):
+            raise ValueError(
+                f"checkpoint {name}: {key} holds NaN or infinity, and so would every output: take "
+                "one from before the training diverged"
+            )
 
-    What only one side has may be the doing of another version of torch, or of a schedule.
-    """
-    if not isinstance(wrapper, OptimWrapper) or not isinstance(state, Mapping):
-        return
-    given = {key for group in state.get("param_groups", []) for key in group} - {"initial_lr"}
-    own = {key for group in wrapper.optimizer.param_groups for key in group} - {"initial_lr"}
-    if given - own and own - given:
-        raise ValueError(
-            f"checkpoint {name} holds the state of another optimizer, with "
-            f"{', '.join(sorted(given - own))}, than {type(wrapper.optimizer).__name__}, with "
-            f"{', '.join(sorted(own - given))}: set optim_wrapper.optimizer back, or start from "
-            "its weights with --cfg-options load_from=FILE, without --resume"
-        )
+
+def _is_bad(value: Tensor) -> bool:
+    return value.is_floating_point() and not bool(value.isfinite().all())
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:

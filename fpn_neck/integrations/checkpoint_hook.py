@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from os.path import realpath
 from pathlib import Path
 
 from mmengine import hooks
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.runner import Runner
 
 from fpn_neck.files import remove_leftovers, write_whole
+from fpn_neck.integrations.resuming import optimizer_kinds
 from fpn_neck.registry import HOOKS
 
 INTERRUPTED = "interrupted.pth"
@@ -59,6 +61,7 @@ class CheckpointHook(hooks.CheckpointHook):
         if type(get_file_backend(folder, backend_args=self.backend_args)) is LocalBackend:
             self.backend_args = {"backend": "whole"}
         super().before_train(runner)
+        self._own_best(runner)
         self._sweep()
         if is_main_process():
             for path in {Path(self.out_dir), Path(runner.work_dir)}:
@@ -70,6 +73,7 @@ class CheckpointHook(hooks.CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the gradients that steps have accumulated, which are None after an update."""
         super().before_save_checkpoint(runner, checkpoint)
+        checkpoint["meta"]["optimizers"] = optimizer_kinds(runner.optim_wrapper)
         checkpoint["meta"].update(self._position)  # FlexibleRunner counts one too many at times
         parameters = runner.model.named_parameters()
         gradients = {name: p.grad for name, p in parameters if p.grad is not None}
@@ -132,6 +136,36 @@ class CheckpointHook(hooks.CheckpointHook):
             pointer = Path(runner.work_dir) / "last_checkpoint"
             write_whole(pointer, lambda path: path.write_text(self.last_ckpt), sync=True)
         self.saved_iter = position["iter"]
+
+    def _own_best(self, runner: Runner) -> None:
+        """Leave alone the best checkpoint of the run in another folder that this one goes on from.
+
+        mmengine would remove it at the first better one. One that isn't there any more is looked
+        for in this run's folder, which may have been moved, else forgotten with its score.
+        """
+        hub = runner.message_hub
+        for key in [key for key in hub.runtime_info if key.startswith("best_ckpt")]:
+            path = all_gather_object(self._find(hub.get_info(key)))[0]  # all save at one score
+            if path:
+                hub.update_info(key, path)
+            else:
+                hub.pop_info(key)
+                hub.pop_info(key.replace("best_ckpt", "best_score"))
+        if hasattr(self, "best_ckpt_path"):
+            self.best_ckpt_path = self._if_own(hub.get_info("best_ckpt"))
+        for name in getattr(self, "best_ckpt_path_dict", {}):
+            self.best_ckpt_path_dict[name] = self._if_own(hub.get_info(f"best_ckpt_{name}"))
+
+    def _find(self, path: str) -> str | None:
+        there = [p for p in (path, self._beside(path)) if self.file_backend.exists(p)]
+        return there[0] if there else None
+
+    def _if_own(self, path: str | None) -> str | None:
+        return path if path and realpath(path) == realpath(self._beside(path)) else None
+
+    def _beside(self, path: str) -> str:
+        """Of that name in this run's folder."""
+        return self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _sweep(self) -> None:
         if isinstance(self.file_backend, WholeFiles):

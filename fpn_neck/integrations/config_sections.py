@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ _DICTS += tuple(f"{split}_{part}" for split in _SPLITS for part in ("cfg", "data
 _TYPED = ("model", "visualizer")
 _LISTS = ("custom_hooks",)
 _EITHER = ("param_scheduler", "val_evaluator", "test_evaluator")
+_IOU_METRICS = ["mIoU", "mDice", "mFscore"]  # of mmseg
 _TEXTS = ("default_scope", "work_dir", "load_from")
 
 
@@ -24,6 +26,9 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
     """
     for name in _TEXTS:
         _expect(cfg.get(name) is None or isinstance(cfg[name], str), name, cfg.get(name), "a text")
+    level = cfg.get("log_level", "INFO")
+    known = not isinstance(level, str) or isinstance(logging.getLevelName(level), int)
+    _expect(known, "log_level", level, "a level's name, as 'INFO'")
     for name in _DICTS:
         _check_dict(name, cfg.get(name), typed=name in _TYPED)
     for name in (*_LISTS, *_EITHER):
@@ -40,6 +45,64 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
         loader = cfg.get(f"{split}_dataloader") or {}
         if "dataset" in loader:
             _check_dataset(f"{split}_dataloader.dataset", loader["dataset"])
+
+
+def require(cfg: Mapping[str, Any], *names: str) -> None:
+    """Refuse a config in which one of these sections is missing, None or empty.
+
+    Raises:
+        ValueError: names the section.
+    """
+    for name in names:
+        if not cfg.get(name):
+            raise ValueError(f"config: {name}={cfg.get(name)!r}: it is needed here; give {name}")
+
+
+def require_photos(cfg: Mapping[str, Any]) -> None:
+    """Refuse a config whose test pipeline could prepare no photo for its model.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    require(cfg, "model", "test_dataloader")
+    check_levels(cfg["model"])
+    pipeline = (cfg["test_dataloader"].get("dataset") or {}).get("pipeline") or []
+    if len(pipeline) < 2:
+        what = f"test_dataloader.dataset.pipeline={pipeline!r}"
+        raise ValueError(f"config: {what}: expected transforms that load a photo, ... and pack it")
+
+
+def check_metrics(name: str, evaluator: Any) -> None:
+    """Refuse what mmseg's IoUMetric would only stumble over after a whole evaluation.
+
+    Raises:
+        ValueError: names the metric.
+    """
+    for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+        for metric in part.get("iou_metrics") or ():
+            if str(part["type"]).endswith("IoUMetric") and metric not in _IOU_METRICS:
+                what = f"config: {name}.iou_metrics={part['iou_metrics']}"
+                raise ValueError(f"{what}: expected a list out of {_IOU_METRICS}")
+
+
+def check_levels(model: Mapping[str, Any]) -> None:
+    """Refuse a head that takes a level which its FPN doesn't make: the first step would fail.
+
+    Raises:
+        ValueError: names the head's indices.
+    """
+    neck, head = model.get("neck"), model.get("decode_head")
+    if not isinstance(neck, Mapping) or not isinstance(head, Mapping):
+        return
+    if not str(neck.get("type")).endswith("FPN"):
+        return
+    indices = head.get("in_index")
+    inputs = neck.get("in_channels")
+    count = neck.get("num_outs") or (len(inputs) if isinstance(inputs, (list, tuple)) else None)
+    numbers = isinstance(indices, (list, tuple)) and all(isinstance(i, int) for i in indices)
+    if numbers and isinstance(count, int) and max(indices, default=0) >= count:
+        what = f"config: model.decode_head.in_index={indices}"
+        raise ValueError(f"{what}: expected numbers below the {count} levels of model.neck")
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine import hooks
 from mmengine.config import Config
 
 from fpn_neck.integrations import (  # noqa: F401 (register)
@@ -21,12 +26,16 @@ def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
 
     Args:
         skip_nan: drop batches whose loss is not finite, instead of stopping.
+
+    Raises:
+        ValueError: the checkpoint hook has a setting that mmengine's doesn't know.
     """
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
     checkpoint = cfg.default_hooks.checkpoint
     if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
+        _check_settings(checkpoint)
         checkpoint.type = "fpn_neck.CheckpointHook"
     ours = [
         dict(type="fpn_neck.RandomnessHook"),
@@ -38,3 +47,12 @@ def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
     names = {hook["type"] for hook in ours}
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in names]
     cfg.custom_hooks = [*others, *ours]
+
+
+def _check_settings(checkpoint: Mapping[str, Any]) -> None:
+    """mmengine's hook takes any, and fails with them at the first save."""
+    known = [*inspect.signature(hooks.CheckpointHook).parameters, "type", "priority", "_scope_"]
+    for name in checkpoint:
+        if name not in known:
+            what = f"config: default_hooks.checkpoint.{name}={checkpoint[name]!r}"
+            raise ValueError(f"{what}: mmengine's CheckpointHook takes one of {known[:-4]}")

@@ -18,6 +18,8 @@ from fpn_neck.checks import check_flag
 from fpn_neck.integrations.agreement import any_process
 from fpn_neck.registry import HOOKS
 
+MAX_DROPPED = 50  # batches in a row
+
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
@@ -27,14 +29,15 @@ class FiniteLossHook(Hook):
         skip: drop such a batch, with what it did to the norms' statistics, and go on.
 
     Raises:
-        ValueError: names the iteration, the batch's files and the last checkpoint.
+        ValueError: names the iteration, the batch's files and the last checkpoint. With ``skip``:
+            at the 50th batch in a row.
     """
 
     priority = "HIGHEST"  # before the hook that logs the losses
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = check_flag("skip", skip)
-        self._skipped = False
+        self._skipped, self._dropped = False, 0
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
@@ -56,6 +59,7 @@ class FiniteLossHook(Hook):
             wrapper.step = checked_step
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._dropped = self._dropped + 1 if self._skipped else 0
         self._data, self._skipped = data_batch, False
         if self.skip:
             self._buffers = [(b, b.clone()) for b in runner.model.buffers()]
@@ -79,6 +83,12 @@ class FiniteLossHook(Hook):
             raise ValueError(
                 f"{text}; weights untouched, last good checkpoint: {_last_checkpoint(runner)}; "
                 "look at these files, lower the learning rate, or drop such batches by --skip-nan"
+            )
+        if self._dropped + 1 >= MAX_DROPPED:
+            raise ValueError(
+                f"{text}; that makes {MAX_DROPPED} dropped batches in a row: the weights or the "
+                "learning rate are at fault, not the files; start from other weights or lower it "
+                f"(last checkpoint: {_last_checkpoint(runner)})"
             )
         runner.logger.warning(f"{text}; batch dropped")
         self._skipped = True

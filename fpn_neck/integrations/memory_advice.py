@@ -49,14 +49,25 @@ def memory_advice(cfg: Config) -> Iterator[None]:
 
 def _of_training(cfg: Config) -> str:
     ways = ["train_dataloader.batch_size or the size of what it loads"]
-    head, backbone = (cfg.model.get(part) or {} for part in ("decode_head", "backbone"))
-    if head.get("type") == "fpn_neck.FPNHead":
-        ways.append(f"raise model.decode_head.loss_stride={head.get('loss_stride', 1)}")
+    backbone = cfg.model.get("backbone") or {}
+    ways += [
+        f"raise {name}.loss_stride={head.get('loss_stride', 1)}"
+        for name, head in _decode_heads(cfg)
+        if head.get("type") == "fpn_neck.FPNHead"
+    ]
     if not backbone.get("with_cp") and _takes_checkpointing(backbone, cfg.get("default_scope")):
         ways.append("set model.backbone.with_cp=True")
     if torch.cuda.is_available() and "Amp" not in str(cfg.get("optim_wrapper", {}).get("type")):
         ways.append("give --amp")
     return ", or ".join(ways)
+
+
+def _decode_heads(cfg: Config) -> list[tuple[str, dict]]:
+    """The one of a segmenter, or those of a cascade."""
+    head = cfg.model.get("decode_head") or {}
+    if isinstance(head, (list, tuple)):
+        return [(f"model.decode_head.{i}", part) for i, part in enumerate(head)]
+    return [("model.decode_head", head)]
 
 
 def _of_testing(cfg: Config, split: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
-from inspect import isclass
+from inspect import isclass, signature
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,19 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.dataset import BaseDataset
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import FlexibleRunner, Runner
 
 import fpn_neck.registry  # noqa: F401 (lets torch read mmengine's checkpoints)
 from fpn_neck.datasets.config_check import check_weights
 from fpn_neck.datasets.dataset_check import DatasetCheck, RefusedData
 from fpn_neck.datasets.listing_check import Source
 from fpn_neck.integrations.checkpoint_guard import refuse_code
-from fpn_neck.integrations.config_sections import check_sections
+from fpn_neck.integrations.config_sections import (
+    check_levels,
+    check_metrics,
+    check_sections,
+    require,
+)
 
 # mmengine imports it for every config that inherits from a package.
 warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
@@ -42,6 +48,20 @@ def _find_onedl() -> None:
 
 _find_onedl()
 refuse_code()
+
+
+class Options(DictAction):
+    """mmengine's, with a message for an option without a value.
+
+    Raises:
+        ValueError: when such a one is parsed.
+    """
+
+    def __call__(self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any) -> None:
+        for text in values:
+            if "=" not in text:
+                raise ValueError(f"--cfg-options {text}: expected KEY=VALUE, without spaces")
+        super().__call__(parser, args, values, *rest)
 
 
 def add_mismatch_argument(parser: ArgumentParser) -> None:
@@ -62,7 +82,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=Options,
         metavar="KEY=VALUE",
         help="override settings, e.g. model.neck.out_channels=128",
     )
@@ -92,8 +112,16 @@ def check_data(cfg: Config, *splits: str) -> None:
         splits: of 'train', 'val', 'test', those that are about to be used.
 
     Raises:
-        FileNotFoundError, ValueError: see `mmdet_proposals.check_proposal_files`.
+        FileNotFoundError, ValueError: a section is missing, see `require`; or see
+            `mmdet_proposals.check_proposal_files`.
     """
+    first = splits[0]
+    last = "optim_wrapper" if first == "train" else f"{first}_evaluator"
+    require(cfg, "model", f"{first}_dataloader", f"{first}_cfg", last)
+    check_levels(cfg.model)
+    for name in ("val_evaluator", "test_evaluator"):
+        if name.partition("_")[0] in splits:
+            check_metrics(name, cfg.get(name))
     if cfg.get("default_scope") == "mmdet":
         from fpn_neck.integrations.mmdet_proposals import check_proposal_files
 
@@ -190,12 +218,23 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
         TypeError: a section of another type, see `check_sections`.
     """
     cfg = _read_config(name)
+    for key in options or {}:
+        top = key.partition(".")[0]
+        if top not in cfg and top not in _settings():
+            raise ValueError(f"--cfg-options {key}: {name} has no {top!r}, nor knows mmengine any")
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as e:  # mmengine raises nearly anything
         raise ValueError(f"--cfg-options {options} has no place in {name}: {_one_line(e)}") from e
     check_sections(cfg)
     return cfg
+
+
+def _settings() -> set[str]:
+    """What mmengine's Runners read of a config, at its top; and what the tools do."""
+    arguments = {*signature(Runner).parameters, *signature(FlexibleRunner).parameters}
+    wrapping = {"model_wrapper_cfg", "sync_bn", "find_unused_parameters"}
+    return arguments | wrapping | {"runner_type", "tta_model", "tta_pipeline"}
 
 
 def _read_config(name: str) -> Config:

@@ -112,3 +112,9 @@ def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, memory_advice(config()):
         raise error
     assert caught.value is error
+
+
+def test_a_cascades_heads_are_named_by_their_number():
+    heads = [dict(type="FCNHead"), dict(type="fpn_neck.FPNHead", loss_stride=2, num_classes=3)]
+    cascade = config(type="CascadeEncoderDecoder", decode_head=heads)
+    assert "raise model.decode_head.1.loss_stride=2" in message(torchs_allocator, cascade)

@@ -32,3 +32,19 @@ def test_a_detector(call_tool, assert_refused, varied, large_photo, write_config
     config = write_config("detector", "default_scope = 'mmdet'\nmodel = dict(type='RPN')\n")
     done = call_tool("compare_tiles", config, varied, large_photo)
     assert_refused(done, "default_scope", "mmseg")
+
+
+def test_an_unreadable_photo_is_named_and_the_others_are_done(
+    call_tool, trained, varied, large_photo
+):
+    empty = large_photo.with_name("empty.jpg")
+    empty.touch()
+    done = call_tool("compare_tiles", trained.config, varied, empty, large_photo, "--tile", 2048)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{empty}: ") and len(done.stderr.splitlines()) == 1
+    assert "large.png: 100.0000 %" in done.stdout
+
+
+def test_a_config_without_a_model(call_tool, assert_refused, varied, large_photo, write_config):
+    config = write_config("bare", "default_scope = 'mmseg'")
+    assert_refused(call_tool("compare_tiles", config, varied, large_photo), "config: model=None")

@@ -55,7 +55,7 @@ def test_resuming_with_another_optimizer(trained, run_tool, tmp_path):
     options = ["--cfg-options", "optim_wrapper.optimizer.type=SGD"]
     arguments = ["--work-dir", tmp_path / "work", "--resume", trained.checkpoint, *options]
     done = run_tool("train", trained.config, *arguments, cwd=tmp_path)
-    refused_late(done, trained.checkpoint.name, "betas", "SGD", "momentum", "load_from")
+    refused_late(done, trained.checkpoint.name, "AdamW, than SGD", "load_from")
 
 
 def test_training_from_what_fits(trained, run_tool, tmp_path):

@@ -1,5 +1,6 @@
 """tools/predict.py: photos in, label files and overlays out, one line for what is wrong."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -183,7 +184,50 @@ def test_an_unreadable_photo_is_named_and_the_others_are_done(predict, photos, c
     assert files_of(out) == outputs("a", "b", "c")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_is_no_photo(predict, assert_refused, photos):
+    os.mkfifo(photos / "deep/pipe.jpg")
+    done, _ = predict(photos / "deep")
+    assert done.returncode == 0 and "1 of 1 photos" in done.stdout
+    assert_refused(predict(photos / "deep/pipe.jpg")[0], "pipe.jpg: no photos there")
+
+
+def test_a_name_as_long_as_the_file_system_takes(predict, tmp_path):
+    name = "p" * 251
+    done, out = predict(make_photo(tmp_path / f"{name}.png"))
+    assert done.returncode == 0, done.stderr
+    assert files_of(out) == outputs(name)
+
+
+def test_an_output_folder_that_can_be_none_is_one_line(predict, assert_refused, photos, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    done, _ = predict(photos)
+    assert_refused(done, "out: nothing can be written there")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
 # ----------------------------------------------------------------------- configs and checkpoints
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("model=None", "config: model=None"),
+        ("test_dataloader=None", "config: test_dataloader=None"),
+        ("test_dataloader.dataset.pipeline=[]", "pipeline=[]: expected transforms"),
+        ("model.neck.type=Foo", "config: model.neck (type 'Foo'): Foo is not in the"),
+        ("test_dataloader.dataset.pipeline.1.type=Foo", "pipeline.1 (type 'Foo')"),
+        ("model.decode_head.in_index=[0,9]", "model.decode_head.in_index=[0, 9]"),
+        ("modell.neck=3", "no 'modell'"),
+        ("a.b", "a.b: expected KEY=VALUE"),
+    ],
+)
+def test_an_option_that_makes_a_wrong_config_is_one_line(
+    predict, assert_refused, photos, option, word
+):
+    done, out = predict(photos, "--cfg-options", option)
+    assert_refused(done, word)
+    assert not out.exists()
 
 
 def test_a_wrong_config_path_is_one_line(predict, assert_refused, photos):

@@ -367,6 +367,23 @@ def test_a_missing_config_of_a_package_is_one_line(call_tool, assert_refused, mo
     assert_refused(call_tool("train", name), name.split("::")[0])
 
 
+def test_a_part_that_cannot_be_built_is_one_line(run_tool, trained, tmp_path):
+    option = ["--cfg-options", "model.decode_head.type=Foo"]
+    done = run_tool("train", trained.config, "--work-dir", tmp_path, *option, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "error: config: model.decode_head (type 'Foo'): Foo is not in" in done.stderr
+    assert "Traceback" not in done.stderr and "http" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_config_without_a_model_is_one_line(
+    call_tool, assert_refused, trained, write_config, name
+):
+    config = write_config("empty", "")
+    checkpoint = [trained.checkpoint] if name == "test" else []
+    assert_refused(call_tool(name, config, *checkpoint), "config: model=None")
+
+
 def arguments(config=DEMO, **others):
     defaults = {"work_dir": None, "cfg_options": None, "launcher": "none"}
     return Namespace(config=str(config), **(defaults | others))

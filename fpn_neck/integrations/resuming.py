@@ -1,0 +1,139 @@
+"""Whether a checkpoint holds all that a run needs to go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+_HUB = ("log_scalars", "runtime_info", "resumed_keys")
+# What many kinds of optimizers have, or have since a version of torch.
+_COMMON = {
+    *("initial_lr", "params", "lr", "weight_decay", "decoupled_weight_decay", "maximize"),
+    *("foreach", "fused", "capturable", "differentiable"),
+}
+_OF_ITS_SHAPE = ("exp_avg", "momentum_buffer", "square_avg", "sum")  # of a parameter
+
+
+def check_resumable(runner: Runner, checkpoint: Mapping, name: str) -> None:
+    """Refuse what would begin anew, in part, without a word.
+
+    mmengine leaves out what a checkpoint doesn't hold: schedules begin at step 0, the optimizer's
+    averages at zero.
+
+    Raises:
+        ValueError: no position, optimizer, schedules or message hub; or those of another run.
+    """
+    why = _why_no_position(checkpoint.get("meta"))
+    why = why or _why_no_hub(checkpoint.get("message_hub"))
+    why = why or _why_no_schedules(runner.param_schedulers, checkpoint.get("param_schedulers"))
+    why = why or _why_no_optimizers(runner, checkpoint)
+    if why:
+        raise ValueError(
+            f"checkpoint {name} {why}: start from its weights with --cfg-options load_from=FILE, "
+            "without --resume"
+        )
+
+
+def optimizer_kinds(wrapper: Any) -> dict[str, str]:
+    """The types' names of a run's optimizers, under '' where there is one."""
+    return {name: type(optimizer).__name__ for name, optimizer in _optimizers(wrapper).items()}
+
+
+def _optimizers(wrapper: Any) -> dict[str, Optimizer]:
+    if isinstance(wrapper, OptimWrapperDict):
+        return {name: one.optimizer for name, one in wrapper.optim_wrappers.items()}
+    return {"": wrapper.optimizer} if isinstance(wrapper, OptimWrapper) else {}
+
+
+def _why_no_position(meta: Any) -> str:
+    if not isinstance(meta, Mapping) or "iter" not in meta:
+        return "doesn't say at which iteration to go on"
+    for key in ("iter", "epoch"):
+        value = meta.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return f"has meta.{key}={value!r}, not a whole number from 0 up"
+    return ""
+
+
+def _why_no_hub(hub: Any) -> str:
+    if isinstance(hub, dict) and all(isinstance(hub.get(key), dict) for key in _HUB):
+        return ""
+    return "holds no message_hub"
+
+
+def _why_no_schedules(own: Any, given: Any) -> str:
+    wanted, found = _counts(own), _counts(given)
+    if not any(wanted.values()) or wanted == found:
+        return ""
+    if not any(found.values()):
+        return "holds no state of the schedules (param_schedulers)"
+    return f"holds the state of {_text(found)} schedules, the config has {_text(wanted)}"
+
+
+def _counts(schedulers: Any) -> dict[str, int]:
+    """How many schedules each optimizer has."""
+    parts = schedulers if isinstance(schedulers, Mapping) else {"": schedulers}
+    return {k: len(v) if isinstance(v, (list, tuple)) else 0 for k, v in parts.items()}
+
+
+def _text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}".strip() for name, count in counts.items())
+
+
+def _why_no_optimizers(runner: Runner, checkpoint: Mapping) -> str:
+    states, kinds = checkpoint.get("optimizer"), checkpoint["meta"].get("optimizers")
+    for name, optimizer in _optimizers(runner.optim_wrapper).items():
+        state = states.get(name) if name and isinstance(states, Mapping) else states
+        groups = state.get("param_groups") if isinstance(state, Mapping) else None
+        if not isinstance(groups, (list, tuple)) or not all(isinstance(g, dict) for g in groups):
+            of = f" of optimizer {name}" if name else " of the optimizer"
+            return f"holds no state{of} (published, or saved with save_optimizer=False)"
+        kind = kinds.get(name) if isinstance(kinds, Mapping) else None
+        why = _why_another_kind(optimizer, groups, kind)
+        if not why and not isinstance(runner.model, FullyShardedDataParallel):  # has other groups
+            why = _why_another_shape(optimizer, groups, state.get("state"))
+        if why:
+            return why
+    return ""
+
+
+def _why_another_kind(optimizer: Optimizer, groups: list[dict], kind: str | None) -> str:
+    own = type(optimizer).__name__
+    back = "(set optim_wrapper.optimizer back to go on)"
+    if kind:
+        text = f"holds the state of another optimizer, {kind}, than {own} {back}"
+        return text if kind != own else ""
+    # What only one side has may be the doing of another version of torch, or of a schedule.
+    given = {key for group in groups for key in group} - _COMMON
+    wanted = {key for group in optimizer.param_groups for key in group} - _COMMON
+    if not (given - wanted and wanted - given):
+        return ""
+    return (
+        f"holds the state of another optimizer, with {', '.join(sorted(given - wanted))}, than "
+        f"{own}, with {', '.join(sorted(wanted - given))} {back}"
+    )
+
+
+def _why_another_shape(optimizer: Optimizer, groups: list[dict], state: Any) -> str:
+    own = [group["params"] for group in optimizer.param_groups]
+    given = [group.get("params", []) for group in groups]
+    if [len(group) for group in own] != [len(group) for group in given]:
+        return (
+            f"holds the optimizer's state for groups of {[len(g) for g in given]} parameters, the "
+            f"model has {[len(g) for g in own]}"
+        )
+    state = state if isinstance(state, Mapping) else {}
+    for parameter, key in zip(sum(own, []), sum(given, []), strict=True):
+        for name in _OF_ITS_SHAPE:
+            value = (state.get(key) or {}).get(name)
+            if value is not None and value.shape != parameter.shape:
+                return (
+                    f"holds an optimizer's state of another shape: {name} {tuple(value.shape)} for "
+                    f"a parameter of {tuple(parameter.shape)}"
+                )
+    return ""
