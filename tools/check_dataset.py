@@ -17,7 +17,8 @@ from fpn_neck.datasets.config_check import check_weights
 from fpn_neck.datasets.dataset_check import RARE, DatasetCheck, Histogram, RefusedData, Report
 from fpn_neck.datasets.file_check import Finding
 from fpn_neck.files import write_whole
-from fpn_neck.integrations.running import Options, data_sources, load_config
+from fpn_neck.integrations.data_sources import data_sources
+from fpn_neck.integrations.running import Options, load_config
 
 SPLITS = ("train", "val", "test")
 EPILOG = f"""\

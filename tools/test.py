@@ -12,12 +12,12 @@ from fpn_neck.checkpoints import load_checkpoint
 from fpn_neck.command_line import run_tool
 from fpn_neck.integrations.building import building
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
+from fpn_neck.integrations.data_sources import check_data
 from fpn_neck.integrations.distributed import joined_processes
 from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import (
     add_common_arguments,
     add_mismatch_argument,
-    check_data,
     drop_pretraining,
     resolve_config,
 )

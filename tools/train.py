@@ -15,6 +15,7 @@ from fpn_neck.command_line import run_tool
 from fpn_neck.datasets.dataset_check import RefusedData
 from fpn_neck.integrations.building import building
 from fpn_neck.integrations.checkpoint_guard import CheckpointGuard
+from fpn_neck.integrations.data_sources import check_data, check_files
 from fpn_neck.integrations.dependable import make_dependable
 from fpn_neck.integrations.distributed import (
     agreed,
@@ -27,8 +28,6 @@ from fpn_neck.integrations.memory_advice import memory_advice
 from fpn_neck.integrations.running import (
     add_common_arguments,
     add_mismatch_argument,
-    check_data,
-    check_files,
     resolve_config,
 )
 

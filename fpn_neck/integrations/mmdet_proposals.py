@@ -29,8 +29,8 @@ from fpn_neck.datasets.proposals import (
     load_proposals,
 )
 from fpn_neck.files import write_whole
+from fpn_neck.integrations.data_sources import dataset_parts
 from fpn_neck.integrations.mmdet_predict import load_rpn
-from fpn_neck.integrations.running import dataset_parts
 
 Track = Callable[[Iterable, int], Iterable]
 

@@ -16,7 +16,7 @@ from mmengine.config import Config  # noqa: E402
 
 from fpn_neck import registry  # noqa: E402
 from fpn_neck.datasets.dataset_check import RefusedData  # noqa: E402
-from fpn_neck.integrations import running  # noqa: E402
+from fpn_neck.integrations import data_sources, running  # noqa: E402
 
 junk = st.sampled_from([j for j in JUNK if not isinstance(j, (torch.Tensor, range))])
 
@@ -174,8 +174,8 @@ def check_config(tmp_path, shapes):
         try:
             cfg = running.resolve_config(args)
             train["apply_flags"](cfg, args)
-            running.check_files(cfg, args.config, "train", "val")
-            running.check_data(cfg, "train", "val")
+            data_sources.check_files(cfg, args.config, "train", "val")
+            data_sources.check_data(cfg, "train", "val")
         except RefusedData as refused:
             assert path, refused.brief()
             return REFUSED

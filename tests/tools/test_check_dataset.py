@@ -24,7 +24,8 @@ from fpn_neck.datasets import (  # noqa: E402
     outline_check,
 )
 from fpn_neck.datasets.dataset_check import EMPTY, NOT_LISTED, RefusedData  # noqa: E402
-from fpn_neck.integrations.running import check_files, load_config  # noqa: E402
+from fpn_neck.integrations.data_sources import check_files  # noqa: E402
+from fpn_neck.integrations.running import load_config  # noqa: E402
 
 PROJECT = Path(fpn_neck.__file__).parents[1]
 CLOTHING = PROJECT.parent / "shared" / "clothing"
