@@ -97,8 +97,8 @@ class CheckpointGuard(Hook):
         """Say so where nothing is left to train."""
         loop = runner.train_loop
         unit = "iter" if isinstance(loop, IterBasedTrainLoop) else "epoch"
-        done, last = getattr(loop, unit), getattr(loop, f"max_{unit}s")
-        if done >= last:
+        done, last = getattr(loop, unit, 0), getattr(loop, f"max_{unit}s", None)
+        if last is not None and done >= last:  # loops of other packages may count otherwise
             runner.logger.warning(
                 f"nothing left to train: the checkpoint is at {unit} {done}, and "
                 f"train_cfg.max_{unit}s={last}; raise that to go on"
