@@ -28,6 +28,10 @@ def check_data(cfg: Config, *splits: str) -> None:
         FileNotFoundError, ValueError: a section is missing, see `require`; or see
             `mmdet_proposals.check_proposal_files`.
     """
+    if cfg.get("default_scope") == "mmdet":
+        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
+
+        check_proposal_files(cfg, *splits)
     first = splits[0]
     last = "optim_wrapper" if first == "train" else f"{first}_evaluator"
     require(cfg, "model", f"{first}_dataloader", f"{first}_cfg", last)
@@ -35,10 +39,6 @@ def check_data(cfg: Config, *splits: str) -> None:
     for name in ("val_evaluator", "test_evaluator"):
         if name.partition("_")[0] in splits:
             check_metrics(name, cfg.get(name))
-    if cfg.get("default_scope") == "mmdet":
-        from fpn_neck.integrations.mmdet_proposals import check_proposal_files
-
-        check_proposal_files(cfg, *splits)
 
 
 def dataset_parts(dataset: dict) -> Iterator[dict]:
