@@ -78,11 +78,15 @@ def check_metrics(name: str, evaluator: Any) -> None:
     Raises:
         ValueError: names the metric.
     """
-    for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
-        for metric in part.get("iou_metrics") or ():
-            if str(part["type"]).endswith("IoUMetric") and metric not in _IOU_METRICS:
-                what = f"config: {name}.iou_metrics={part['iou_metrics']}"
-                raise ValueError(f"{what}: expected a list out of {_IOU_METRICS}")
+    for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        if not isinstance(part, Mapping) or not str(part.get("type")).endswith("IoUMetric"):
+            continue
+        given = part.get("iou_metrics", _IOU_METRICS)
+        metrics = [given] if isinstance(given, str) else given
+        is_list = isinstance(metrics, (list, tuple))
+        if not is_list or any(metric not in _IOU_METRICS for metric in metrics):
+            what = f"config: {name}.iou_metrics={given}"
+            raise ValueError(f"{what}: expected a list out of {_IOU_METRICS}")
 
 
 def check_levels(model: Mapping[str, Any]) -> None:

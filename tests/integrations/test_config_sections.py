@@ -118,5 +118,11 @@ def test_a_metric_that_mmseg_does_not_know_is_named():
     evaluator = {"type": "fpn_neck.OccurringIoUMetric", "iou_metrics": ["mIoU", "foo"]}
     with pytest.raises(ValueError, match="val_evaluator.iou_metrics=.*'foo'.*mDice"):
         check_metrics("val_evaluator", [{"type": "Other"}, evaluator])
-    check_metrics("val_evaluator", evaluator | {"iou_metrics": ["mFscore"]})
+    for right in (["mFscore"], "mIoU"):
+        check_metrics("val_evaluator", evaluator | {"iou_metrics": right})
+    for wrong in (True, 7, None, [["mIoU"]]):
+        with pytest.raises(ValueError, match="val_evaluator.iou_metrics="):
+            check_metrics("val_evaluator", evaluator | {"iou_metrics": wrong})
+    for other in (None, "IoUMetric", 7, [3], {"iou_metrics": 7}):
+        check_metrics("val_evaluator", other)
     check_metrics("val_evaluator", None)
