@@ -7,23 +7,20 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from fpn_neck import FPN, SegHead
-from fpn_neck.benchmark.cases import CHANNELS, Case, shake
+from fpn_neck.benchmark.cases import CHANNELS, shake
 from fpn_neck.benchmark.heads import PYRAMID, WIDTH, head_multiply_adds
 from fpn_neck.benchmark.measure import Skip
+from fpn_neck.benchmark.necks import NeckCase
 from fpn_neck.conversion import convert
 
 
-class DecoderCase(Case):
+class DecoderCase(NeckCase):
     """C2..C5 -> logits of stride 4; smp's corners are aligned."""
 
     exports = "smp"
 
     def __str__(self) -> str:
         return f"{super().__str__()}, K = {self.classes}"
-
-    def inputs(self) -> list[Tensor]:
-        sizes = zip(CHANNELS[self.backbone], self.level_sizes(), strict=True)
-        return [self.random(c, *size) for c, size in sizes]
 
     def ours(self) -> nn.Module:
         return shake(_Ours(CHANNELS[self.backbone], self.classes))

@@ -116,9 +116,11 @@ class _MMSeg(_Whole):
         from mmseg.models.necks import FPN
         from mmseg.structures import SegDataSample
 
-        self.backbone = copy.deepcopy(model.backbone)
-        if own_backbone:
-            self.backbone = _mmseg_backbone(case.backbone, model.backbone.net)
+        self.backbone = (
+            _mmseg_backbone(case.backbone, model.backbone.net)
+            if own_backbone
+            else copy.deepcopy(model.backbone)
+        )
         self.neck = FPN(
             list(CHANNELS[case.backbone]), model.neck.out_channels, len(model.neck.fpn_convs)
         )

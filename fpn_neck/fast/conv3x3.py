@@ -94,6 +94,17 @@ def _transform(weight: Tensor, owner: nn.Module | None) -> Tensor:
     return known[1]
 
 
+def torchs_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias of a convolution that keeps the size, by torch's operator."""
+    ones, padding = [1, 1], [size // 2 for size in weight.shape[2:]]
+    maps = grad, x.to(grad), weight.to(grad)
+    return torch.ops.aten.convolution_backward(
+        *maps, [len(weight)], ones, padding, ones, False, [0, 0], 1, wanted
+    )
+
+
 class _Conv3x3(Function):
     @staticmethod
     def forward(
@@ -109,20 +120,7 @@ class _Conv3x3(Function):
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if not takes_fast_backward(grad):
-            grads = torch.ops.aten.convolution_backward(
-                grad,
-                x.to(grad),
-                weight,
-                [len(weight)],
-                [1, 1],
-                [1, 1],
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                wanted,
-            )
-            return *grads, None
+            return *torchs_backward(grad, x, weight, wanted), None
         if not (grad.is_contiguous() or is_channels_last(grad)):
             grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = grad_weight = None

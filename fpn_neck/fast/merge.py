@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from fpn_neck.fast.conv3x3 import torchs_backward
 from fpn_neck.fast.maps import computed_in, is_channels_last, new_map
 from fpn_neck.fast.switch import takes_fast_backward
 from fpn_neck.fast.winograd import Fill
@@ -116,24 +117,10 @@ def _plain_backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """By torch's own operators: gradients of x, weight, bias, above."""
-    of_conv = torch.ops.aten.convolution_backward(
-        grad,
-        x.to(grad),
-        weight.to(grad),
-        [len(weight)],
-        [1, 1],
-        [0, 0],
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        wanted[:3],
-    )
     above = None
     if wanted[3]:
-        sizes = grad.shape[-2:], above_shape
-        above = torch.ops.aten.upsample_nearest2d_backward(grad, *sizes)
-    return *of_conv, above
+        above = torch.ops.aten.upsample_nearest2d_backward(grad, grad.shape[-2:], above_shape)
+    return *torchs_backward(grad, x, weight, wanted[:3]), above
 
 
 def _downsample(grad: Tensor, shape: torch.Size) -> Tensor:
