@@ -7,7 +7,6 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.progress import track
@@ -16,7 +15,7 @@ from fpn_neck.command_line import run_tool
 from fpn_neck.datasets.config_check import check_weights
 from fpn_neck.datasets.dataset_check import RARE, DatasetCheck, Histogram, RefusedData, Report
 from fpn_neck.datasets.file_check import Finding
-from fpn_neck.files import write_whole
+from fpn_neck.files import check_folder, write_whole
 from fpn_neck.integrations.data_sources import data_sources
 from fpn_neck.integrations.running import Options, load_config
 
@@ -120,14 +119,10 @@ def require_writable(path: Path) -> None:
         if not os.access(path, os.W_OK):
             raise ValueError(f"--json {path} can't be written: give another file")
         return
-    folder = Path(os.path.realpath(path)).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+        check_folder(Path(os.path.realpath(path)).parent)
     except OSError as error:
-        reason = f"{folder}: {error.strerror}"
-        raise ValueError(f"--json {path} can't be written ({reason}): give another") from error
+        raise ValueError(f"--json {path} can't be written ({error}): give another") from error
 
 
 def write_report(path: Path, text: str) -> None:

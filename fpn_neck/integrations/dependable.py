@@ -51,8 +51,9 @@ def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
 
 def _check_settings(checkpoint: Mapping[str, Any]) -> None:
     """mmengine's hook takes any, and fails with them at the first save."""
-    known = [*inspect.signature(hooks.CheckpointHook).parameters, "type", "priority", "_scope_"]
+    parameters = inspect.signature(hooks.CheckpointHook).parameters
+    known = [name for name in parameters if name != "kwargs"]
     for name in checkpoint:
-        if name not in known:
+        if name not in (*known, "type", "priority", "_scope_"):
             what = f"config: default_hooks.checkpoint.{name}={checkpoint[name]!r}"
-            raise ValueError(f"{what}: mmengine's CheckpointHook takes one of {known[:-4]}")
+            raise ValueError(f"{what}: mmengine's CheckpointHook takes one of {known}")
