@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser
 
-from fpn_neck.command_line import run_tool
-from fpn_neck.doctor import diagnose, print_report
+from fpn_neck.cli.doctor import diagnose, print_report
+from fpn_neck.utils.command_line import run_tool
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Losses that are a function of a few sums over the labelled pixels.
 
 Sums can be taken a few rows at a time, so such a loss needs no logits at the labels' size: see
-`fpn_neck.full_size_loss`.
+`fpn_neck.strips.full_size_loss`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.checks import (
+from fpn_neck.utils.arguments import (
     check_flag,
     check_float_map,
     check_number,

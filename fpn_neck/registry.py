@@ -1,50 +1,16 @@
-"""mmengine registries of the scope ``fpn_neck``.
+"""The door through which mmengine finds this package: it imports ``<scope>.registry``.
 
-mmengine imports ``<scope>.registry`` the first time it meets a ``type='<scope>.<name>'``, which is
-why ``type='fpn_neck.FPN'`` works in every framework's config without ``custom_imports``.
+It does so the first time it meets a ``type='fpn_neck.<name>'``. That is why
+``type='fpn_neck.FPN'`` works in every framework's config without ``custom_imports``.
 """
 
-import sys
-from importlib import import_module
-from importlib.util import find_spec
+from fpn_neck.mm.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODEL_WRAPPERS,
+    MODELS,
+    STRATEGIES,
+)
 
-from mmengine import registry as root
-
-from fpn_neck.integrations.mmengine_checkpoints import load_mmengines_checkpoints_here
-
-# torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
-load_mmengines_checkpoints_here()
-
-_FRAMEWORKS = [name for name in ("mmdet", "mmseg") if find_spec(name)]
-
-
-class _Registry(root.Registry):
-    """Imports a framework's part of this package for a name that nothing imported so far has.
-
-    ``fpn_neck.FPN`` in an mmdet config thus never loads mmseg, which takes seconds.
-    """
-
-    def get(self, key: str) -> type | None:
-        self.import_from_location()
-        # A framework that is in use already comes first.
-        for framework in sorted(_FRAMEWORKS, key=lambda name: name not in sys.modules):
-            if key.rpartition(".")[2] not in self.module_dict:
-                import_module(f"fpn_neck.integrations.{framework}")
-        return super().get(key)
-
-
-def _child(parent: root.Registry) -> _Registry:
-    return _Registry(
-        parent.name,
-        parent=parent,
-        scope="fpn_neck",
-        locations=["fpn_neck.integrations.mmengine"],
-    )
-
-
-MODELS = _child(root.MODELS)
-DATASETS = _child(root.DATASETS)
-METRICS = _child(root.METRICS)
-HOOKS = _child(root.HOOKS)
-MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
-STRATEGIES = _child(root.STRATEGIES)
+__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "MODEL_WRAPPERS", "STRATEGIES"]

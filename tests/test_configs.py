@@ -3,10 +3,10 @@
 import ast
 import re
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.project import PROJECT
 
 pytest.importorskip("mmseg")
 pytest.importorskip("mmdet")
@@ -18,13 +18,13 @@ from mmengine.hub import get_config  # noqa: E402
 from mmengine.registry import HOOKS, METRICS, MODELS, DefaultScope  # noqa: E402
 
 import fpn_neck  # noqa: E402
-from fpn_neck.integrations.running import drop_pretraining  # noqa: E402
+from fpn_neck.mm.config.load import drop_pretraining  # noqa: E402
 
 pytest.importorskip("mmseg.models")  # importable through fpn_neck
 
 from mmseg.registry import DATASETS  # noqa: E402
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = PROJECT / "configs"
 SEGMENTATION = sorted((CONFIGS / "segmentation").glob("*.py"))
 DETECTION = sorted((CONFIGS / "detection").glob("*.py"))
 ABLATION = sorted((CONFIGS / "ablation").glob("*.py"))
@@ -115,7 +115,7 @@ def test_builds_with_our_neck_and_head(path):
     assert cfg.model.neck.type == "fpn_neck.FPN"
     assert isinstance(model.neck, fpn_neck.FPN)
     if path in SEGMENTATION:
-        from fpn_neck.integrations.mmseg import FPNHead
+        from fpn_neck.mm.seg.head import FPNHead
 
         assert cfg.model.decode_head.type == "fpn_neck.FPNHead"
         assert isinstance(model.decode_head, FPNHead)

@@ -11,16 +11,16 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from benchmarks import cold, field, measure, report
+from benchmarks.cases import CHANNELS
+from benchmarks.decoders import DecoderCase
+from benchmarks.heads import HeadCase
+from benchmarks.labels import LabelsCase
+from benchmarks.necks import NeckCase
+from benchmarks.segmenters import SegmenterCase
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
-from fpn_neck.benchmark import cold, field, measure, report
-from fpn_neck.benchmark.cases import CHANNELS
-from fpn_neck.benchmark.decoders import DecoderCase
-from fpn_neck.benchmark.heads import HeadCase
-from fpn_neck.benchmark.labels import LabelsCase
-from fpn_neck.benchmark.necks import NeckCase
-from fpn_neck.benchmark.segmenters import SegmenterCase
-from fpn_neck.command_line import run_tool
+from fpn_neck.utils.command_line import run_tool
 
 WHAT = {
     "neck": NeckCase,

@@ -1,54 +1,6 @@
-"""Write an RPN's proposals for Fast R-CNN: tools/make_proposals.py CONFIG CHECKPOINT --out FILE.
+"""The verb `fpn_neck.cli.make_proposals` as a program."""
 
-Every photo of the split gets its boxes, also those without an object. FILE is what mmdet's Fast
-R-CNN reads as proposal_file; it appears when it is complete. Printed is COCO's average recall.
-"""
-
-from __future__ import annotations
-
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from pathlib import Path
-
-from rich.console import Console
-from rich.progress import track
-
-from fpn_neck.command_line import run_tool
-from fpn_neck.integrations.running import Options, load_config
-
-
-def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="of the RPN; a file, or an installed package's: mmdet::path")
-    parser.add_argument("checkpoint", help="its checkpoint file")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="a .pkl to write")
-    parser.add_argument(
-        "--split", choices=["train", "val"], default="val", help="default: %(default)s"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    if cfg.get("default_scope") != "mmdet":
-        raise ValueError(f"{args.config}: proposals come from an mmdet config of an RPN")
-    from fpn_neck.integrations.mmdet_proposals import make_proposals
-
-    recall = make_proposals(
-        cfg,
-        args.checkpoint,
-        args.out,
-        split=args.split,
-        device=args.device,
-        track=lambda batches, total: track(
-            batches, "photos", total=total, console=Console(stderr=True)
-        ),
-    )
-    print("  ".join(f"{name} {value:.3f}" for name, value in recall.items()))
-    print(f"proposals: {args.out}")
-
+from fpn_neck.utils.command_line import run_verb
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_verb("make_proposals")

@@ -32,11 +32,11 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
-from fpn_neck.command_line import check_device, run_tool
-from fpn_neck.files import write_whole
-from fpn_neck.integrations.timm import LITE0_MODEL, LITE0_PACKAGE
-from fpn_neck.integrations.torchvision import P2_TO_P6, P3_TO_P7, FPNBackbone
-from fpn_neck.layers import check_whole
+from fpn_neck.models.layers import check_whole
+from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
+from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
+from fpn_neck.utils.command_line import check_device, run_tool
+from fpn_neck.utils.files import write_whole
 
 WIDTH = 64  # of the pyramid
 SIDES = (16, 32, 64, 128, 256)  # px, of the anchors on the five levels

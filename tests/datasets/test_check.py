@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpn_neck.datasets import coco_check, config_check, file_check, label_check, outline_check
-from fpn_neck.datasets.dataset_check import Histogram, RefusedData
-from fpn_neck.datasets.label_check import Pair, Reading, Tally, examine
+from fpn_neck.datasets.check import coco as coco_file
+from fpn_neck.datasets.check import findings as shared
+from fpn_neck.datasets.check import heads, masks, outlines
+from fpn_neck.datasets.check.masks import Pair, Reading, Tally, examine
+from fpn_neck.datasets.check.run import Histogram, RefusedData
 
 SIZE = 12, 8  # width, height
 K = 3
@@ -53,14 +55,14 @@ def test_a_value_that_is_no_label(pair, value):
     mask = labels()
     mask[0, :5] = value
     Image.fromarray(mask).save(pair.mask)
-    found = one(examine(pair, Reading(K)).findings, label_check.NO_LABEL, f"hold {value};")
+    found = one(examine(pair, Reading(K)).findings, masks.NO_LABEL, f"hold {value};")
     assert found.file == pair.mask.as_posix()
     assert "5 of 96 pixels" in found.value and "labels are 0..2 and 255" in found.value
 
 
 def test_the_ignored_label_is_what_the_head_ignores(pair):
-    one(examine(pair, Reading(K, ignore_index=254)).findings, label_check.NO_LABEL, "hold 255")
-    one(examine(pair, Reading(K, ignore_index=None)).findings, label_check.NO_LABEL, "hold 255")
+    one(examine(pair, Reading(K, ignore_index=254)).findings, masks.NO_LABEL, "hold 255")
+    one(examine(pair, Reading(K, ignore_index=None)).findings, masks.NO_LABEL, "hold 255")
 
 
 @pytest.mark.parametrize("reduced", [False, True])
@@ -81,7 +83,7 @@ def test_values_above_255(pair):
     mask = labels().astype(np.uint16)
     mask[0, 0] = 258  # its low byte would be label 2
     Image.fromarray(mask).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, label_check.NO_LABEL, "hold 258")
+    one(examine(pair, Reading(K)).findings, masks.NO_LABEL, "hold 258")
     Image.fromarray(labels().astype(np.uint16)).save(pair.mask)
     assert examine(pair, Reading(K)).findings == []
     Image.fromarray(labels().astype(">u2")).save(pair.mask, format="TIFF")
@@ -91,21 +93,21 @@ def test_values_above_255(pair):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colours(pair, mode):
     Image.fromarray(labels()).convert(mode).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, label_check.COLOURS, f"PNG, mode {mode}")
+    one(examine(pair, Reading(K)).findings, masks.COLOURS, f"PNG, mode {mode}")
 
 
 def test_floating_point_numbers(pair, tmp_path):
     mask = tmp_path / "a.tif"
     Image.fromarray(labels().astype(np.float32)).save(mask)
     found = examine(pair._replace(mask=mask), Reading(K)).findings
-    one(found, label_check.FLOATS, "TIFF, mode F")
+    one(found, masks.FLOATS, "TIFF, mode F")
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
 def test_what_opencv_turns_into_colours(pair, mode):
     Image.fromarray(labels() % 2).convert(mode).save(pair.mask)
     reading = Reading(K, palette_colours=True)
-    one(examine(pair, reading).findings, label_check.COLOURS, f"mode {mode}")
+    one(examine(pair, reading).findings, masks.COLOURS, f"mode {mode}")
 
 
 def test_one_bit_masks_are_labels_for_pillow(pair):
@@ -128,7 +130,7 @@ def test_a_palette_among_grey_masks(pair, tmp_path):
     tally.add(examine(other, Reading(K)).mask, other.mask)
     assert tally.findings("train") == []  # pillow reads the indices of all alike
     tally.add(examine(pair, Reading(K)).mask, pair.mask)
-    assert one(tally.findings("train"), label_check.MIXED_PALETTE).file.endswith("b.png")
+    assert one(tally.findings("train"), masks.MIXED_PALETTE).file.endswith("b.png")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
@@ -137,7 +139,7 @@ def test_a_jpeg_whatever_its_name(pair, tmp_path, name):
     mask.parent.mkdir()
     Image.fromarray(labels()).save(mask, format="JPEG")
     found = examine(pair._replace(mask=mask), Reading(K)).findings
-    assert one(found, file_check.LOSSY, "JPEG").file == mask.as_posix()
+    assert one(found, shared.LOSSY, "JPEG").file == mask.as_posix()
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -146,7 +148,7 @@ def test_a_cut_file(pair, mask, part):
     path = pair.mask if mask else pair.photo
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
-    found = one(examine(pair, Reading(K)).findings, file_check.UNREADABLE, "bytes")
+    found = one(examine(pair, Reading(K)).findings, shared.UNREADABLE, "bytes")
     assert found.file == path.as_posix()
 
 
@@ -154,28 +156,28 @@ def test_a_glance_sees_headers_alone(pair):
     Image.effect_noise(SIZE, 90).convert("RGB").save(pair.photo, quality=100)
     pair.photo.write_bytes(pair.photo.read_bytes()[:-40])
     assert examine(pair, Reading(K), header_only=True).findings == []
-    one(examine(pair, Reading(K)).findings, file_check.UNREADABLE, "truncated")
+    one(examine(pair, Reading(K)).findings, shared.UNREADABLE, "truncated")
 
 
 def test_missing_files(pair):
     photo = examine(pair._replace(photo=pair.photo.with_name("b.jpg")), Reading(K))
-    one(photo.findings, label_check.MISSING, "no such file")
+    one(photo.findings, masks.MISSING, "no such file")
     mask = examine(pair._replace(mask=pair.mask.with_name("b.png")), Reading(K))
-    assert one(mask.findings, file_check.NO_MASK, "b.png").file == pair.photo.as_posix()
+    assert one(mask.findings, shared.NO_MASK, "b.png").file == pair.photo.as_posix()
 
 
 def test_sizes_that_differ(pair):
     Image.fromarray(labels()[:7]).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, file_check.SIZE, "mask 12x7, photo 12x8")
+    one(examine(pair, Reading(K)).findings, shared.SIZE, "mask 12x7, photo 12x8")
     pair = Pair(pair.photo, None, (8, 12))
-    one(examine(pair, None).findings, file_check.SIZE, "photo 12x8, its annotation 8x12")
+    one(examine(pair, None).findings, shared.SIZE, "photo 12x8, its annotation 8x12")
 
 
 def test_a_photo_is_turned_as_mmcv_turns_it(pair):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", SIZE).save(pair.photo, exif=exif)
-    one(examine(pair, Reading(K)).findings, file_check.SIZE, "mask 12x8, photo 8x12")
+    one(examine(pair, Reading(K)).findings, shared.SIZE, "mask 12x8, photo 8x12")
     Image.fromarray(labels().T.copy()).save(pair.mask)
     assert examine(pair, Reading(K)).findings == []
     cv2 = pytest.importorskip("cv2")
@@ -196,8 +198,8 @@ ZERO_255 = np.where(np.eye(4), 255, 0)
 
 
 def test_masks_of_0_and_255(pair):
-    one(tally_of(pair, Reading(2), ZERO_255), label_check.ZERO_255, "4 of 16 pixels are 255")
-    one(tally_of(pair, Reading(K), ZERO_255), label_check.ZERO_255, "4 of 16")
+    one(tally_of(pair, Reading(2), ZERO_255), masks.ZERO_255, "4 of 16 pixels are 255")
+    one(tally_of(pair, Reading(K), ZERO_255), masks.ZERO_255, "4 of 16")
 
 
 def test_background_and_ignored_pixels_are_no_binary_mask(pair):
@@ -209,7 +211,7 @@ def test_background_and_ignored_pixels_are_no_binary_mask(pair):
 
 def test_reduce_zero_label_on_binary_masks(pair):
     found = tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4))
-    one(found, label_check.BINARY_REDUCED, "0 is ignored, 1 becomes 0")
+    one(found, masks.BINARY_REDUCED, "0 is ignored, 1 becomes 0")
     assert tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4) + np.eye(4)[::-1] * 2) == []
 
 
@@ -230,8 +232,8 @@ def coco(**changes):
 
 
 def test_right_boxes_pass_and_are_counted():
-    found = coco_check.check_annotations("f.json", coco(), CLASSES)
-    assert found.findings == [] and coco_check.check_categories("f.json", coco(), CLASSES) == []
+    found = coco_file.check_annotations("f.json", coco(), CLASSES)
+    assert found.findings == [] and coco_file.check_categories("f.json", coco(), CLASSES) == []
     assert found.boxes.tolist() == [0, 1] and found.photos.tolist() == [0, 1]
     assert found.left_out == {}
 
@@ -239,22 +241,22 @@ def test_right_boxes_pass_and_are_counted():
 @pytest.mark.parametrize(
     ("box", "kind"),
     [
-        ({"bbox": [1, 2, 0, 4]}, coco_check.EMPTY_BOX),
-        ({"bbox": [1, 2, 3, -4]}, coco_check.EMPTY_BOX),
-        ({"bbox": [1, 2, 0.5, 4]}, coco_check.EMPTY_BOX),
-        ({"area": 0}, coco_check.EMPTY_BOX),
-        ({"bbox": [11, 2, 3, 4]}, coco_check.OUTSIDE),
-        ({"bbox": [1, -3, 3, 4]}, coco_check.OUTSIDE),
-        ({"bbox": [1, 2, 3, 8]}, coco_check.OUTSIDE),
-        ({"bbox": [1, 2, 3]}, coco_check.NOT_COCO),
-        ({"bbox": [1, 2, float("nan"), 4]}, coco_check.NOT_COCO),
-        ({"area": None}, coco_check.NOT_COCO),
-        ({"category_id": 3}, coco_check.NO_CATEGORY),
-        ({"image_id": 3}, coco_check.NO_IMAGE),
+        ({"bbox": [1, 2, 0, 4]}, coco_file.EMPTY_BOX),
+        ({"bbox": [1, 2, 3, -4]}, coco_file.EMPTY_BOX),
+        ({"bbox": [1, 2, 0.5, 4]}, coco_file.EMPTY_BOX),
+        ({"area": 0}, coco_file.EMPTY_BOX),
+        ({"bbox": [11, 2, 3, 4]}, coco_file.OUTSIDE),
+        ({"bbox": [1, -3, 3, 4]}, coco_file.OUTSIDE),
+        ({"bbox": [1, 2, 3, 8]}, coco_file.OUTSIDE),
+        ({"bbox": [1, 2, 3]}, coco_file.NOT_COCO),
+        ({"bbox": [1, 2, float("nan"), 4]}, coco_file.NOT_COCO),
+        ({"area": None}, coco_file.NOT_COCO),
+        ({"category_id": 3}, coco_file.NO_CATEGORY),
+        ({"image_id": 3}, coco_file.NO_IMAGE),
     ],
 )
 def test_a_wrong_box(box, kind):
-    found = coco_check.check_annotations("f.json", coco(box=box), CLASSES).findings
+    found = coco_file.check_annotations("f.json", coco(box=box), CLASSES).findings
     finding = one(found, kind, "annotation 5")
     assert finding.file == "f.json"
     changed = next(iter(box.values()))
@@ -267,9 +269,9 @@ def test_a_box_without_an_outline(outline):
     """mmdet's masks are read from it, by a KeyError where there is none."""
 
     def found(content, **options):
-        return coco_check.check_annotations("f.json", content, CLASSES, **options).findings
+        return coco_file.check_annotations("f.json", content, CLASSES, **options).findings
 
-    one(found(coco(box=outline), outlines=True), outline_check.NO_OUTLINE, "annotation 5 of a.jpg")
+    one(found(coco(box=outline), outlines=True), outlines.NO_OUTLINE, "annotation 5 of a.jpg")
     assert found(coco(box=outline)) == []
     assert found(coco(box={"segmentation": [[1, 2, 4, 2, 4, 6]]}), outlines=True) == []
     other = coco(box=outline, categories=[{"id": 20, "name": "bird"}])
@@ -295,9 +297,9 @@ OUTLINES = [
 @pytest.mark.parametrize(("outline", "words"), OUTLINES, ids=range(len(OUTLINES)))
 def test_spoilt_outlines(outline, words):
     content = coco(box={"segmentation": outline})
-    found = coco_check.check_annotations("f.json", content, CLASSES, outlines=True).findings
-    one(found, outline_check.OUTLINE, "annotation 5 of a.jpg", words)
-    assert coco_check.check_annotations("f.json", content, CLASSES).findings == []
+    found = coco_file.check_annotations("f.json", content, CLASSES, outlines=True).findings
+    one(found, outlines.OUTLINE, "annotation 5 of a.jpg", words)
+    assert coco_file.check_annotations("f.json", content, CLASSES).findings == []
 
 
 def test_run_lengths_are_decoded_as_pycocotools_encodes_them():
@@ -308,55 +310,55 @@ def test_run_lengths_are_decoded_as_pycocotools_encodes_them():
             truth = np.asfortranarray(rng.random((height, width)) < part, np.uint8)
             outline = mask.encode(truth) | {"size": [height, width]}
             outline["counts"] = outline["counts"].decode()
-            assert outline_check.wrong_outline(outline, (width, height)) == ("", "")
-            wrong = outline_check.wrong_outline(outline | {"size": [2, 3]}, (3, 2))
-            assert wrong[0] == outline_check.OUTLINE and f"sum to {height * width}," in wrong[1]
+            assert outlines.wrong_outline(outline, (width, height)) == ("", "")
+            wrong = outlines.wrong_outline(outline | {"size": [2, 3]}, (3, 2))
+            assert wrong[0] == outlines.OUTLINE and f"sum to {height * width}," in wrong[1]
 
 
 def test_an_outline_of_another_size():
     outline = {"size": [12, 8], "counts": [96]}
-    assert outline_check.wrong_outline(outline, (12, 8))[0] == outline_check.MASK_SIZE
+    assert outlines.wrong_outline(outline, (12, 8))[0] == outlines.MASK_SIZE
 
 
 def test_ids_of_another_type():
-    found = coco_check.check_annotations("f.json", coco(box={"image_id": "1"}), CLASSES).findings
-    one(found, coco_check.NO_IMAGE, "image_id '1', its file lists 1: types differ")
-    found = coco_check.check_annotations("f.json", coco(box={"category_id": "20"}), CLASSES)
-    one(found.findings, coco_check.NO_CATEGORY, "category_id '20', its file lists 20: types")
+    found = coco_file.check_annotations("f.json", coco(box={"image_id": "1"}), CLASSES).findings
+    one(found, coco_file.NO_IMAGE, "image_id '1', its file lists 1: types differ")
+    found = coco_file.check_annotations("f.json", coco(box={"category_id": "20"}), CLASSES)
+    one(found.findings, coco_file.NO_CATEGORY, "category_id '20', its file lists 20: types")
 
 
 @pytest.mark.parametrize("width", [-12, 0, float("nan")])
 def test_a_photo_of_no_size_is_not_found_at_every_box(pair, width):
     content = coco(image={"width": width})
-    assert coco_check.check_annotations("f.json", content, CLASSES, outlines=False).findings == []
+    assert coco_file.check_annotations("f.json", content, CLASSES, outlines=False).findings == []
     pair = Pair(pair.photo, None, (width, 8))
-    one(examine(pair, None).findings, file_check.SIZE, f"its annotation {width}x8")
+    one(examine(pair, None).findings, shared.SIZE, f"its annotation {width}x8")
 
 
 def test_a_byte_order_mark(tmp_path):
     path = tmp_path / "f.json"
     path.write_text(json.dumps(coco()), encoding="utf-8-sig")
     findings = []
-    assert file_check.attempt(coco_check.read_coco, path, None, findings) is None
-    assert one(findings, file_check.BOM, "U+FEFF").file == path.as_posix()
+    assert shared.attempt(coco_file.read_coco, path, None, findings) is None
+    assert one(findings, shared.BOM, "U+FEFF").file == path.as_posix()
 
 
 def test_has_boxes():
-    assert coco_check.has_boxes(coco(), CLASSES)
-    assert not coco_check.has_boxes(coco(), ("cat",))
-    assert not coco_check.has_boxes(coco() | {"annotations": []}, CLASSES)
+    assert coco_file.has_boxes(coco(), CLASSES)
+    assert not coco_file.has_boxes(coco(), ("cat",))
+    assert not coco_file.has_boxes(coco() | {"annotations": []}, CLASSES)
 
 
 def test_a_box_may_end_a_pixel_outside():
     content = coco(box={"bbox": [-1, 0, 14, 9]})
-    assert coco_check.check_annotations("f.json", content, CLASSES).findings == []
+    assert coco_file.check_annotations("f.json", content, CLASSES).findings == []
 
 
 def test_ids_that_stand_twice():
     content = coco()
     content["annotations"] *= 2
-    found = coco_check.check_annotations("f.json", content, CLASSES).findings
-    one(found, coco_check.TWICE, "annotations: id 5")
+    found = coco_file.check_annotations("f.json", content, CLASSES).findings
+    one(found, coco_file.TWICE, "annotations: id 5")
 
 
 @pytest.mark.parametrize(
@@ -368,18 +370,18 @@ def test_ids_that_stand_twice():
     ],
 )
 def test_categories_that_do_not_match(classes, words):
-    one(coco_check.check_categories("f.json", coco(), classes), coco_check.CLASSES, *words)
+    one(coco_file.check_categories("f.json", coco(), classes), coco_file.CLASSES, *words)
 
 
 def test_a_name_that_two_categories_have():
     twins = [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]
-    found = coco_check.check_categories("f.json", coco(categories=twins), ("cat",))
-    one(found, coco_check.CLASSES, "label 1 becomes 'cat'", "'nothing'")
+    found = coco_file.check_categories("f.json", coco(categories=twins), ("cat",))
+    one(found, coco_file.CLASSES, "label 1 becomes 'cat'", "'nothing'")
 
 
 def test_a_class_that_stands_twice():
-    found = coco_check.check_categories("f.json", coco(), ("cat", "dog", "cat"))
-    one(found, coco_check.CLASSES, "'cat' twice")
+    found = coco_file.check_categories("f.json", coco(), ("cat", "dog", "cat"))
+    one(found, coco_file.CLASSES, "'cat' twice")
 
 
 def test_segments_of_a_panoptic_file(tmp_path):
@@ -393,42 +395,42 @@ def test_segments_of_a_panoptic_file(tmp_path):
     content["annotations"][1]["segments_info"] = [segment | {"bbox": [1, 2, 0, 4]}]
     path = tmp_path / "f.json"
     path.write_text(json.dumps(content))
-    read = coco_check.read_coco(path, panoptic=True)
-    found = coco_check.check_annotations("f.json", read, CLASSES, unique=False)
-    one(found.findings, coco_check.EMPTY_BOX, "annotation 5 of a.jpg")
+    read = coco_file.read_coco(path, panoptic=True)
+    found = coco_file.check_annotations("f.json", read, CLASSES, unique=False)
+    one(found.findings, coco_file.EMPTY_BOX, "annotation 5 of a.jpg")
     assert found.boxes.tolist() == [0, 2] and found.photos.tolist() == [0, 2]
-    with pytest.raises(file_check.Refused, match="segments_info"):
+    with pytest.raises(shared.Refused, match="segments_info"):
         path.write_text(json.dumps(coco()))
-        coco_check.read_coco(path, panoptic=True)
+        coco_file.read_coco(path, panoptic=True)
 
 
 def test_a_subset_of_the_categories_passes():
-    assert coco_check.check_categories("f.json", coco(), ("dog",)) == []
-    found = coco_check.check_annotations("f.json", coco(box={"category_id": 10}), ("dog",))
+    assert coco_file.check_categories("f.json", coco(), ("dog",)) == []
+    found = coco_file.check_annotations("f.json", coco(box={"category_id": 10}), ("dog",))
     assert found.findings == [] and found.left_out == {"cat": 1}
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "word"),
     [
-        ("", file_check.UNREADABLE, "0 bytes"),
-        ('{"images": [', file_check.UNREADABLE, "bytes"),
-        ("[]", coco_check.NOT_COCO, "a list"),
-        ('{"images": []}', coco_check.NOT_COCO, "categories"),
-        (json.dumps(coco(box={})).replace('"area"', '"size"'), coco_check.NOT_COCO, "area"),
-        (json.dumps(coco()).replace('"height"', '"h"'), coco_check.NOT_COCO, "images[0]"),
-        (json.dumps(coco(image={"height": "8"})), coco_check.NOT_COCO, "valid height"),
-        (json.dumps(coco(image={"id": [1]})), coco_check.NOT_COCO, "valid id"),
-        (json.dumps(coco(box={"category_id": {}})), coco_check.NOT_COCO, "valid category_id"),
-        (json.dumps(coco(categories=[{"id": 1, "name": None}])), coco_check.NOT_COCO, "valid name"),
-        ("[" * 100_000, file_check.UNREADABLE, "RecursionError"),
+        ("", shared.UNREADABLE, "0 bytes"),
+        ('{"images": [', shared.UNREADABLE, "bytes"),
+        ("[]", coco_file.NOT_COCO, "a list"),
+        ('{"images": []}', coco_file.NOT_COCO, "categories"),
+        (json.dumps(coco(box={})).replace('"area"', '"size"'), coco_file.NOT_COCO, "area"),
+        (json.dumps(coco()).replace('"height"', '"h"'), coco_file.NOT_COCO, "images[0]"),
+        (json.dumps(coco(image={"height": "8"})), coco_file.NOT_COCO, "valid height"),
+        (json.dumps(coco(image={"id": [1]})), coco_file.NOT_COCO, "valid id"),
+        (json.dumps(coco(box={"category_id": {}})), coco_file.NOT_COCO, "valid category_id"),
+        (json.dumps(coco(categories=[{"id": 1, "name": None}])), coco_file.NOT_COCO, "valid name"),
+        ("[" * 100_000, shared.UNREADABLE, "RecursionError"),
     ],
 )
 def test_a_file_that_mmdet_cannot_read(tmp_path, text, kind, word):
     path = tmp_path / "f.json"
     path.write_text(text)
     findings = []
-    assert file_check.attempt(coco_check.read_coco, path, None, findings) is None
+    assert shared.attempt(coco_file.read_coco, path, None, findings) is None
     assert one(findings, kind, word).file == path.as_posix()
 
 
@@ -442,7 +444,7 @@ def head(**changes):
 
 
 def classes(model):
-    return config_check.check_classes("c.py", "train", model, META)
+    return heads.check_classes("c.py", "train", model, META)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +467,7 @@ def classes(model):
     ],
 )
 def test_heads_of_another_number_of_classes(model, path):
-    one(classes(model), config_check.HEAD_CLASSES, path, "train has K=3 classes")
+    one(classes(model), heads.HEAD_CLASSES, path, "train has K=3 classes")
 
 
 @pytest.mark.parametrize(
@@ -483,8 +485,8 @@ def test_right_heads_pass(model):
 
 def test_classes_that_are_none():
     for meta, kind in [({}, "NO_CLASSES"), ({"classes": "cat"}, "CLASSES_TEXT")]:
-        found = config_check.check_classes("c.py", "val", {"bbox_head": head()}, meta)
-        assert one(found, getattr(config_check, kind), "val").file == "c.py"
+        found = heads.check_classes("c.py", "val", {"bbox_head": head()}, meta)
+        assert one(found, getattr(heads, kind), "val").file == "c.py"
 
 
 @pytest.mark.parametrize(
@@ -500,11 +502,11 @@ def test_class_weights(name, loss, others, right):
     def check(count, as_list=False):
         settings = loss | {"type": "L", "class_weight": [1.0] * count}
         settings = [settings] if as_list else settings
-        return config_check.check_weights("c.py", {"x_head": head(**{name: settings}, **others)})
+        return heads.check_weights("c.py", {"x_head": head(**{name: settings}, **others)})
 
     assert check(right) == check(right, as_list=True) == []
-    one(check(right + 2), config_check.WEIGHTS, f"model.x_head.{name}.class_weight has {right + 2}")
-    one(check(right + 2, as_list=True), config_check.WEIGHTS, f"{name}[0]", f"wanted {right}")
+    one(check(right + 2), heads.WEIGHTS, f"model.x_head.{name}.class_weight has {right + 2}")
+    one(check(right + 2, as_list=True), heads.WEIGHTS, f"{name}[0]", f"wanted {right}")
 
 
 # ------------------------------------------------------------------------------------ results
@@ -518,7 +520,7 @@ def test_rare_and_absent_classes():
 
 
 def test_every_kind_has_its_remedy():
-    modules = file_check, label_check, coco_check, outline_check, config_check
+    modules = shared, masks, coco_file, outlines, heads
     kinds = {
         value
         for module in modules
@@ -529,13 +531,10 @@ def test_every_kind_has_its_remedy():
 
 
 def test_the_brief_report_names_everything_and_ends():
-    findings = [file_check.Finding(file_check.SIZE, f"{i}.png", "1x1, 2x2") for i in range(7)]
+    findings = [shared.Finding(shared.SIZE, f"{i}.png", "1x1, 2x2") for i in range(7)]
     lines = RefusedData(findings).brief(5)
     assert len(lines) == 6 and lines[-1] == "… and 2 more findings"
-    assert (
-        lines[0]
-        == f"0.png: 1x1, 2x2: {file_check.SIZE}; remedy: " + (label_check.REMEDY[file_check.SIZE])
-    )
+    assert lines[0] == f"0.png: 1x1, 2x2: {shared.SIZE}; remedy: " + (masks.REMEDY[shared.SIZE])
 
 
 def test_findings_travel_between_processes(pair):

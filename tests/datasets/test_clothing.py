@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.project import PROJECT
 from PIL import Image
 
 from fpn_neck.datasets import clothing, shapes
 
-PROJECT = Path(__file__).parents[2]
 REAL = PROJECT.parent / "shared/clothing"
 CONFIGS = PROJECT / "configs"
 VAL = [3, 8, 17, 20, 34, 41, 55, 62, 69, 76, 83, 88, 97, 106, 112, 119]  # of 1..120, for ever

@@ -1,6 +1,5 @@
 """tools/prepare_clothing.py and the modules behind it, on generated and real files."""
 
-import importlib.util
 import io
 import json
 import shutil
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.project import PROJECT
 from PIL import Image
 
 pytest.importorskip("rich")
@@ -15,26 +15,18 @@ pytest.importorskip("scipy.ndimage")  # loaded here, it need not be loaded by ev
 savemat = pytest.importorskip("scipy.io").savemat
 COCO = pytest.importorskip("pycocotools.coco").COCO
 
-from fpn_neck.datasets import clothing, clothing_prepare  # noqa: E402
-from fpn_neck.datasets import clothing_check as check  # noqa: E402
+from fpn_neck.cli import prepare_clothing  # noqa: E402
+from fpn_neck.datasets import clothing  # noqa: E402
+from fpn_neck.datasets.clothing import check  # noqa: E402
+from fpn_neck.datasets.clothing import prepare as clothing_prepare  # noqa: E402
 
-PROJECT = Path(__file__).parents[2]
 REAL = PROJECT.parent / "shared" / "clothing"
 HEIGHT, WIDTH = 61, 47
 TRAIN, VAL = (1, 2, 5), (3, 8)  # with gaps, and of both splits
 
 
-def _tool():
-    spec = importlib.util.spec_from_file_location(
-        "prepare_clothing", PROJECT / "tools" / "prepare_clothing.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(*args, workers=1):
-    return _tool().main([*map(str, args), "--workers", str(workers)])
+    return prepare_clothing.main([*map(str, args), "--workers", str(workers)])
 
 
 def a_mask(number: int) -> np.ndarray:
@@ -509,14 +501,14 @@ def test_out_that_is_a_file(kaggle, capsys):
 @pytest.mark.parametrize("workers", ["0", "-1", "many"])
 def test_workers(kaggle, capsys, workers):
     with pytest.raises(SystemExit) as stop:
-        _tool().main([str(kaggle), "--workers", workers])
+        prepare_clothing.main([str(kaggle), "--workers", workers])
     assert stop.value.code == 2
     assert "--workers" in capsys.readouterr().err
 
 
 def test_help_states_the_rule_for_tiny_components(capsys):
     with pytest.raises(SystemExit) as stop:
-        _tool().main(["--help"])
+        prepare_clothing.main(["--help"])
     assert stop.value.code == 0
     assert "fewer than 64 pixels get iscrowd=1" in " ".join(capsys.readouterr().out.split())
 

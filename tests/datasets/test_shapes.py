@@ -1,7 +1,6 @@
-"""fpn_neck.datasets.scenes, fpn_neck.datasets.shapes and tools/make_shapes.py."""
+"""fpn_neck.datasets.shapes.scenes, fpn_neck.datasets.shapes.write and tools/make_shapes.py."""
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,11 +13,10 @@ from PIL import Image, ImageFilter
 coco_mask = pytest.importorskip("pycocotools.mask")
 COCO = pytest.importorskip("pycocotools.coco").COCO
 
-from fpn_neck.datasets import scenes as drawing  # noqa: E402
-from fpn_neck.datasets.scenes import CLASSES, PALETTE, make_scene  # noqa: E402
-from fpn_neck.datasets.shapes import write_shapes  # noqa: E402
+from fpn_neck.datasets.shapes import scenes as drawing  # noqa: E402
+from fpn_neck.datasets.shapes.scenes import CLASSES, PALETTE, make_scene  # noqa: E402
+from fpn_neck.datasets.shapes.write import write_shapes  # noqa: E402
 
-PROJECT = Path(__file__).parents[2]
 SMALL = {"train": 5, "val": 3, "size": (96, 128), "workers": 1}
 
 
@@ -404,11 +402,9 @@ print(sorted(loaded & {{"torch", "mmengine", "mmdet", "mmseg", "cv2", "scipy", "
 
 def tool():
     pytest.importorskip("rich")
-    path = PROJECT / "tools" / "make_shapes.py"
-    spec = importlib.util.spec_from_file_location("make_shapes", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    from fpn_neck.cli import make_shapes
+
+    return make_shapes.main
 
 
 ARGUMENTS = ["--train", "5", "--val", "3", "--size", "96", "128", "--workers", "1"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fpn_neck.fast import conv3x3, winograd
+from fpn_neck.fast.cpu import conv3x3, winograd
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-import fpn_neck.fast.conv3x3 as fast
+import fpn_neck.fast.cpu.conv3x3 as fast
 from fpn_neck import FPN, SegHead
 from fpn_neck.fast import enable
-from fpn_neck.layers import ConvNormAct
+from fpn_neck.models.layers import ConvNormAct
 
 SIZES = [(16, 20), (8, 10), (4, 5), (2, 3)]
 BN = {"type": "BN"}

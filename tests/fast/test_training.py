@@ -5,7 +5,7 @@ import torch
 
 import fpn_neck.fast
 from fpn_neck import CrossEntropyLoss, Segmenter
-from fpn_neck.fast.pyramid import fits
+from fpn_neck.models.fpn_fast import fits
 
 STEPS, LAST = 60, 15
 SIZE = 256, 256
@@ -35,7 +35,7 @@ def losses(images, labels, fast, shift=0.0):
 @pytest.mark.slow
 def test_losses_stray_no_farther_than_after_one_rounding_of_the_weights():
     pytest.importorskip("timm", reason="timm is not installed")
-    from fpn_neck.datasets.scenes import make_scene
+    from fpn_neck.datasets.shapes.scenes import make_scene
 
     scenes = [make_scene(seed, SIZE) for seed in range(12)]
     images = torch.stack([torch.from_numpy(s.image.copy()).permute(2, 0, 1) for s in scenes])

@@ -1,4 +1,4 @@
-"""fpn_neck.fast.winograd and conv3x3: Winograd's convolution against torch's in float64.
+"""fpn_neck.fast.cpu.winograd and conv3x3: Winograd's convolution against torch's in float64.
 
 Tolerances are relative to the largest value of the reference: 1e-12 in float64, 1e-5 in float32
 (measured: 3e-6 at 256 channels, where the direct convolution has 3e-7), rounding in the short ones.
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fpn_neck.fast import winograd
-from fpn_neck.fast.conv3x3 import conv3x3
+from fpn_neck.fast.cpu import winograd
+from fpn_neck.fast.cpu.conv3x3 import conv3x3
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
@@ -159,7 +159,7 @@ def test_copies_of_a_module_have_their_own():
 
 @torch.no_grad()
 def test_nothing_is_kept_for_a_convolution_that_is_gone():
-    from fpn_neck.fast.conv3x3 import _transforms
+    from fpn_neck.fast.cpu.conv3x3 import _transforms
 
     conv, x, before = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 4, 4), len(_transforms)
     run(conv, x)
@@ -188,7 +188,7 @@ def test_weights_can_be_swapped():
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 700])
 def test_new_maps_are_dense_and_writable(channels, layout):
-    from fpn_neck.fast.maps import new_map
+    from fpn_neck.fast.cpu.memory import new_map
 
     like = torch.randn(2, 5, 40, 50, dtype=torch.float64)  # 700 channels: 11 MB, huge pages
     out = new_map(like, channels, layout == torch.channels_last, torch.float32)

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.project import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 collect_ignore_glob = [] if find_spec("hypothesis") else ["test_*.py"]
 
 CONFIG = """
@@ -37,7 +37,7 @@ test_dataloader = dict(dataset=dict(type='BaseSegDataset', pipeline=test_pipelin
 @pytest.fixture
 def fuzz(record_property):
     """`fuzzing.search` whose counts go into the report; both answers must have come up."""
-    from fuzzing import REFUSED, RIGHT, search
+    from helpers.fuzzing import REFUSED, RIGHT, search
 
     def run(examples, cases, check):
         answers = search(examples, cases, check)
@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter):
 def shapes(tmp_path, monkeypatch):
     """The demo's data set, small."""
     pytest.importorskip("pycocotools")
-    from fpn_neck.datasets.shapes import write_shapes
+    from fpn_neck.datasets.shapes.write import write_shapes
 
     root = write_shapes(tmp_path / "shapes", train=2, val=1, size=(64, 96), workers=1)
     monkeypatch.setenv("SHAPES_ROOT", str(root))
@@ -78,7 +78,7 @@ def segmenter(tmp_path_factory):
     import torch
     from mmengine.config import Config
 
-    import fpn_neck.registry  # noqa: F401 (lets mmseg.models be imported)
+    import fpn_neck.mm.registry  # noqa: F401 (lets mmseg.models be imported)
 
     folder = tmp_path_factory.mktemp("segmenter")
     config, checkpoint = folder / "tiny.py", folder / "tiny.pth"

@@ -1,22 +1,23 @@
 """Configs with unknown keys and wrong types: built as they should be, or refused by name."""
 
-import runpy
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
-from fuzzing import JUNK, REFUSED, RIGHT, refusal_of
+from helpers.fuzzing import JUNK, REFUSED, RIGHT, refusal_of
 from hypothesis import strategies as st
 
 pytest.importorskip("mmseg")
 
-from conftest import PROJECT  # noqa: E402
+from helpers.project import PROJECT  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from fpn_neck import registry  # noqa: E402
-from fpn_neck.datasets.dataset_check import RefusedData  # noqa: E402
-from fpn_neck.integrations import data_sources, running  # noqa: E402
+from fpn_neck.cli import train  # noqa: E402
+from fpn_neck.datasets.check.run import RefusedData  # noqa: E402
+from fpn_neck.mm.config import data_sources  # noqa: E402
+from fpn_neck.mm.config import load as running
 
 junk = st.sampled_from([j for j in JUNK if not isinstance(j, (torch.Tensor, range))])
 
@@ -161,7 +162,6 @@ def configs(draw, base, paths):
 @pytest.fixture
 def check_config(tmp_path, shapes):
     """What tools/train.py does with a config file before it builds anything."""
-    train = runpy.run_path(str(PROJECT / "tools/train.py"), run_name="train")
     file = tmp_path / "changed.py"
     args = Namespace(config=str(file), work_dir=str(tmp_path), cfg_options=None, launcher="none")
     args.amp = args.allow_mismatch = args.skip_nan = args.no_check = False
@@ -173,7 +173,7 @@ def check_config(tmp_path, shapes):
         file.write_text("\n".join(f"{key} = {value!r}" for key, value in content.items()))
         try:
             cfg = running.resolve_config(args)
-            train["apply_flags"](cfg, args)
+            train.apply_flags(cfg, args)
             data_sources.check_files(cfg, args.config, "train", "val")
             data_sources.check_data(cfg, "train", "val")
         except RefusedData as refused:

@@ -5,19 +5,19 @@ import io
 import json
 import pickle
 
-import mutations
 import numpy as np
 import pytest
 import torch
-from fuzzing import JUNK, REFUSED, RIGHT
+from helpers import mutations
+from helpers.fuzzing import JUNK, REFUSED, RIGHT
 from hypothesis import strategies as st
 from PIL import Image
 
-from fpn_neck.checkpoints import find_state_dict, load_checkpoint
-from fpn_neck.datasets.coco_check import check_annotations, check_categories, read_coco
-from fpn_neck.datasets.dataset_check import RefusedData
-from fpn_neck.datasets.file_check import attempt
-from fpn_neck.datasets.label_check import Pair, Reading, examine
+from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
+from fpn_neck.datasets.check.findings import attempt
+from fpn_neck.datasets.check.masks import Pair, Reading, examine
+from fpn_neck.datasets.check.run import RefusedData
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 CLASSES = ("person", "car", "dog")
 seeds = st.integers(0, 2**32 - 1)

@@ -1,13 +1,13 @@
 """FPN with any arguments on maps of any kind: the reference's numbers, or a named refusal."""
 
 import pytest
-import references
 import torch
-from fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
+from helpers import references
+from helpers.fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
 from hypothesis import strategies as st
 
 from fpn_neck import FPN
-from fpn_neck.fast import conv3x3
+from fpn_neck.fast.cpu import conv3x3
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of maps of order 1
 # A wrong value of the first may first be seen where it meets another one.

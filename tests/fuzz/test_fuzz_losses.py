@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from fuzzing import REFUSED, RIGHT, junk, refusal_of
+from helpers.fuzzing import REFUSED, RIGHT, junk, refusal_of
 from hypothesis import strategies as st
 
 from fpn_neck import CrossEntropyLoss, DiceLoss
-from fpn_neck.label_map import label_map
+from fpn_neck.strips.label_map import label_map
 
 TOLERANCE = 1e-4  # of losses and logits of order 1, in float32
 

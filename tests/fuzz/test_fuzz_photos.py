@@ -4,8 +4,8 @@ import re
 import shutil
 from collections import Counter
 
-import mutations
 import pytest
+from helpers import mutations
 
 pytest.importorskip("mmseg")
 from PIL import Image  # noqa: E402

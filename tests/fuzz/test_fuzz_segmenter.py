@@ -1,15 +1,15 @@
 """SegHead and Segmenter: the reference's numbers for any arguments and sizes, or a refusal."""
 
 import pytest
-import references
 import torch
 import torch.nn.functional as F
-from fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
+from helpers import references
+from helpers.fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
 from hypothesis import strategies as st
 from torch import nn
 
 from fpn_neck import CrossEntropyLoss, DiceLoss, SegHead, Segmenter
-from fpn_neck.fast import conv3x3
+from fpn_neck.fast.cpu import conv3x3
 
 TOLERANCE = 1e-4  # in float32, of logits of order 1
 NORMS = [None, {"type": "BN"}, {"type": "GN", "num_groups": 1}]

@@ -2,10 +2,10 @@
 
 import json
 import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.project import PROJECT
 
 for package in (
     "torchvision",
@@ -16,7 +16,7 @@ for package in (
 ):
     pytest.importorskip(package)
 
-TOOL = Path(__file__).parents[2] / "tools/train_torchvision.py"
+TOOL = PROJECT / "tools/train_torchvision.py"
 QUICK = ("--iters", 2, "--size", 64, 96, "--pictures", 3)
 
 

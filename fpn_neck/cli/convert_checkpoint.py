@@ -1,0 +1,104 @@
+"""Rename weights: tools/convert_checkpoint.py IN OUT --from LIBRARY --to LIBRARY.
+
+Neck, segmentation head and ResNet backbone move between mmdet, mmseg, torchvision, detectron2,
+segmentation_models_pytorch (smp) and the article's decoder. Every key is reported: mapped, ignored
+(other parts, such as detection heads), unmapped or missing. Nothing is written where a key is
+unmapped or missing, for the result would not be equal; --allow-unmapped leaves such keys out.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fpn_neck.utils.files import write_whole
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
+from fpn_neck.weights.conversion import Conversion, convert
+from fpn_neck.weights.conversion_notes import notes
+from fpn_neck.weights.key_maps import LIBRARIES
+
+MM = ("mmdet", "mmseg")
+META = ("dataset_meta", "CLASSES", "PALETTE")  # as mm 3 and 1, and earlier ones, write it
+
+
+def parse_args() -> Namespace:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, metavar="IN", help="a .pth, .safetensors or .pkl file")
+    parser.add_argument("output", type=Path, metavar="OUT", help="a .pth file")
+    parser.add_argument("--from", dest="source", required=True, choices=LIBRARIES)
+    parser.add_argument("--to", dest="target", required=True, choices=LIBRARIES)
+    parser.add_argument(
+        "--allow-unmapped",
+        action="store_true",
+        help="write although keys are unmapped or missing: a start for training, no equal model",
+    )
+    return parser.parse_args()
+
+
+def print_account(conversion: Conversion, advice: Iterable[str]) -> None:
+    """Every key under its heading, then what the weights don't show."""
+    accounts = {
+        "mapped": [f"{a} -> {b}" for a, b in conversion.mapped.items()],
+        "ignored": conversion.ignored,
+        "unmapped": [f"{name}: {reason}" for name, reason in conversion.unmapped.items()],
+        "missing": [f"{name}: {reason}" for name, reason in conversion.missing.items()],
+        "to set or check": list(advice),
+    }
+    for heading, lines in accounts.items():
+        print(f"{heading}: {len(lines)}", *lines, sep="\n  ")
+
+
+def check_equal(conversion: Conversion) -> None:
+    """Refuse what the weights show can't be equal.
+
+    Raises:
+        ValueError: keys are unmapped or missing.
+    """
+    findings = [
+        f"{len(keys)} keys {what}, e.g. {name} ({reason})"
+        for what, keys in (("unmapped", conversion.unmapped), ("missing", conversion.missing))
+        for name, reason in list(keys.items())[:1]
+    ]
+    if findings:
+        raise ValueError(
+            f"{'; '.join(findings)}: the result would not be equal, nothing is written; "
+            "--allow-unmapped leaves these keys out"
+        )
+
+
+def check_output(output: Path, source: Path) -> None:
+    if output.suffix not in (".pth", ".pt"):
+        raise ValueError(f"OUT {output}: torch.save writes it; give it the suffix .pth or .pt")
+    if output.is_dir() or output.resolve() == source.resolve():
+        raise ValueError(f"OUT {output}: is IN itself or a folder; choose another name")
+
+
+def checkpoint_of(state_dict: dict[str, Any], target: str, meta: Mapping[str, Any]) -> dict:
+    """The file's content as the target's own loader expects it."""
+    if target in MM:
+        return {"state_dict": state_dict, "meta": dict(meta)}
+    return {"model": state_dict} if target == "detectron2" else state_dict
+
+
+def kept_meta(checkpoint: Any, source: str) -> dict[str, Any]:
+    """Class names and palette of an mm checkpoint."""
+    meta = checkpoint.get("meta") if source in MM and isinstance(checkpoint, Mapping) else None
+    return {k: meta[k] for k in META if k in meta} if isinstance(meta, Mapping) else {}
+
+
+def main() -> None:
+    args = parse_args()
+    check_output(args.output, args.input)
+    checkpoint = load_checkpoint(args.input)
+    conversion = convert(find_state_dict(checkpoint), args.source, args.target)
+    print_account(conversion, notes(conversion, args.source, args.target))
+    if not args.allow_unmapped:
+        check_equal(conversion)
+    content = checkpoint_of(conversion.state_dict, args.target, kept_meta(checkpoint, args.source))
+    write_whole(args.output, partial(torch.save, content))
+    print(f"{len(conversion.state_dict)} keys written: {args.output}")

@@ -1,0 +1,171 @@
+"""Packages, the mm stack, its operators, the GPU and the registries; with torch alone, too."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import torch
+
+from fpn_neck import __version__
+from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.mm import mmcv_ops
+
+MM = "pip install -e '.[mm]'"
+# Import name: the distributions that bring it, and what installs it.
+PACKAGES = {
+    "torch": (("torch",), "pip install torch"),
+    "torchvision": (("torchvision",), "pip install -e '.[torchvision]'"),
+    "timm": (("timm",), "pip install -e '.[timm]'"),
+    "mmengine": (("mmengine", "onedl-mmengine"), MM),
+    "mmcv": (("mmcv", "mmcv-lite", "onedl-mmcv"), MM),
+    "mmdet": (("mmdet", "onedl-mmdetection"), MM),
+    "mmseg": (("mmsegmentation", "onedl-mmsegmentation"), MM),
+    "numpy": (("numpy",), "pip install numpy"),
+}
+STACK = ("mmengine", "mmcv", "mmdet", "mmseg")
+# What shows whether a package runs, not only whether it is there.
+_PARTS = {"mmcv": "mmcv.ops", "mmdet": "mmdet.models", "mmseg": "mmseg.models"}
+# Packages that bring a module of another name.
+_BRINGS = {"pkg_resources": "'setuptools<81'", "cv2": "opencv-python-headless", "PIL": "pillow"}
+
+
+def examine_environment() -> list[Section]:
+    """Everything that can be said without a config."""
+    return [_versions(), _platform(), _scopes()]
+
+
+def installed(package: str) -> dict[str, str]:
+    """{distribution: version} of all that bring a package under its import name."""
+    found = {}
+    for name in PACKAGES[package][0]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if not found and find_spec(package):
+        found[package] = "of unknown version"
+    return found
+
+
+def _versions() -> Section:
+    section = Section("versions")
+    section.rows = [("fpn_neck", __version__), ("python", platform.python_version())]
+    for package, (_, remedy) in PACKAGES.items():
+        found = installed(package)
+        text = ", ".join(v if k == package else f"{v} ({k})" for k, v in found.items())
+        section.rows.append((package, text or f"missing: {remedy}"))
+        if len(found) > 1:
+            section.problems.append(
+                Problem(
+                    f"{package} comes from {' and '.join(found)}, which overwrite each other",
+                    f"pip uninstall {' '.join(found)}, then install one of them",
+                )
+            )
+        elif found and (problem := _import_problem(package)):
+            section.problems.append(problem)
+    return section
+
+
+def _import_problem(package: str) -> Problem | None:
+    try:
+        import_module(_PARTS.get(package, package))
+        return None
+    except Exception as e:  # other people's packages fail in any way
+        what = f"{package} is installed and cannot be imported: {reason(e)}"
+        return Problem(what, _remedy(package, e))
+
+
+def _remedy(package: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = error.name.partition(".")[0]
+        return PACKAGES[name][1] if name in PACKAGES else f"pip install {_BRINGS.get(name, name)}"
+    if package == "torchvision":  # "operator torchvision::nms does not exist"
+        return "pip install --upgrade torch torchvision, of one release"
+    if package in STACK and len(installed("mmcv")) == 1:  # of another version, or another torch
+        return f"pip uninstall {' '.join(installed('mmcv'))}, then {MM}: versions that fit"
+    return PACKAGES[package][1]
+
+
+def _platform() -> Section:
+    section = Section("what runs where")
+    section.rows = [("stack", _stack(section)), ("mmcv's operators", _operators())]
+    section.rows.append(("GPU", _gpu(section)))
+    return section
+
+
+def _stack(section: Section) -> str:
+    names = [name for package in STACK for name in installed(package)]
+    forks = [name for name in names if name.startswith("onedl-")]
+    if not names:
+        return f"none: {MM}"
+    if forks and len(forks) < len(names):
+        section.problems.append(
+            Problem(
+                f"OneDL's forks and upstream's packages are mixed: {', '.join(names)}",
+                f"a fresh environment with {MM}, or with '.[onedl]' alone",
+            )
+        )
+        return "mixed"
+    return "OneDL's forks" if forks else "upstream"
+
+
+def _operators() -> str:
+    if not find_spec("mmcv"):
+        return "none: mmcv is missing"
+    if mmcv_ops.install():
+        return "fpn_neck's bridge to torchvision's (mmcv came without its compiled extension)"
+    return "mmcv's own compiled extension"
+
+
+def _gpu(section: Section) -> str:
+    if torch.cuda.is_available():
+        each = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        names = [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in each]
+        return f"{'; '.join(names)}; CUDA {torch.version.cuda}"
+    if torch.backends.mps.is_available():
+        return "Apple's, as device 'mps'"
+    if shutil.which("nvidia-smi") and torch.version.hip is None:
+        section.problems.append(
+            Problem(
+                f"there is an NVIDIA driver, and torch {torch.__version__} can't use a GPU "
+                f"(built for {_built_for()})",
+                "run nvidia-smi; install the torch that pytorch.org/get-started names for the "
+                "CUDA version it shows, or a newer driver",
+            )
+        )
+    return f"none; torch is built for {_built_for()}"
+
+
+def _built_for() -> str:
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+
+
+def _scopes() -> Section:
+    section = Section("registry scopes")
+    for framework in ("mmdet", "mmseg"):
+        if not installed(framework):
+            section.rows.append((framework, "missing"))
+            continue
+        try:
+            found = import_module(f"{framework}.registry").MODELS.get("fpn_neck.FPN")
+        except Exception as e:
+            section.rows.append((framework, f"fpn_neck.FPN does not resolve: {reason(e)}"))
+            continue  # the cause stands with the versions
+        if found is None:
+            section.rows.append((framework, "fpn_neck.FPN does not resolve"))
+            section.problems.append(
+                Problem(
+                    f"{framework}'s registry does not find fpn_neck.FPN",
+                    "custom_imports = dict(imports=['fpn_neck']) in the config",
+                )
+            )
+        else:
+            name = f"{found.__module__}.{found.__qualname__}"
+            section.rows.append((framework, f"fpn_neck.FPN is {name}"))
+    return section

@@ -1,0 +1,104 @@
+"""Checks of a model's config against its data: number of classes and length of class weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fpn_neck.datasets.check.findings import Finding
+
+HEAD_CLASSES = "number of classes of a head differs from the data's"
+WEIGHTS = "class_weight has not one number for each output"
+CLASSES_TEXT = "classes is a text, not a list of names"
+NO_CLASSES = "data set names no classes"
+REMEDY = {
+    HEAD_CLASSES: "set it to the number of classes, or metainfo=dict(classes=...) to the data's",
+    WEIGHTS: "give one number per class, and one more where 'no object' is an output",
+    CLASSES_TEXT: "add the comma: metainfo=dict(classes=('name',))",
+    NO_CLASSES: "set metainfo=dict(classes=(...)) in the data set",
+}
+# These count something else as well: an object or none, a boundary, things with stuff.
+_OWN_CLASSES = ("rpn_head", "semantic_head", "panoptic_fusion_head")
+_OWN_CLASSES_TYPES = ("STDCHead",)
+
+
+def heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every head in a model's config with its path, such as ``model.roi_head.bbox_head[0]``."""
+    yield from _heads(model, "model", inside=False)
+
+
+def _heads(part: Any, path: str, inside: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(part, Mapping):
+        if inside and "type" in part:
+            yield path, part
+        for key, value in part.items():
+            yield from _heads(value, f"{path}.{key}", str(key).endswith("head"))
+    elif isinstance(part, (list, tuple)):
+        for i, value in enumerate(part):
+            yield from _heads(value, f"{path}[{i}]", inside)
+
+
+def check_classes(
+    config: str, split: str, model: Mapping[str, Any], metainfo: Mapping[str, Any]
+) -> list[Finding]:
+    """Compare K of every head with the data's.
+
+    Args:
+        config: name of the config file.
+        split: of the data set.
+        model: the config's ``model``.
+        metainfo: of the data set; the detector of a panoptic one has its ``thing_classes`` alone.
+    """
+    classes = metainfo.get("classes")
+    if not classes:
+        return [Finding(NO_CLASSES, config, f"{split}: no classes in its metainfo")]
+    if isinstance(classes, str):
+        return [Finding(CLASSES_TEXT, config, f"{split}: classes={classes!r}")]
+    fitting = {len(classes), len(metainfo.get("thing_classes", classes))}
+    return [
+        Finding(HEAD_CLASSES, config, f"{path}={k}, and {split} has K={len(classes)} classes")
+        for path, k in _numbers_of_classes(model)
+        if k not in fitting
+    ]
+
+
+def _numbers_of_classes(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for path, head in heads(model):
+        own = path.endswith(_OWN_CLASSES) or str(head["type"]).endswith(_OWN_CLASSES_TYPES)
+        key = "num_things_classes" if own else "num_classes"
+        if isinstance(head.get(key), int):
+            yield f"{path}.{key}", head[key]
+
+
+def check_weights(config: str, model: Mapping[str, Any]) -> list[Finding]:
+    """Compare the length of every ``class_weight`` of a head with its outputs."""
+    found = []
+    for path, head in heads(model):
+        for name, loss in _losses(head):
+            weights, outputs = loss.get("class_weight"), _outputs(head, name, loss)
+            if isinstance(weights, (list, tuple)) and outputs and len(weights) not in outputs:
+                wanted = " or ".join(map(str, outputs))
+                value = f"{path}.{name}.class_weight has {len(weights)} numbers, wanted {wanted}"
+                found.append(Finding(WEIGHTS, config, value))
+    return found
+
+
+def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in ("loss_decode", "loss_cls"):
+        losses = head.get(name, [])
+        if isinstance(losses, Mapping):
+            yield name, losses
+        elif isinstance(losses, (list, tuple)):
+            dicts = ((i, loss) for i, loss in enumerate(losses) if isinstance(loss, Mapping))
+            yield from ((f"{name}[{i}]", loss) for i, loss in dicts)
+
+
+def _outputs(head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> tuple[int, ...]:
+    """How many outputs the loss may have; () if that isn't known."""
+    k = head.get("num_classes")
+    if not isinstance(k, int):
+        return ()
+    if name.startswith("loss_cls"):  # of boxes and queries, which may be no object
+        return (k,) if loss.get("use_sigmoid") else (k + 1,)
+    queries = "train_cfg" in head  # mmseg's heads with an assigner
+    return (k, k + 1) if queries else (head.get("out_channels") or k,)

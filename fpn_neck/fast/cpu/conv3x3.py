@@ -1,0 +1,135 @@
+"""3x3 convolution of stride 1 and padding 1 by Winograd's algorithm, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from fpn_neck.fast.cpu import winograd
+from fpn_neck.fast.cpu.memory import new_map, same_bits
+from fpn_neck.fast.eligible import eager, plain_conv, plain_tensors, takes_fast_backward
+from fpn_neck.fast.memory_format import is_channels_last
+
+# Of the direct convolution, for one image; measured, see docs/performance.md.
+LEAST_MULTIPLY_ADDS = 5e8
+
+# Convolution -> (a copy of its weight, its transform). The copy is compared at every use: that is
+# cheap, and no version counter sees what is done to ``weight.data`` (as mmengine's EMA hook does).
+# The weight itself can't be the key: torch.utils.swap_tensors refuses what has a weak reference.
+_transforms: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
+    """``conv(x)``, by Winograd where it computes that and is sooner."""
+    if (
+        eager()
+        and plain_conv(conv, 3)
+        and is_worth(x, conv.in_channels, conv.out_channels)
+        and plain_tensors(x, conv.weight, *(() if conv.bias is None else (conv.bias,)))
+    ):
+        return conv3x3(x, conv.weight, conv.bias, is_channels_last(x), conv)
+    return conv(x)
+
+
+def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tensor]:
+    """Maps for chains of 3x3 convolutions: in channels_last where the first is worth Winograd's."""
+    first = maps[0]
+    if (
+        eager()
+        and all(x.device.type == "cpu" for x in maps)
+        and is_worth(first, first.shape[1], out_channels)
+    ):
+        return [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    return maps
+
+
+def is_worth(x: Tensor, in_channels: int, out_channels: int) -> bool:
+    """Whether Winograd is sooner for maps of x's size."""
+    return 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
+
+
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channels_last: bool,
+    owner: nn.Module | None = None,
+) -> Tensor:
+    """conv2d(x, weight, bias, padding=1); differentiable twice.
+
+    Args:
+        x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,) or None.
+        channels_last: layout of the result, whose dtype is the weight's.
+        owner: whose weight this is; in inference its transform is kept as long as that exists.
+    """
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return _Conv3x3.apply(x, weight, bias, channels_last)
+    return conv3x3_rows(winograd.rows_of(x), x, weight, bias, channels_last, owner)
+
+
+def conv3x3_rows(
+    fill: winograd.Fill,
+    like: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channels_last: bool,
+    owner: nn.Module | None = None,
+) -> Tensor:
+    """The same without gradients, of a map of ``like``'s size that ``fill`` gives by rows."""
+    out = new_map(like, len(weight), channels_last, weight.dtype)
+    return winograd.convolve(fill, _transform(weight, owner), bias, out)
+
+
+def _transform(weight: Tensor, owner: nn.Module | None) -> Tensor:
+    if owner is None:
+        return winograd.transform_weight(weight)
+    known = _transforms.get(owner)
+    if known is None or not same_bits(known[0], weight):
+        known = _transforms[owner] = weight.detach().clone(), winograd.transform_weight(weight)
+    return known[1]
+
+
+def torchs_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias of a convolution that keeps the size, by torch's operator."""
+    ones, padding = [1, 1], [size // 2 for size in weight.shape[2:]]
+    maps = grad, x.to(grad), weight.to(grad)
+    return torch.ops.aten.convolution_backward(
+        *maps, [len(weight)], ones, padding, ones, False, [0, 0], 1, wanted
+    )
+
+
+class _Conv3x3(Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = new_map(x, len(weight), channels_last, weight.dtype)
+        transformed = winograd.transform_weight(weight)
+        return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        if not takes_fast_backward(grad):
+            return *torchs_backward(grad, x, weight, wanted), None
+        if not (grad.is_contiguous() or is_channels_last(grad)):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = None
+        if wanted[1]:
+            grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype)
+        if wanted[0]:  # a map, so it comes last, when the temporaries of the other are gone
+            # The kernel turned by 180 degrees takes every output back to its inputs.
+            turned = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
+            grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
+            winograd.convolve(winograd.rows_of(grad), turned, None, grad_x)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

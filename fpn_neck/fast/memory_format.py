@@ -1,0 +1,18 @@
+"""Memory formats of maps: contiguous (NCHW) and channels_last (NHWC)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """In channels_last and not contiguous as well (one channel or one pixel is both)."""
+    if x.dim() != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
+    """``x``, copied to contiguous if ``like`` is."""
+    return x.contiguous() if like.is_contiguous() else x

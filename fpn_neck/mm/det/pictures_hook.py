@@ -1,0 +1,40 @@
+"""Pictures of truth and detections during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmdet.models import RPN
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from PIL import Image
+
+from fpn_neck.mm.det.drawer import Drawer
+from fpn_neck.mm.registry import HOOKS
+from fpn_neck.mm.training.report_hooks import PicturesHook
+
+
+@HOOKS.register_module()
+class DetectionPicturesHook(PicturesHook):
+    """Truth and detections side by side, see `PicturesHook`.
+
+    Args:
+        score_thr: detections below it are not drawn.
+    """
+
+    def __init__(self, count: int = 12, with_photo: bool = True, score_thr: float = 0.3) -> None:
+        super().__init__(count, with_photo)
+        self.score_thr = score_thr
+        self._class_agnostic = False
+
+    def before_run(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._class_agnostic = isinstance(model, RPN)
+
+    def _picture(self, meta: dict, sample: Any) -> Image.Image:
+        photo = mmcv.imread(sample.img_path, channel_order="rgb")
+        if not self.with_photo:
+            photo = np.full_like(photo, 255)
+        return Drawer(meta, self._class_agnostic)(photo, sample, self.score_thr, draw_gt=True)

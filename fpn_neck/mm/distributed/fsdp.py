@@ -1,0 +1,77 @@
+"""Models that don't fit on one device, sharded over all of them by torch's FSDP."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import _strategy
+from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from fpn_neck.mm.registry import STRATEGIES
+from fpn_neck.utils.files import write_whole
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(_strategy.FSDPStrategy):
+    """``mmengine.FSDPStrategy`` on CPUs too, with checkpoints for any number of processes.
+
+    mmengine clips each shard's gradient by the norm of that shard, resumes with arguments in an
+    order that torch changed, writes checkpoints under their final names, and wants a GPU.
+
+    Args:
+        model_wrapper: of ``MMFullyShardedDataParallel``; ``use_orig_params=True`` where parts are
+            frozen or have a learning rate of their own.
+        **kwargs: mmengine's.
+    """
+
+    def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any) -> None:
+        wrapper = {"type": "MMFullyShardedDataParallel"} | (model_wrapper or {})
+        on_cpu = get_device() == "cpu"
+        if on_cpu:
+            wrapper["device_id"] = torch.device("cpu")
+        # The whole model in one file, put together in the first process's memory. What is there
+        # already must not be moved there: older torch frees it.
+        whole = {"rank0_only": True, "offload_to_cpu": not on_cpu}
+        state_dict_cfg = {
+            "state_dict_type": "FULL_STATE_DICT",
+            "state_dict_config": {"type": "FullStateDictConfig", **whole},
+            "optim_state_dict_config": {"type": "FullOptimStateDictConfig", **whole},
+        }
+        super().__init__(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        whole = sum(p.numel() for p in model.parameters())
+        model = super()._wrap_model(model)
+        own = sum(p.numel() for p in model.parameters())
+        self.logger.info(f"FSDP: {own} of {whole} parameters in each process")
+        return model
+
+    def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> Any:
+        wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
+            wrapper.clip_func = partial(_clip_by_whole_norm, model)
+        return wrapper
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+            )
+        )
+
+    def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
+        save = super().save_checkpoint
+        if is_main_process():
+            write_whole(Path(filename), lambda path: save(str(path), **kwargs), sync=True)
+        else:
+            save(filename, **kwargs)  # gives its shards, writes nothing
+
+
+def _clip_by_whole_norm(model: FullyShardedDataParallel, parameters: Any, **kwargs: Any) -> Any:
+    return model.clip_grad_norm_(**kwargs)

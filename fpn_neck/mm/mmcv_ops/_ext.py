@@ -1,0 +1,71 @@
+"""The module loaded as ``mmcv._ext``: served operators by name, a clear refusal for the rest.
+
+``mmcv.ops`` looks up some 120 operators when it is imported, so every public name exists here;
+one that is not served raises when it is called.
+"""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import torchvision
+
+from fpn_neck.mm.mmcv_ops.boxes import nms, nms_match, softnms
+from fpn_neck.mm.mmcv_ops.deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from fpn_neck.mm.mmcv_ops.focal_loss import (
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_forward,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_forward,
+)
+from fpn_neck.mm.mmcv_ops.roi_align import roi_align_backward, roi_align_forward
+from fpn_neck.mm.mmcv_ops.roi_pool import roi_pool_backward, roi_pool_forward
+
+__all__ = [
+    "deform_conv_backward_input",
+    "deform_conv_backward_parameters",
+    "deform_conv_forward",
+    "get_compiler_version",
+    "get_compiling_cuda_version",
+    "modulated_deform_conv_backward",
+    "modulated_deform_conv_forward",
+    "nms",
+    "nms_match",
+    "roi_align_backward",
+    "roi_align_forward",
+    "roi_pool_backward",
+    "roi_pool_forward",
+    "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_forward",
+    "softmax_focal_loss_backward",
+    "softmax_focal_loss_forward",
+    "softnms",
+]
+
+
+def get_compiler_version() -> str:
+    """What ``mmcv.utils.collect_env`` prints; it calls this unguarded, so it must not raise."""
+    return f"none (operators of torchvision {torchvision.__version__})"
+
+
+get_compiling_cuda_version = get_compiler_version
+
+
+def __getattr__(name: str) -> Callable[..., NoReturn]:
+    if name.startswith("_"):  # introspection must see that these do not exist
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def unavailable(*args: object, **kwargs: object) -> NoReturn:
+        raise NotImplementedError(
+            f"the mmcv operator {name!r} exists only compiled, and torchvision has no equivalent; "
+            "to use it, replace mmcv-lite by the full mmcv: `pip uninstall mmcv-lite`, then "
+            "`pip install mmcv==2.1.0`, which compiles it for the installed torch"
+        )
+
+    unavailable.__name__ = unavailable.__qualname__ = name
+    return unavailable

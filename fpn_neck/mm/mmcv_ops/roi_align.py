@@ -1,0 +1,160 @@
+"""RoIAlign (He et al., Mask R-CNN, ICCV 2017, sec. 3) as ``mmcv._ext`` names and calls it.
+
+Each bin is sampled on a grid of bilinear readings: `sampling_ratio` a side, or one for each pixel
+the bin spans if it is 0. torchvision averages them. The maximum, which torchvision lacks, is
+taken over its output at the resolution of the grid, where a bin is exactly one reading.
+"""
+
+import torch
+import torch.nn.functional as F
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
+from torch import Tensor
+
+from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+
+_MAX = 0  # pool_mode of the maximum; 1 is the average
+_NO_SAMPLE = -1.0  # argmax of a bin without a reading
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Fill `output`, and with ``pool_mode=0`` the places of the maxima.
+
+    Args:
+        input: (N, C, H, W).
+        rois: (K, 5), image index and (x1, y1, x2, y2) in image pixels.
+        output: (K, C, aligned_height, aligned_width), overwritten.
+        argmax_y: like `output`, overwritten with the rows of the maxima in feature pixels, -1
+            where a region without extent has none; untouched by the average.
+        argmax_x: the same for columns.
+        spatial_scale: feature pixels per image pixel.
+        aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
+    """
+    source, boxes = at_least_float32(input, rois.to(input.dtype))
+    size = (aligned_height, aligned_width)
+    if pool_mode == _MAX:
+        values, rows, columns = _align_max(
+            source, boxes, size, spatial_scale, sampling_ratio, aligned
+        )
+        argmax_y.copy_(rows)
+        argmax_x.copy_(columns)
+    else:
+        values = torch.ops.torchvision.roi_align(
+            source, boxes, spatial_scale, *size, sampling_ratio, aligned
+        )
+    output.copy_(values)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
+    grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
+    if pool_mode == _MAX:
+        result = _scatter_max(grad, boxes, *at_least_float32(argmax_y, argmax_x), grad_input.shape)
+    else:
+        result = torch.ops.torchvision._roi_align_backward(
+            grad,
+            boxes,
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    grad_input.add_(result)
+
+
+def _align_max(
+    source: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The maxima and their rows and columns, each (K, C, *size)."""
+    start, extent = _regions(boxes, spatial_scale, aligned)
+    values = source.new_zeros(len(boxes), source.shape[1], *size)
+    rows, columns = torch.full_like(values, _NO_SAMPLE), torch.full_like(values, _NO_SAMPLE)
+
+    # regions with the same number of samples a bin are read together
+    samples = _samples_per_bin(extent, size, sampling_ratio)
+    for grid in samples.unique(dim=0).tolist():
+        if 0 in grid:
+            continue
+        chosen = (samples == samples.new_tensor(grid)).all(dim=1)
+        fine = (size[0] * grid[0], size[1] * grid[1])
+        readings = torch.ops.torchvision.roi_align(
+            source, boxes[chosen], spatial_scale, *fine, 1, aligned
+        )
+        values[chosen], index = F.max_pool2d(readings, grid, return_indices=True)
+        step = (extent[chosen] / extent.new_tensor(fine))[:, :, None, None, None]
+        origin = start[chosen][:, :, None, None, None]
+        rows[chosen] = origin[:, 0] + (index // fine[1] + 0.5) * step[:, 0]
+        columns[chosen] = origin[:, 1] + (index % fine[1] + 0.5) * step[:, 1]
+    return values, rows, columns
+
+
+def _regions(boxes: Tensor, spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Top left corner and extent of each region in feature pixels, (K, 2) as (y, x)."""
+    corners = boxes[:, [2, 1, 4, 3]] * spatial_scale - (0.5 if aligned else 0.0)
+    start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    return start, extent if aligned else extent.clamp(min=1)
+
+
+def _samples_per_bin(extent: Tensor, size: tuple[int, int], sampling_ratio: int) -> Tensor:
+    """Rows and columns of readings in a bin of each region, (K, 2) int64."""
+    if sampling_ratio > 0:
+        return torch.full_like(extent, sampling_ratio, dtype=torch.long)
+    return (extent / extent.new_tensor(size)).ceil().clamp(min=0).long()
+
+
+def _scatter_max(
+    grad: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor, shape: torch.Size
+) -> Tensor:
+    """Send each gradient to the four pixels that its maximum was interpolated from.
+
+    Every maximum lies elsewhere in every channel, so each is a region of one pixel and one bin in
+    a batch of single channels.
+    """
+    batch, channels, height, width = shape
+    grad = grad.where(rows != _NO_SAMPLE, 0.0)
+    plane = boxes[:, :1] * channels + torch.arange(channels, device=boxes.device)  # (K, C)
+    plane = plane[:, :, None, None].expand_as(grad)
+    pixels = torch.stack([plane, columns, rows, columns + 1, rows + 1], dim=-1)
+    return torch.ops.torchvision._roi_align_backward(
+        grad.reshape(-1, 1, 1, 1),
+        pixels.reshape(-1, 5),
+        1.0,
+        1,
+        1,
+        batch * channels,
+        1,
+        height,
+        width,
+        1,
+        True,
+    ).reshape(shape)

@@ -1,0 +1,48 @@
+"""mmengine's registries of the scope ``fpn_neck``; see `fpn_neck.registry`."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from mmengine import registry as root
+
+from fpn_neck.weights.mmengine_files import load_mmengines_checkpoints_here
+
+# torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
+load_mmengines_checkpoints_here()
+
+# framework -> where this package's part of it registers
+_PARTS = {"mmdet": "fpn_neck.mm.det", "mmseg": "fpn_neck.mm.seg"}
+_FRAMEWORKS = [name for name in _PARTS if find_spec(name)]
+
+
+class _Registry(root.Registry):
+    """Imports a framework's part of this package for a name that nothing imported so far has.
+
+    ``fpn_neck.FPN`` in an mmdet config thus never loads mmseg, which takes seconds.
+    """
+
+    def get(self, key: str) -> type | None:
+        self.import_from_location()
+        # A framework that is in use already comes first.
+        for framework in sorted(_FRAMEWORKS, key=lambda name: name not in sys.modules):
+            if key.rpartition(".")[2] not in self.module_dict:
+                import_module(_PARTS[framework])
+        return super().get(key)
+
+
+def _child(parent: root.Registry) -> _Registry:
+    return _Registry(
+        parent.name,
+        parent=parent,
+        scope="fpn_neck",
+        locations=["fpn_neck.mm.register"],
+    )
+
+
+MODELS = _child(root.MODELS)
+DATASETS = _child(root.DATASETS)
+METRICS = _child(root.METRICS)
+HOOKS = _child(root.HOOKS)
+MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
+STRATEGIES = _child(root.STRATEGIES)

@@ -1,0 +1,51 @@
+"""This package's data sets under mmseg's interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+
+from fpn_neck.datasets import clothing, shapes
+from fpn_neck.mm.registry import DATASETS
+from fpn_neck.utils.arguments import check_choice
+
+
+@DATASETS.register_module()
+class ClothingDataset(BaseSegDataset):
+    """ "People Clothing Segmentation" (CCP) in Kaggle's layout, see `fpn_neck.datasets.clothing`.
+
+    Args:
+        split: 'train', 'val', or 'all'; the rule is `clothing.split_of`.
+        **kwargs: mmseg's ``BaseSegDataset``; ``data_root`` is the folder with ``labels.csv``.
+
+    Raises:
+        ValueError: an unknown split, no photos, or a photo without its mask.
+    """
+
+    METAINFO = {"classes": clothing.CLASSES, "palette": clothing.PALETTE}
+
+    def __init__(self, split: str, **kwargs: Any) -> None:
+        self.split = check_choice("split", split, clothing.SPLITS)
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        pairs = clothing.find_pairs(self.data_root, self.split)
+        common = {
+            "label_map": self.label_map,
+            "reduce_zero_label": self.reduce_zero_label,
+            "seg_fields": [],
+        }
+        return [{"img_path": str(p), "seg_map_path": str(m)} | common for p, m in pairs]
+
+
+@DATASETS.register_module()
+class ShapesDataset(BaseSegDataset):
+    """The generated scenes of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
+
+    METAINFO = {"classes": shapes.CLASSES, "palette": shapes.PALETTE}
+
+    def __init__(self, split: str, **kwargs: Any) -> None:
+        check_choice("split", split, shapes.SPLITS)
+        prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/labels"}
+        super().__init__(data_prefix=prefix, **kwargs)

@@ -1,0 +1,115 @@
+"""The segmentation head under mmseg's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor, nn
+
+from fpn_neck.fast.memory_format import in_layout_of
+from fpn_neck.losses import PixelAccuracy
+from fpn_neck.mm.registry import MODELS
+from fpn_neck.mm.sample_labels import check_sample, mmseg_classes
+from fpn_neck.mm.seg.losses import as_pixel_loss
+from fpn_neck.models.layers import Cfg
+from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
+from fpn_neck.strips.full_size_loss import full_size_losses
+from fpn_neck.utils.arguments import check_choice, check_whole, check_wholes
+
+
+@MODELS.register_module()
+class FPNHead(BaseDecodeHead):
+    """mmseg decode head round `ScaleHeads`; ``mmseg.FPNHead``'s arguments and state-dict keys.
+
+    Args:
+        feature_strides: stride of every level in image pixels, finest first.
+        channels: width of the towers.
+        merge: 'add' (mmseg's) or 'cat', see `ScaleHeads`.
+        loss_stride: take the loss at every n-th pixel of every n-th row, with the logits resized
+            to that grid: n * n times less work and memory than mmseg's loss at full size (1).
+            An odd n takes the centre of every cell, an even one is half a pixel beside it.
+        **kwargs: the rest of mmseg's ``BaseDecodeHead``: in_channels, in_index, num_classes,
+            dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ...
+    """
+
+    def __init__(
+        self,
+        feature_strides: Sequence[int],
+        channels: int,
+        *,
+        merge: str = "add",
+        loss_stride: int = 1,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_whole("channels", channels, 1)
+        levels = len(check_wholes("feature_strides", feature_strides, 1))
+        for name in ("in_channels", "in_index"):
+            if len(check_wholes(name, kwargs.get(name), 0)) != levels:
+                raise ValueError(
+                    f"{name}={kwargs[name]} and feature_strides={feature_strides} must be of the "
+                    "same length, one entry per level"
+                )
+        if "num_classes" in kwargs:
+            check_whole("num_classes", kwargs["num_classes"], 1)
+        check_choice("merge", merge, MERGES)
+        merged = channels * (levels if merge == "cat" else 1)
+        kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
+        super().__init__(channels=merged, **kwargs)
+        self.checks_labels = True  # see LabelHook
+        self.loss_stride = check_whole("loss_stride", loss_stride, 1)
+        self.scale_heads = ScaleHeads(
+            self.in_channels,
+            channels,
+            strides=feature_strides,
+            merge=merge,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            align_corners=align_corners,
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Pyramid -> logits (N, K, H_0, W_0) at the finest stride."""
+        inputs = self._transform_inputs(inputs)
+        return in_layout_of(self.cls_seg(self.scale_heads(inputs)), inputs[0])
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """mmseg's losses and ``acc_seg``, without the logits at the labels' size where it can be.
+
+        That is with CrossEntropyLoss (softmax, mean), `fpn_neck.DiceLoss` and
+        `fpn_neck.CrossEntropyLoss`, and no sampler.
+
+        Raises:
+            ValueError: a label that is no class; names the photo.
+        """
+        is_list = isinstance(self.loss_decode, nn.ModuleList)
+        modules = list(self.loss_decode) if is_list else [self.loss_decode]
+        losses = [as_pixel_loss(module) for module in modules]
+        if self.sampler is not None or None in losses:
+            return super().loss_by_feat(seg_logits, batch_data_samples)
+        *values, accuracy = full_size_losses(
+            seg_logits,
+            self._stack_batch_gt(batch_data_samples).squeeze(1),
+            [loss.to(seg_logits.device) for loss in (*losses, PixelAccuracy())],
+            ignore_index=self.ignore_index,
+            align_corners=self.align_corners,
+        )
+        found: dict[str, Tensor] = {}
+        for module, value in zip(modules, values, strict=True):
+            known = found.get(module.loss_name)
+            found[module.loss_name] = value if known is None else known + value
+        return found | {"acc_seg": accuracy.detach()[None]}
+
+    def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
+        """Labels (N, 1, H, W), thinned to the grid on which the loss is taken."""
+        for sample in batch_data_samples:
+            labels = sample.gt_sem_seg.data
+            check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
+        n = self.loss_stride
+        return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]

@@ -1,0 +1,101 @@
+"""mmseg's segmentor, with predictions that need no logits at the photo's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.models import segmentors
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from torch import Tensor
+
+from fpn_neck.mm.registry import MODELS
+from fpn_neck.models.tiled_head import TILE, fits, is_large, logits_by_tiles
+from fpn_neck.strips.label_map import fill_labels
+from fpn_neck.strips.row_map import RowMap
+
+
+@MODELS.register_module()
+class EncoderDecoder(segmentors.EncoderDecoder):
+    """``mmseg.EncoderDecoder``; predictions carry labels, and no logits unless asked for.
+
+    mmseg resizes all logits to the network's input and again to the photo: 4.7 GB for 194 classes
+    at 2000 x 3000 px, kept in every prediction. Here both steps run over a few rows at a time;
+    labels are the same except where two logits tie within rounding. mmseg's own way is taken with
+    ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
+    ``mode='slide'``, for flipped images, one logit, and heads with a way of their own.
+
+    In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are seen in
+    overlapping tiles of about ``tile`` px a side, see `fpn_neck.models.tiled_head`;
+    ``test_cfg=dict(tile=...)`` sets it, None means never. That is with `fpn_neck.FPNHead`
+    and a data preprocessor that pads nothing in testing.
+    """
+
+    def test_step(self, data: dict) -> list:
+        """What the data loader gives -> samples with ``pred_sem_seg``, (1, H, W)."""
+        if not self._in_tiles(data):
+            return super().test_step(data)
+        data = self.data_preprocessor.cast_data(data)
+        for photo, sample in zip(data["inputs"], data["data_samples"], strict=True):
+            self._set_labels(sample, self._logits_by_tiles(photo), photo.shape[-2:])
+        return data["data_samples"]
+
+    def val_step(self, data: dict) -> list:
+        """The same."""
+        return self.test_step(data)
+
+    def predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        """Images (N, 3, H, W) and their samples -> samples with ``pred_sem_seg``, (1, H, W)."""
+        if data_samples is None or not self._by_rows(data_samples):
+            return super().predict(inputs, data_samples)
+        logits = self.decode_head(self.extract_feat(inputs))
+        padded = data_samples[0].metainfo
+        size = padded.get("pad_shape", padded["img_shape"])[:2]
+        for image, sample in zip(logits.split(1), data_samples, strict=True):
+            self._set_labels(sample, RowMap.of(image).finite(), size)
+        return data_samples
+
+    def _set_labels(self, sample: Any, logits: RowMap, size: Sequence[int]) -> None:
+        """Logits (1, K, h, w) of a padded input of this size -> labels of the photo's size."""
+        meta = sample.metainfo
+        left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
+        inside = size[0] - top - bottom, size[1] - left - right
+        maps = logits.resize(size, self.align_corners).crop(top, left, *inside)
+        labels = logits.like.new_empty((1, *meta["ori_shape"][:2]), dtype=torch.int64)
+        fill_labels(maps.resize(meta["ori_shape"][:2], self.align_corners), labels)
+        sample.set_data({"pred_sem_seg": PixelData(data=labels)})
+
+    def _by_rows(self, data_samples: list) -> bool:
+        own: list[Any] = [type(self.decode_head).predict, type(self.decode_head).predict_by_feat]
+        return (
+            own == [BaseDecodeHead.predict, BaseDecodeHead.predict_by_feat]
+            and self.out_channels > 1
+            and self.test_cfg.get("mode", "whole") == "whole"
+            and not self.test_cfg.get("keep_logits", False)
+            and not any(sample.metainfo.get("flip") for sample in data_samples)
+        )
+
+    def _in_tiles(self, data: dict) -> bool:
+        photos, samples = data["inputs"], data.get("data_samples")
+        tile = self.test_cfg.get("tile", TILE)
+        return (
+            any(is_large(photo.shape[-2:], tile) for photo in photos)
+            and samples is not None
+            and self._by_rows(samples)
+            and not getattr(self.data_preprocessor, "test_cfg", None)
+            and fits(self, getattr(self.decode_head, "scale_heads", None))
+        )
+
+    def _logits_by_tiles(self, photo: Tensor) -> RowMap:
+        """Of a photo as the data set's pipeline leaves it, uint8 (3, H, W)."""
+        head = self.decode_head
+
+        def see(rows: slice, columns: slice) -> Sequence[Tensor]:
+            data = {"inputs": [photo[:, rows, columns]], "data_samples": None}
+            tile = self.data_preprocessor(data, False)["inputs"]
+            return head._transform_inputs(self.extract_feat(tile))
+
+        tile = self.test_cfg.get("tile", TILE)
+        return logits_by_tiles(see, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)

@@ -1,0 +1,59 @@
+"""What makes any mmengine training survive crashes, bad batches and being stopped."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine import hooks
+from mmengine.config import Config
+
+from fpn_neck.mm.training import (  # noqa: F401 (register)
+    checkpoint_hook,
+    finite_loss_hook,
+    label_hook,
+    randomness_hook,
+    termination_hook,
+    validation_hook,
+)
+
+
+def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
+    """Give a config of any framework this package's checkpoints, randomness and checks.
+
+    mmengine's CheckpointHook is replaced, with its settings; another one is left alone.
+
+    Args:
+        skip_nan: drop batches whose loss is not finite, instead of stopping.
+
+    Raises:
+        ValueError: the checkpoint hook has a setting that mmengine's doesn't know.
+    """
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
+    checkpoint = cfg.default_hooks.checkpoint
+    if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
+        _check_settings(checkpoint)
+        checkpoint.type = "fpn_neck.CheckpointHook"
+    ours = [
+        dict(type="fpn_neck.RandomnessHook"),
+        dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),
+        dict(type="fpn_neck.LabelHook"),
+        dict(type="fpn_neck.TerminationHook"),
+        dict(type="fpn_neck.ValidationHook"),
+    ]
+    names = {hook["type"] for hook in ours}
+    others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in names]
+    cfg.custom_hooks = [*others, *ours]
+
+
+def _check_settings(checkpoint: Mapping[str, Any]) -> None:
+    """mmengine's hook takes any, and fails with them at the first save."""
+    parameters = inspect.signature(hooks.CheckpointHook).parameters
+    known = [name for name in parameters if name != "kwargs"]
+    for name in checkpoint:
+        if name not in (*known, "type", "priority", "_scope_"):
+            what = f"config: default_hooks.checkpoint.{name}={checkpoint[name]!r}"
+            raise ValueError(f"{what}: mmengine's CheckpointHook takes one of {known}")

@@ -1,0 +1,92 @@
+"""Runner hooks: pictures at every validation, curves and a summary at the end of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+
+from fpn_neck.mm.registry import HOOKS
+from fpn_neck.mm.training.curves import METRICS, Series, draw_curves, read_scalars
+from fpn_neck.utils.arguments import check_flag, check_whole
+from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.pictures import side_by_side
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Photo, truth and prediction side by side, of samples spread evenly over the data set.
+
+    Written to ``<work_dir>/pictures``; every validation or test replaces them.
+
+    Args:
+        count: how many.
+        with_photo: False draws the label maps alone, for photos that may not be shown.
+    """
+
+    def __init__(self, count: int = 12, with_photo: bool = True) -> None:
+        self.count = check_whole("count", count, 1)
+        self.with_photo = check_flag("with_photo", with_photo)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._draw(runner, runner.val_loop, batch_idx, outputs)
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+        self._draw(runner, runner.test_loop, batch_idx, outputs)
+
+    @master_only
+    def _draw(self, runner: Runner, loop, batch_idx: int, outputs: Sequence) -> None:
+        batches = len(loop.dataloader)
+        if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
+            return
+        folder = Path(runner.work_dir) / "pictures"
+        path = folder / f"{Path(outputs[0].img_path).stem}.png"
+        picture = self._picture(loop.dataloader.dataset.metainfo, outputs[0])
+        write_whole(path, partial(picture.save, format="PNG"))
+
+    def _picture(self, meta: dict, sample: Any) -> Image.Image:
+        photo = mmcv.imread(sample.img_path, channel_order="rgb") if self.with_photo else None
+        maps = {
+            "truth": sample.gt_sem_seg.data.squeeze().cpu().numpy(),
+            "prediction": sample.pred_sem_seg.data.squeeze().cpu().numpy(),
+        }
+        return side_by_side(photo, maps, meta["classes"], meta["palette"])
+
+
+@HOOKS.register_module()
+class SummaryHook(Hook):
+    """``<work_dir>/curves.png`` after every validation; where everything is, after training."""
+
+    priority = "LOWEST"  # after the scalars and the last checkpoint are written
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._draw(runner)
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        work_dir, series = Path(runner.work_dir), self._draw(runner)
+        last = work_dir / "last_checkpoint"
+        checkpoint = runner.message_hub.get_info("best_ckpt") or (
+            last.read_text() if last.is_file() else "none"
+        )
+        final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
+        runner.logger.info(f"checkpoint: {checkpoint}")
+        runner.logger.info(f"last validation: {', '.join(final) or 'none'}")
+        runner.logger.info(f"curves: {work_dir / 'curves.png'}")
+        if (work_dir / "pictures").is_dir():
+            runner.logger.info(f"pictures: {work_dir / 'pictures'}")
+
+    def _draw(self, runner: Runner) -> Series:
+        work_dir = Path(runner.work_dir)
+        series = read_scalars(work_dir)
+        write_whole(work_dir / "curves.png", lambda path: draw_curves(series, path))
+        return series

@@ -1,0 +1,235 @@
+"""Feature Pyramid Network (Lin et al., CVPR 2017, arXiv:1612.03144), section 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpn_neck.models.fpn_fast import fits, pyramid
+from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
+
+MOST_LEVELS = 32  # after fewer halvings every map is a single pixel
+EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
+SMOOTH = ("merged", "chained", "none")
+XAVIER_UNIFORM = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
+
+
+class FPN(nn.Module):
+    """Backbone maps C2..C5 -> pyramid P2..P5 (and P6, P7 ...), all ``out_channels`` wide.
+
+    A 1x1 lateral convolution brings each map to ``out_channels``; from the coarsest level down,
+    the level above is upsampled to the lateral's own size and added; a 3x3 convolution smooths
+    each merged map. The arguments, their meaning and the state-dict keys are those of
+    ``mmdet.FPN`` (mmdet 3.3, ``models/necks/fpn.py``), so a published checkpoint loads with
+    ``strict=True``; the last three arguments are this package's own.
+
+    Args:
+        in_channels: channels of every map the backbone gives, finest first.
+        out_channels: width of the pyramid (256 in the paper).
+        num_outs: number of levels to return; None means one per used level. More than that adds
+            extra, coarser levels.
+        start_level: index of the finest map to use.
+        end_level: index of the coarsest map to use (inclusive); -1 is the last. Extra levels
+            need the last.
+        add_extra_convs: how extra levels are made. False: each subsamples the level before by
+            two (the paper's P6). 'on_input' (or True), 'on_lateral', 'on_output': 3x3
+            convolutions of stride 2, the first one on the last backbone map, on its lateral, or
+            on the last smoothed level.
+        relu_before_extra_convs: ReLU before every convolutional extra level but the first
+            (RetinaNet's P7).
+        no_norm_on_lateral: leave the norm out of the lateral convolutions.
+        conv_cfg, norm_cfg, act_cfg: mmcv-style dictionaries, see `fpn_neck.models.layers`. None:
+            plain convolution with bias, no norm, no activation (the paper).
+        upsample_cfg: options of `torch.nn.functional.interpolate`. A ``scale_factor`` is dropped:
+            the target is always the lateral's size, which is the same where the factor fits.
+        init_cfg: ``Xavier`` (default, uniform), ``Kaiming``, ``Normal`` or None, see
+            `fpn_neck.models.layers.init_convs`. Applied in the constructor.
+        smooth: where the 3x3 stands. 'merged': on each merged map, beside the top-down path (the
+            paper). 'chained': inside the path, so that the smoothed map goes down; the coarsest
+            level merges nothing and has none. 'none': nowhere
+            (segmentation_models_pytorch's decoder).
+        top_down: False leaves the top-down path out (paper, table 1 row d).
+        laterals: False leaves all laterals but the coarsest out (paper, table 1 row e).
+
+    Raises:
+        TypeError, ValueError: an argument is out of its rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        num_outs: int | None = None,
+        start_level: int = 0,
+        end_level: int = -1,
+        add_extra_convs: bool | str = False,
+        relu_before_extra_convs: bool = False,
+        no_norm_on_lateral: bool = False,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        act_cfg: Cfg | None = None,
+        upsample_cfg: Cfg = {"mode": "nearest"},  # noqa: B006 (read only, mmdet's own default)
+        init_cfg: Cfg | None = XAVIER_UNIFORM,
+        *,
+        smooth: str = "merged",
+        top_down: bool = True,
+        laterals: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_wholes("in_channels", in_channels, 1)
+        self.out_channels = check_whole("out_channels", out_channels, 1)
+        self.num_ins = len(self.in_channels)
+        self.start_level, self.end_level = _used_levels(start_level, end_level, self.num_ins)
+        self.num_levels = self.end_level - self.start_level + 1
+        self.num_outs = _num_outs(num_outs, self.num_levels, self.end_level == self.num_ins - 1)
+        self.extra_source = _extra_source(add_extra_convs)
+        self.relu_before_extra_convs = check_flag(
+            "relu_before_extra_convs", relu_before_extra_convs
+        )
+        self.upsample_cfg = _upsample_options(upsample_cfg)
+        check_choice("smooth", smooth, SMOOTH)
+        check_flag("top_down", top_down)
+        check_flag("laterals", laterals)
+        if not top_down and (smooth == "chained" or not laterals):
+            raise ValueError(
+                f"top_down=False with smooth={smooth!r}, laterals={laterals}: without the path "
+                "there is nothing to chain, and without laterals nothing left; change one of them"
+            )
+        self.smooth, self.top_down, self.laterals = smooth, top_down, laterals
+
+        used = self.in_channels[self.start_level : self.end_level + 1]
+        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        no_norm = check_flag("no_norm_on_lateral", no_norm_on_lateral)
+        on_lateral = layers | {"norm_cfg": None if no_norm else norm_cfg}
+        self.lateral_convs = nn.ModuleList(
+            ConvNormAct(c, self.out_channels, 1, **on_lateral)
+            for c in (used if laterals else used[-1:])
+        )
+        # The first num_smooth of fpn_convs smooth P2..P5, the rest make P6, P7, ...
+        num_smooth = {"merged": self.num_levels, "chained": self.num_levels - 1, "none": 0}[smooth]
+        self.num_smooth = num_smooth
+        self.fpn_convs = nn.ModuleList(
+            ConvNormAct(self.out_channels, self.out_channels, 3, **layers)
+            for _ in range(num_smooth)
+        )
+        for i in range(self.num_outs - self.num_levels if self.extra_source else 0):
+            first_on_input = i == 0 and self.extra_source == "on_input"
+            c = used[-1] if first_on_input else self.out_channels
+            self.fpn_convs.append(ConvNormAct(c, self.out_channels, 3, stride=2, **layers))
+        init_convs(self, init_cfg)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Build the pyramid.
+
+        Args:
+            inputs: one float map per entry of ``in_channels``, finest first, each
+                (N, in_channels[i], H_i, W_i) of any size.
+
+        Returns:
+            ``num_outs`` maps, finest first: (N, out_channels, H_i, W_i) for the used levels, then
+            (N, out_channels, ceil(H/2), ceil(W/2)) of the level before for each extra one.
+
+        Raises:
+            TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
+        """
+        check_maps("FPN", inputs, self.in_channels)
+        used = inputs[self.start_level : self.end_level + 1]  # C2..C5
+        if fits(self, used):  # the same numbers sooner
+            outs, lateral = pyramid(self, used)
+            return tuple(outs + self._extra_levels(inputs[self.end_level], lateral, outs[-1]))
+        sizes = [x.shape[-2:] for x in used]
+        if self.laterals:
+            laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
+        else:
+            laterals = [None] * (self.num_levels - 1) + [self.lateral_convs[0](used[-1])]
+        outs = self._top_down_path(laterals, sizes) if self.top_down else laterals
+        if self.smooth == "merged":
+            outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
+        return tuple(outs + self._extra_levels(inputs[self.end_level], laterals[-1], outs[-1]))
+
+    def output_strides(self, strides: Sequence[int]) -> list[int]:
+        """Strides of the maps it returns, from those of the maps it gets, in image pixels."""
+        used = list(strides[self.start_level : self.end_level + 1])
+        extra = self.num_outs - self.num_levels  # P6, P7, ...
+        return used + [used[-1] << i for i in range(1, extra + 1)]
+
+    def _top_down_path(self, laterals: list[Tensor | None], sizes: list) -> list[Tensor]:
+        """Add to every lateral the upsampled level above; the coarsest level starts the path."""
+        path = [laterals[-1]]
+        for i in reversed(range(self.num_levels - 1)):
+            x = F.interpolate(path[0], size=sizes[i], **self.upsample_cfg)
+            if laterals[i] is not None:
+                x = laterals[i] + x
+            path.insert(0, self.fpn_convs[i](x) if self.smooth == "chained" else x)
+        return path
+
+    def _extra_levels(self, c_last: Tensor, lateral: Tensor, p_last: Tensor) -> list[Tensor]:
+        """P6, P7, ...: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)), each from the one before."""
+        levels: list[Tensor] = []
+        if not self.extra_source:
+            x = p_last
+            for _ in range(self.num_outs - self.num_levels):
+                x = F.max_pool2d(x, kernel_size=1, stride=2)
+                levels.append(x)
+            return levels
+        x = {"on_input": c_last, "on_lateral": lateral, "on_output": p_last}[self.extra_source]
+        for i, conv in enumerate(self.fpn_convs[self.num_smooth :]):
+            x = conv(F.relu(x) if i and self.relu_before_extra_convs else x)
+            levels.append(x)
+        return levels
+
+
+def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
+    check_whole("start_level", start, 0)
+    last = num_ins - 1 if check_whole("end_level", end, -1) == -1 else end
+    if not 0 <= start <= last < num_ins:
+        raise ValueError(
+            f"start_level={start}, end_level={end}: with {num_ins} input maps they must satisfy "
+            f"0 <= start_level <= end_level <= {num_ins - 1} (end_level=-1 means the last)"
+        )
+    return start, last
+
+
+def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
+    if num_outs is None:
+        return num_levels
+    if check_whole("num_outs", num_outs, 1, MOST_LEVELS) < num_levels:
+        raise ValueError(
+            f"num_outs={num_outs} is below the {num_levels} levels between start_level and "
+            "end_level; raise num_outs, or start_level to skip fine levels"
+        )
+    if num_outs > num_levels and not ends_at_last:
+        raise ValueError(
+            f"num_outs={num_outs} asks for extra levels on top of {num_levels}, which need "
+            "end_level=-1 (the last backbone map)"
+        )
+    return num_outs
+
+
+def _upsample_options(upsample_cfg: Cfg) -> dict:
+    if not isinstance(upsample_cfg, Mapping):
+        raise TypeError(
+            f"upsample_cfg={upsample_cfg!r}: expected a dict, e.g. dict(mode='nearest')"
+        )
+    options = {k: v for k, v in upsample_cfg.items() if k != "scale_factor"}
+    if "size" in options:
+        raise ValueError("upsample_cfg: the size is always the lateral's; leave 'size' out")
+    try:
+        F.interpolate(torch.empty(1, 1, 2, 2), size=(3, 3), **options)
+    except (TypeError, ValueError, NotImplementedError) as e:
+        raise ValueError(f"upsample_cfg={dict(upsample_cfg)}: interpolate refuses it: {e}") from e
+    return options
+
+
+def _extra_source(add_extra_convs: bool | str) -> str:
+    if add_extra_convs is True:
+        return "on_input"
+    if add_extra_convs is False:
+        return ""
+    if not isinstance(add_extra_convs, str) or add_extra_convs not in EXTRA_SOURCES:
+        raise ValueError(f"add_extra_convs={add_extra_convs!r}; choose a bool or {EXTRA_SOURCES}")
+    return add_extra_convs

@@ -1,0 +1,212 @@
+"""Semantic segmentation head on a pyramid (Kirillov et al., Panoptic FPN, arXiv:1901.02446)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fpn_neck.fast.cpu.conv3x3 import in_faster_layout
+from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.memory_format import in_layout_of
+from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
+
+MERGES = ("add", "cat")
+RELU = {"type": "ReLU"}
+
+
+class ScaleHeads(nn.ModuleList):
+    """Pyramid -> one map at the finest stride: a tower per level, then a sum or concatenation.
+
+    The tower of a level is ``log2(stride / finest stride)`` times [3x3 conv, norm, ReLU, x2
+    bilinear]; the finest level has one convolution and no upsampling. The last x2 of every tower
+    is taken where they merge. Keys are those of mmseg's ``FPNHead.scale_heads``.
+
+    Args:
+        in_channels: channels of every level, finest first.
+        channels: width of the towers.
+        strides: stride of every level in image pixels, finest first, each a power of two times
+            the first.
+        merge: 'add' (running sum, output ``channels`` wide) or 'cat' (``channels * levels``).
+        conv_cfg, norm_cfg, act_cfg: see `fpn_neck.models.layers`.
+        align_corners: of every bilinear upsampling.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        merge: str = "add",
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+    ) -> None:
+        depths = _depths(strides)
+        in_channels = check_wholes("in_channels", in_channels, 1)
+        check_whole("channels", channels, 1)
+        if len(in_channels) != len(depths):
+            raise ValueError(
+                f"in_channels={list(in_channels)} and strides={list(strides)} must be of the same "
+                "length, one entry per level"
+            )
+        check_choice("merge", merge, MERGES)
+        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        super().__init__(
+            _tower(c, channels, depth, align_corners, layers)
+            for c, depth in zip(in_channels, depths, strict=True)
+        )
+        self.in_channels, self.channels = in_channels, channels
+        self.merge, self.align_corners = merge, check_flag("align_corners", align_corners)
+        self.is_coarser = [depth > 0 for depth in depths]  # than the finest level
+        self.out_channels = channels * (len(self) if merge == "cat" else 1)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Merge the pyramid.
+
+        Args:
+            pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
+
+        Returns:
+            (N, out_channels, H_0, W_0), in any layout.
+
+        Raises:
+            TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
+        """
+        check_maps("SegHead", pyramid, self.in_channels)
+        pyramid = in_faster_layout(pyramid, self.channels)
+        maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
+        size = maps[0].shape[-2:]
+        if self.merge == "cat":
+            ends = [self._at_size(*end, size) for end in zip(maps, self.is_coarser, strict=True)]
+            return torch.cat(ends, dim=1)
+        # The towers' last upsampling is linear: maps of one size are summed before it.
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for x, is_coarser in zip(maps[1:], self.is_coarser[1:], strict=True):
+            key = (is_coarser, *x.shape[-2:])
+            sums[key] = sums[key] + x if key in sums else x
+        merged = maps[0]  # (N, C, H_0, W_0)
+        for (is_coarser, *_), x in sums.items():
+            x = self._at_size(x, bool(is_coarser), size)
+            in_place = is_coarser and eager()  # upsampled: nobody else's
+            merged = x.add_(merged) if in_place else merged + x
+        return merged
+
+    def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:
+        """End a tower: odd sizes leave the x2 a few pixels off, which one more resize mends."""
+        if is_coarser:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
+        return resize(x, size, self.align_corners)
+
+
+class SegHead(nn.Module):
+    """Pyramid -> class logits at the finest stride: `ScaleHeads`, dropout, 1x1 convolution.
+
+    State-dict keys are those of mmseg's ``FPNHead`` (mmseg 1.2, ``decode_heads/fpn_head.py``);
+    its published Semantic FPN weights load with ``strict=True``.
+
+    Args:
+        in_channels: channels of every level, finest first, or one number for all.
+        num_classes: K, the number of logits per pixel.
+        channels: width of the towers (128 in the paper).
+        strides: stride of every level in image pixels, finest first.
+        merge: 'add' or 'cat', see `ScaleHeads`.
+        dropout: probability that a whole channel is dropped before the classifier.
+        conv_cfg, norm_cfg, act_cfg: see `fpn_neck.models.layers`; the default norm is GN with 32
+            groups, the paper's choice.
+        align_corners: of every bilinear upsampling.
+
+    Raises:
+        TypeError, ValueError: an argument is out of its rule; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 128,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        merge: str = "add",
+        dropout: float = 0.1,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = {"type": "GN", "num_groups": 32},  # noqa: B006 (read only)
+        act_cfg: Cfg | None = RELU,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        check_whole("num_classes", num_classes, 1)
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: expected a probability in [0, 1)")
+        if isinstance(in_channels, int):
+            in_channels = [in_channels] * len(_depths(strides))
+        self.scale_heads = ScaleHeads(
+            in_channels,
+            channels,
+            strides=strides,
+            merge=merge,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            align_corners=align_corners,
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(self.scale_heads.out_channels, num_classes, 1)
+        init_convs(self.conv_seg, {"type": "Normal", "std": 0.01})
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Classify every cell of the finest level.
+
+        Args:
+            pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
+
+        Returns:
+            Logits (N, num_classes, H_0, W_0).
+
+        Raises:
+            TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
+        """
+        logits = self.conv_seg(self.dropout(self.scale_heads(pyramid)))
+        return in_layout_of(logits, pyramid[0])
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def _depths(strides: Sequence[int]) -> list[int]:
+    """Number of x2 upsamplings from every stride down to the finest one."""
+    strides = check_wholes("strides", strides, 1)
+    depths = [(s // strides[0]).bit_length() - 1 for s in strides]
+    if any(strides[0] << max(d, 0) != s for d, s in zip(depths, strides, strict=True)):
+        raise ValueError(
+            f"strides={list(strides)}: each must be a power of two times the first, finest first"
+        )
+    return depths
+
+
+def _tower(
+    in_channels: int, channels: int, depth: int, align_corners: bool, layers: dict
+) -> nn.Sequential:
+    """All of a tower but its last upsampling."""
+    modules: list[nn.Module] = []
+    for i in range(max(1, depth)):
+        if i:
+            modules.append(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners)
+            )
+        modules.append(ConvNormAct(channels if i else in_channels, channels, 3, **layers))
+    tower = nn.Sequential(*modules)
+    init_convs(tower, {"type": "Kaiming"})
+    return tower

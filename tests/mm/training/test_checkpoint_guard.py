@@ -1,0 +1,240 @@
+"""What a Runner loads in our tools: no code, nothing of another model unless that is asked for."""
+
+import functools
+import http.server
+import itertools
+import os
+import threading
+
+import pytest
+import torch
+
+pytest.importorskip("mmengine")
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.model import BaseModel, BaseTTAModel  # noqa: E402
+from mmengine.runner import CheckpointLoader, Runner  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+
+import fpn_neck.mm.config.load  # noqa: E402,F401 (replaces mmengine's loaders)
+from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard  # noqa: E402
+from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
+
+NUMBERS = itertools.count()  # mmengine wants a name of its own for every Runner
+
+
+class Call:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Classifier(BaseModel):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = nn.Linear(2, 4)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, inputs, mode="tensor"):
+        return {"loss": self.head(self.body(inputs)).square().mean()}
+
+
+class Augmented(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """A Runner for one step more than a checkpoint has, guarded as our tools do it."""
+
+    def build(num_classes=3, *, steps=1, allow_mismatch=False, augmented=False, **options):
+        model = Classifier(num_classes)
+        runner = Runner(
+            model=Augmented(model) if augmented else model,
+            work_dir=str(tmp_path / "work"),
+            train_dataloader=DataLoader([{"inputs": torch.ones(2)}] * 4, batch_size=1),
+            train_cfg=dict(by_epoch=False, max_iters=steps),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
+            default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1)),
+            log_level="WARNING",
+            experiment_name=f"guard_{next(NUMBERS)}",
+            cfg=Config(options),
+            **options,
+        )
+        runner.register_hook(CheckpointGuard(allow_mismatch))
+        return runner
+
+    return build
+
+
+@pytest.fixture
+def checkpoint(runner, tmp_path):
+    """mmengine's own, after one step, with HistoryBuffer and optimiser."""
+    runner().train()
+    path = tmp_path / "work/iter_1.pth"
+    content = torch.load(path, weights_only=False)
+    kinds = {type(v).__name__ for v in content["message_hub"]["log_scalars"].values()}
+    assert kinds == {"HistoryBuffer"} and content["optimizer"]["state"]
+    return path
+
+
+def changed(path, **parts):
+    """A copy of a checkpoint with other parts."""
+    content = torch.load(path, weights_only=False)
+    other = path.with_name(f"changed_{'_'.join(parts)}.pth")
+    torch.save(content | parts, other)
+    return str(other)
+
+
+# ------------------------------------------------------------------------------- no code is run
+
+
+@pytest.fixture
+def evil(tmp_path):
+    path = tmp_path / "evil.pth"
+    content = {"state_dict": {"w": torch.ones(1)}, "meta": Call(os.mkdir, str(tmp_path / "ran"))}
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def served(evil):
+    """The same file at an address of this machine."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=evil.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{evil.name}"
+        server.shutdown()
+
+
+def test_a_file_that_a_config_names_runs_nothing(evil):
+    with pytest.raises(ValueError, match=r"evil\.pth cannot be read as plain tensors"):
+        CheckpointLoader.load_checkpoint(str(evil))
+    assert not (evil.parent / "ran").exists()
+    torch.load(evil, weights_only=False)
+    assert (evil.parent / "ran").exists()  # it would have
+
+
+def test_a_download_runs_nothing(served, evil, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(evil.parent / "hub"))
+    with pytest.raises(ValueError, match=r"http://.*evil\.pth cannot be read as plain tensors"):
+        CheckpointLoader.load_checkpoint(served)
+    assert not (evil.parent / "ran").exists()
+    torch.hub.load_state_dict_from_url(served, weights_only=False)
+    assert (evil.parent / "ran").exists()
+
+
+def test_a_download_of_plain_tensors_is_read(served, evil, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(evil.parent / "hub"))
+    torch.save({"state_dict": {"w": torch.ones(1)}}, evil.with_name("good.pth"))
+    content = CheckpointLoader.load_checkpoint(served.replace("evil", "good"))
+    assert content["state_dict"]["w"] == 1
+
+
+def test_pretrained_weights_of_a_backbone_run_nothing(evil):
+    model = Classifier(3)
+    model.init_cfg = dict(type="Pretrained", checkpoint=str(evil))
+    with pytest.raises(ValueError, match=r"evil\.pth"):
+        model.init_weights()
+    assert not (evil.parent / "ran").exists()
+
+
+def test_resuming_does_not_run_the_config_in_the_checkpoint(runner, checkpoint, tmp_path):
+    """mmengine's resume executes ``meta.config``, which is Python."""
+    text = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    meta = torch.load(checkpoint, weights_only=False)["meta"] | {"config": text}
+    going_on = runner(steps=2, load_from=changed(checkpoint, meta=meta), resume=True)
+    going_on.train()
+    assert going_on.iter == 2
+    assert not (tmp_path / "ran").exists()
+    Config.fromstring(text, file_format=".py")
+    assert (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------- checkpoints that fit
+
+
+def test_mmengines_own_checkpoint_resumes(runner, checkpoint):
+    going_on = runner(steps=2, resume=True)  # finds it in the work dir
+    going_on.load_or_resume()
+    assert going_on.iter == 1
+    history, _ = going_on.message_hub.get_scalar("train/loss").data
+    assert len(history) == 1
+    going_on.train()
+    assert going_on.iter == 2
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("allow_mismatch", [False, True])
+def test_weights_that_fit_are_loaded_whole(runner, checkpoint, augmented, allow_mismatch):
+    made = runner(load_from=str(checkpoint), augmented=augmented, allow_mismatch=allow_mismatch)
+    made.load_or_resume()
+    weights = load_checkpoint(checkpoint)["state_dict"]
+    model = made.model.module if augmented else made.model
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("container", ["model", None])
+def test_weights_are_found_where_other_libraries_keep_them(runner, checkpoint, container):
+    weights = load_checkpoint(checkpoint)["state_dict"]
+    path = checkpoint.with_name("other.pth")
+    torch.save({container: weights} if container else weights, path)
+    made = runner(load_from=str(path))
+    made.load_or_resume()
+    assert all(torch.equal(v, weights[k]) for k, v in made.model.state_dict().items())
+
+
+# ----------------------------------------------------------------------- checkpoints that don't
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_another_k_is_refused_before_anything_is_loaded(runner, checkpoint, augmented):
+    made = runner(5, load_from=str(checkpoint), augmented=augmented)
+    before = {k: v.clone() for k, v in made.model.state_dict().items()}
+    finding = (
+        r"iter_1\.pth is of another model: 2 of another shape: "
+        r"head\.weight \(3, 4\) for \(5, 4\), head\.bias \(3,\) for \(5,\)"
+    )
+    with pytest.raises(ValueError, match=finding):
+        made.load_or_resume()
+    assert all(torch.equal(v, before[k]) for k, v in made.model.state_dict().items())
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_resuming_with_another_k_is_refused(runner, checkpoint, explicit):
+    options = {"load_from": str(checkpoint)} if explicit else {}
+    with pytest.raises(ValueError, match=r"iter_1\.pth is of another model.*head\.bias"):
+        runner(5, steps=2, resume=True, **options).train()
+
+
+def test_the_rest_is_loaded_where_that_is_asked_for(runner, checkpoint, capsys):
+    made = runner(5, load_from=str(checkpoint), allow_mismatch=True)
+    before = made.model.head.weight.clone()
+    made.load_or_resume()
+    weights = load_checkpoint(checkpoint)["state_dict"]
+    assert torch.equal(made.model.body.weight, weights["body.weight"])
+    assert torch.equal(made.model.head.weight, before)
+    out = capsys.readouterr()
+    assert (
+        "2 tensors loaded; 2 of another shape: head.weight (3, 4) for (5, 4)" in out.out + out.err
+    )
+
+
+def test_weights_alone_cannot_be_resumed(runner, checkpoint):
+    path = checkpoint.with_name("bare.pth")
+    torch.save(load_checkpoint(checkpoint)["state_dict"], path)
+    with pytest.raises(ValueError, match=r"bare\.pth doesn't say at which iteration.*load_from"):
+        runner(steps=2, load_from=str(path), resume=True).train()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"epoch": 3}, [1, 2]], ids=str)
+def test_a_checkpoint_without_weights_is_refused(runner, tmp_path, content):
+    torch.save(content, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="no state_dict"):
+        runner(load_from=str(tmp_path / "empty.pth")).load_or_resume()

@@ -1,0 +1,149 @@
+"""benchmarks: what it measures, and that it refuses contestants that compute otherwise."""
+
+import json
+import time
+
+import pytest
+import torch
+from benchmarks import cold, field, measure, report
+from benchmarks.decoders import DecoderCase
+from benchmarks.heads import HeadCase
+from benchmarks.labels import LabelsCase
+from benchmarks.necks import NeckCase
+from benchmarks.segmenters import SegmenterCase
+
+CASE = {"backbone": "tf_efficientnet_lite0", "height": 64, "width": 96}
+
+
+def ours_and_torchvisions(name):
+    return name in ("fpn_neck", "torchvision")
+
+
+def test_contestants_compute_the_same():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    entered, missing = field.contestants(NeckCase(**CASE), ours_and_torchvisions)
+    assert [c.name for c in entered] == ["fpn_neck", "torchvision"] and not missing
+    assert all(0 < c.error < 1e-5 for c in entered)
+    for c in entered:
+        c.step()
+        assert [tuple(y.shape) for y in c.run()] == [
+            (1, 256, 16, 24),
+            (1, 256, 8, 12),
+            (1, 256, 4, 6),
+            (1, 256, 2, 3),
+        ]
+
+
+@pytest.mark.parametrize("kind", [HeadCase, SegmenterCase])
+def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
+    for name in ("mmseg", "timm"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    case = kind(**CASE, batch=2, classes=7)
+    entered, missing = field.contestants(case, lambda name: "," not in name and name != "smp")
+    assert [c.name for c in entered][:2] == ["fpn_neck", "mmseg"] and not missing
+    assert len(entered) == {HeadCase: 2, SegmenterCase: 3}[kind]
+    for c in entered:
+        assert c.error < 1e-3
+        c.step()
+    ours, theirs = (torch.as_tensor(c.run()[0]) for c in entered[:2])
+    assert ours.shape == theirs.shape and len(ours.unique()) > 2
+    if kind is HeadCase:  # a segmenter's step has moved the statistics of batch norm
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+
+
+def test_smps_decoder_computes_the_same():
+    pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
+    entered, missing = field.contestants(
+        DecoderCase(**CASE, classes=7), lambda name: "," not in name
+    )
+    assert [c.name for c in entered] == ["fpn_neck", "smp"] and not missing
+    assert all(0 < c.error < 1e-5 for c in entered)
+    for c in entered:
+        c.step()
+        assert [tuple(y.shape) for y in c.run()] == [(1, 7, 16, 24)]
+
+
+def test_label_maps_agree_and_take_no_step():
+    entered, _ = field.contestants(LabelsCase(**CASE, classes=7), lambda name: "," not in name)
+    assert [c.name for c in entered] == ["fpn_neck", "mmseg"]
+    assert all(c.step is None and c.error < 1e-3 for c in entered)
+    assert [tuple(c.run()[0].shape) for c in entered] == [(1, 64, 96)] * 2
+
+
+def test_segmenters_train_on_one_loss():
+    for name in ("mmseg", "timm"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    case = SegmenterCase(**CASE, batch=2, classes=7)
+    ours = case.ours().train()
+    theirs = case.others(ours)["mmseg"]().train()
+    losses = [module(case.inputs())[0] for module in (ours, theirs)]
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-5)
+
+
+def test_work_of_a_head_by_hand():
+    work = HeadCase("resnet50", 32, 64, classes=5).work()
+    towers = 8 * 16 * (256 + 0) + 4 * 8 * 256 + 2 * 4 * (256 + 4 * 128) + 2 * (256 + 20 * 128)
+    assert work["multiply_adds"] == towers * 9 * 128 + 8 * 16 * 128 * 5
+
+
+def test_a_contestant_that_computes_something_else_is_refused():
+    expected = [torch.ones(1, 2, 3, 3)]
+    assert field.check(measure.Contestant("same", lambda: expected), expected, torch.float32) == 0
+    for wrong in (torch.full((1, 2, 3, 3), 1.01), torch.ones(1, 2, 3, 4), expected[0] * torch.nan):
+        with pytest.raises(ArithmeticError, match="other"):
+            field.check(measure.Contestant("other", lambda y=wrong: [y]), expected, torch.float32)
+
+
+def test_work_is_counted_by_hand():
+    work = NeckCase("resnet50", 32, 64, batch=3).work()
+    pixels = [3 * h * w for h, w in ((8, 16), (4, 8), (2, 4), (1, 2))]
+    channels = (256, 512, 1024, 2048)
+    pairs = list(zip(pixels, channels, strict=True))
+    assert work["multiply_adds"] == sum(p * 256 * (c + 9 * 256) for p, c in pairs)
+    assert work["bytes"] == sum(4 * p * (c + 256) for p, c in pairs)
+
+
+def test_calls_are_measured_in_turn():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: (order.append("b"), time.sleep(0.01))}
+    seconds = measure.interleave(calls, 3, "wall")
+    assert order == ["a", "a", "b", "b"] * 5  # two rounds of warm-up; the first of two is not timed
+    assert len(seconds["a"]) == len(seconds["b"]) == 3
+    assert min(seconds["b"]) >= 0.01 > max(seconds["a"])
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    size = 64 << 20
+
+    def call():
+        torch.ones(size // 4).sum()
+        return torch.ones(16)
+
+    peak = measure.peak_memory(call)
+    assert peak is None or abs(peak - size) < 8 << 20  # the kernel counts in batches
+
+
+def test_report(tmp_path):
+    contestants = [
+        measure.Contestant("mmdet", list, error=1e-7, seconds={"forward": [0.4, 0.5, 0.6]}),
+        measure.Contestant("fpn_neck", list, error=1e-6, seconds={"forward": [0.1, 0.25, 0.3]}),
+        measure.Contestant("cannot step", list),
+    ]
+    results = report.result("case", "forward", contestants, {"arithmetic": 0.125}, batch=2)
+    first, second = results["rows"]
+    assert (first["name"], second["name"]) == ("fpn_neck", "mmdet")
+    assert first["images_per_s"] == 8 and first["to_arithmetic"] == 2
+    assert "| mmdet | 500.0 | 450.0 - 550.0 | 400.0 | 2.00 | 4.00 |" in report.table(results)
+    report.save(tmp_path, {"threads": 1}, [results])
+    assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
+    assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")
+
+
+def test_cold_start_is_measured_in_fresh_processes(monkeypatch):
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    monkeypatch.delitem(cold.IMPORTS, "mmdet")
+    *_, ours, theirs = cold.table(NeckCase(**CASE), rounds=1).splitlines()
+    for line, name in ((ours, "fpn_neck"), (theirs, "torchvision")):
+        found, *steps = line.strip("| ").split(" | ")
+        assert found == name and len(steps) == 3
+        assert float(steps[2]) > 0

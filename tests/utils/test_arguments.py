@@ -1,0 +1,75 @@
+"""Arguments that once passed unseen, or ended in an error from inside."""
+
+import pytest
+import torch
+
+from fpn_neck import FPN, DiceLoss, SegHead
+from fpn_neck.fast.cpu import conv3x3
+from fpn_neck.strips.label_map import label_map
+
+
+def maps(*shapes):
+    return [torch.ones(shape) for shape in shapes]
+
+
+def test_maps_of_two_batches_are_not_added():
+    """One photo's map would be added to each of the other level's."""
+    with pytest.raises(ValueError, match="level 1.*1 photos, level 0 is of 2"):
+        FPN([2, 3], 4)(maps((2, 2, 8, 8), (1, 3, 4, 4)))
+
+
+def test_a_map_of_one_channel_is_not_spread_over_many(monkeypatch):
+    """The fast convolution would copy it into every channel."""
+    monkeypatch.setattr(conv3x3, "LEAST_MULTIPLY_ADDS", 0)
+    head = SegHead(4, 3, channels=4, strides=[4], norm_cfg=None)
+    with pytest.raises(ValueError, match="level 0.*expected .N, 4, H, W"):
+        head(maps((1, 1, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("level", "error"),
+    [
+        (None, TypeError),
+        (torch.ones(1, 2, 8, 8, dtype=torch.int64), TypeError),
+        (torch.ones(1, 2, 0, 8), ValueError),
+    ],
+    ids=["None", "int64", "empty"],
+)
+def test_a_level_that_is_no_float_map_is_named(level, error):
+    with pytest.raises(error, match="FPN level 0"):
+        FPN([2], 4)([level])
+
+
+def test_a_dict_of_maps_is_named():
+    with pytest.raises(TypeError, match="got a dict; give a list of maps"):
+        FPN([2], 4)({"0": torch.ones(1, 2, 8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ("num_outs", {"num_outs": 2**31, "add_extra_convs": True}),  # endless
+        ("out_channels", {"out_channels": 2**40}),
+        ("top_down", {"top_down": "no"}),
+        ("act_cfg", {"act_cfg": {"type": "ReLU", "layer": 1}}),  # the builder's own argument
+        ("act_cfg", {"act_cfg": {"type": len}}),
+        ("conv_cfg", {"conv_cfg": {"type": "Conv2d", "groups": 3}}),
+        ("init_cfg", {"init_cfg": {"type": "Normal", "std": -1}}),  # a RuntimeError of torch
+        ("init_cfg", {"init_cfg": {"type": "Xavier", "bias": "no"}}),
+    ],
+)
+def test_a_wrong_argument_is_named(names, options):
+    with pytest.raises((TypeError, ValueError), match=names):
+        FPN([2, 3], **{"out_channels": 4} | options)
+
+
+@pytest.mark.parametrize("weights", ["abc", [], [1, float("nan")], 3, [[1]]], ids=str)
+def test_class_weights_are_numbers(weights):
+    with pytest.raises((TypeError, ValueError), match="class_weight"):
+        DiceLoss(weights)
+
+
+@pytest.mark.parametrize("size", [3, (0, 5), (4, 5, 6), (2.5, 3)], ids=str)
+def test_a_label_map_has_a_height_and_a_width(size):
+    with pytest.raises((TypeError, ValueError), match="size"):
+        label_map(torch.ones(1, 2, 4, 4), size)
