@@ -1,32 +1,33 @@
 """Generated scenes for semantic and instance segmentation.
 
 Flat, vivid objects of six outlines lie on a muted, textured ground and cover each other in part.
-Only the outline tells the class: colour, texture, rotation, size, light and blur are random, so a
-network has to look at form, and it has to do so on every pyramid level, since the objects' longest
-sides are log-uniform from 8 to 256 px.
+Only the outline tells the class: colour, texture, rotation, size, light and blur are random. So a
+network has to recognise shapes, and on every pyramid level, since the objects' longest sides are
+log-uniform from 8 to 256 px.
 
-Everything that is annotated follows three rules:
+Every annotated object follows three rules:
 
-* An annotation holds the *visible* pixels. A later object hides an earlier one, and a drop shadow
-  or the antialiased rim of an object belongs to no mask it does not fill by half.
-* Every object keeps at least ``MIN_VISIBLE`` of its outline's area in sight. What lies outside the
-  picture counts as hidden, and no more than ``MAX_OUTSIDE`` of its height or width does. A
-  placement that would break this is drawn again elsewhere, never painted without being annotated,
-  so labels, masks and picture always agree.
+* An annotation holds the *visible* pixels. A later object hides an earlier one. A drop shadow
+  belongs to no mask; a pixel of the antialiased rim does if the object covers half of it.
+* At least ``MIN_VISIBLE`` of an outline's area stays visible. What lies outside the picture counts
+  as hidden, and at most ``MAX_OUTSIDE`` of the height or width lies there. An object whose place
+  would break this rule gets another place, or is left out. It is never painted without being
+  annotated, so labels, masks and picture always agree.
 * When an object is painted, its colours differ by at least ``MIN_CONTRAST`` (Euclidean distance
-  in 8-bit RGB) from those at some 32 places under its rim, in the light and in the shade.
+  in 8-bit RGB) from those at some 32 places under its rim, in light and in shade.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["CLASSES", "PALETTE", "Instance", "Scene", "check_size", "check_whole", "make_scene"]
+from fpn_neck.utils.arguments import check_whole
+
+__all__ = ["CLASSES", "PALETTE", "Instance", "Scene", "check_size", "make_scene"]
 
 CLASSES = ("background", "circle", "square", "triangle", "star", "ring", "cross")
 PALETTE = [
@@ -35,7 +36,7 @@ PALETTE = [
 ]  # fmt: skip
 
 VERSION = 1  # of the drawing: raise it when the same seed gives other pictures
-OBJECTS = (3, 9)  # tried per scene; one for which no place is found is left out
+OBJECTS = (3, 9)  # tried per scene; an object for which no place is found is left out
 MIN_SIZE = 64  # px, of a picture
 SIDES = (8.0, 256.0)  # px, longest side of the upright box around a whole outline
 MIN_VISIBLE = 0.75
@@ -54,7 +55,7 @@ class Instance:
         category_id: index into ``CLASSES``, at least 1.
         bbox: ``(x, y, w, h)`` in px, tight around ``mask``, as in COCO.
         mask: bool (H, W), the visible pixels.
-        full_area: px the whole outline fills, hidden ones and those outside the picture included.
+        full_area: px of the whole outline, with hidden ones and those outside the picture.
     """
 
     category_id: int
@@ -107,10 +108,11 @@ def _ramp(height: int, width: int, angle: float) -> np.ndarray:
 
 def _texture(rng: np.random.Generator, noise: np.ndarray) -> np.ndarray:
     """The noise mixed at random with a gradient and wavy stripes in [0, 1], float32 (H, W)."""
-    extent = math.hypot(*noise.shape)  # in place below: allocating would take as long as computing
-    ramp = _ramp(*noise.shape, rng.uniform(0, math.tau))
+    height, width = noise.shape
+    extent = math.hypot(height, width)
+    ramp = _ramp(height, width, rng.uniform(0, math.tau))
     period = max(3.0, extent * math.exp(rng.uniform(math.log(0.02), math.log(0.3))))
-    waves = noise * rng.uniform(0, 6)
+    waves = noise * rng.uniform(0, 6)  # in place from here: allocating takes as long as computing
     waves += ramp * (math.tau / period)
     np.sin(waves, out=waves)
     sharpness = rng.uniform(0.5, 4)
@@ -126,7 +128,7 @@ def _texture(rng: np.random.Generator, noise: np.ndarray) -> np.ndarray:
 
 
 def _mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """From ``a`` to ``b`` by ``weight`` (H, W); colours (3,) or pictures (3, H, W)."""
+    """``a + (b - a) * weight`` with weight (H, W), of colours (3,) or pictures (3, H, W)."""
     a, b = (c if c.ndim == 3 else c.astype(np.float32)[:, None, None] for c in (a, b))
     mixed = (b - a) * weight
     mixed += a
@@ -134,7 +136,7 @@ def _mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, noises: list[np.ndarray]) -> np.ndarray:
-    """Float32 (3, H, W) in 0..255: three muted colours blended by two textures."""
+    """Three muted colours blended by two textures, float32 (3, H, W) in 0..255."""
     greys = rng.uniform(40, 215) + rng.normal(0, (0, 45, 45))
     first, second, third = np.clip(greys[:, None] + rng.normal(0, 18, (3, 3)), 10, 245)
     return _mix(_mix(first, second, _texture(rng, noises[0])), third, 0.8 * noises[1])
@@ -149,14 +151,15 @@ def _polygon(radii: list[float], corners: int) -> np.ndarray:
     return np.resize(radii, corners)[:, None] * np.stack((np.cos(turn), np.sin(turn)), 1)
 
 
-def _cross(arm: float = 0.34) -> np.ndarray:
+def _cross() -> np.ndarray:
+    arm = 0.34  # half of an arm's width
     quarter = np.array([(1, -arm), (1, arm), (arm, arm)])
     turns = [np.array(((c, s), (-s, c))) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     return np.concatenate([quarter @ turn for turn in turns])
 
 
 _DISC = _polygon([1.0], 96)
-# Per class one or two polygons: the second is a hole.
+# One or two polygons for each class; the second is a hole.
 _OUTLINES = {
     "circle": (_DISC,),
     "square": (_polygon([1.0], 4),),
@@ -174,7 +177,7 @@ def _coverage(category: int, side: float, angle: float, margin: int) -> Image.Im
     low, high = turned[0].min(0), turned[0].max(0)
     scale = side / (high - low).max()
     width, height = (np.ceil((high - low) * scale).astype(int) + 2 * margin).tolist()
-    factor = 4 if side < 64 else 2  # supersampling; on long edges finer steps do not show
+    factor = 4 if side < 64 else 2  # supersampling; long edges need less
     canvas = Image.new("L", (width * factor, height * factor))
     for vertices, value in zip(turned, (255, 0), strict=False):
         placed = ((vertices - low) * scale + margin) * factor - 0.5
@@ -200,21 +203,21 @@ def _tones(rng: np.random.Generator, under: np.ndarray) -> np.ndarray | None:
 
 
 class _Painter:
-    """A scene being painted: the picture so far and who owns each pixel."""
+    """A scene being painted: the picture so far, and the object that each pixel belongs to."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
         self.rng = rng
         self.noises = [_noise(rng, height, width) for _ in range(2)]
-        self.image = _background(rng, self.noises)  # (3, H, W): planes are what numpy is fast on
+        self.image = _background(rng, self.noises)  # (3, H, W): numpy is faster on planes
         self.owner = np.zeros((height, width), np.uint8)  # 0 or 1 + index of the object
         self.categories: list[int] = []
-        self.full = np.zeros(0, np.int64)  # px, one an object
+        self.full = np.zeros(0, np.int64)  # px of each object
         self.seen = np.zeros(0, np.int64)
-        self.light = rng.uniform(0, math.tau)  # where the light comes from
+        self.light = rng.uniform(0, math.tau)  # direction of the light
         self.depth = rng.uniform(0.03, 0.1)  # of an object's side: its height above the ground
 
     def add(self, category: int, side: float) -> None:
-        """Paint one more object where the rules allow it, or leave it out."""
+        """Paint one more object at a place that the rules allow, or leave it out."""
         lift = min(max(1.0, self.depth * side), 8.0)
         margin = math.ceil(2.5 * lift) + 2
         stamp = _coverage(category, side, self.rng.uniform(0, math.tau), margin)
@@ -223,7 +226,7 @@ class _Painter:
         extent = np.array(cover.shape)
         outside = margin + (MAX_OUTSIDE * (extent - 2 * margin)).astype(int)
         for _ in range(_PLACES):
-            y, x = self.rng.integers(-outside, self.owner.shape - extent + outside + 1)
+            y, x = self.rng.integers(-outside, np.array(self.owner.shape) - extent + outside + 1)
             there, here = _overlap(self.owner.shape, cover.shape, y, x)
             solid = cover[here] > 127
             inside = np.count_nonzero(solid)
@@ -245,24 +248,32 @@ class _Painter:
     def _seen_behind(self, hidden: np.ndarray) -> np.ndarray:
         return self.seen - np.bincount(hidden, minlength=len(self.full) + 1)[1:]
 
-    def _paint(self, target, stamp, here, tones, lift) -> None:
-        """Shadow, then the textured and lit surface, onto the view ``target`` (3, h, w)."""
+    def _paint(
+        self,
+        target: np.ndarray,
+        stamp: Image.Image,
+        here: tuple[slice, slice],
+        tones: np.ndarray,
+        lift: float,
+    ) -> None:
+        """Paint shadow, then the textured and lit surface, onto the view ``target`` (3, h, w)."""
         soft = np.asarray(stamp.filter(ImageFilter.BoxBlur(lift / 2)))
         dy, dx = (round(lift * f(self.light)) for f in (math.sin, math.cos))
         towards, away = (
             np.roll(soft, (sign * dy, sign * dx), (0, 1))[here] * np.float32(1 / 255)
             for sign in (-1, 1)
         )
-        surface = _mix(*tones, _texture(self.rng, self._noise_patch(towards.shape)))
+        texture = _texture(self.rng, self._noise_patch(towards.shape))
+        surface = _mix(tones[0], tones[1], texture)
         surface *= 1 + 0.25 * (away - towards)
         target *= 1 - SHADOW * towards
         surface -= target
         surface *= np.asarray(stamp)[here] * np.float32(1 / 255)
         target += surface
 
-    def _noise_patch(self, shape: tuple[int, int]) -> np.ndarray:
+    def _noise_patch(self, shape: tuple[int, ...]) -> np.ndarray:
         noise = self.noises[self.rng.integers(len(self.noises))]
-        y, x = self.rng.integers(np.array(noise.shape) - shape + 1)
+        y, x = self.rng.integers(np.subtract(noise.shape, shape) + 1)
         return noise[y : y + shape[0], x : x + shape[1]]
 
     def develop(self) -> np.ndarray:
@@ -274,16 +285,22 @@ class _Painter:
         lit += np.float32(self.rng.uniform(0, 6)) * grain
         planes = np.clip(lit, 0, 255, out=lit).astype(np.uint8)
         picture = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
-        blur = max(0.0, self.rng.uniform(-0.4, 0.4))  # every other picture is sharp
+        blur = max(0.0, self.rng.uniform(-0.4, 0.4))  # half of the pictures are sharp
         return np.array(picture.filter(ImageFilter.BoxBlur(blur)) if blur else picture)
 
 
-def _overlap(frame: tuple, stamp: tuple, y: int, x: int) -> tuple[tuple, tuple]:
-    """Slices of a frame and of a stamp laid on it at (y, x) where the two overlap."""
-    spans = [(max(0, a), min(n, a + m), a) for a, n, m in zip((y, x), frame, stamp, strict=True)]
-    there = tuple(slice(low, high) for low, high, _ in spans)
-    here = tuple(slice(low - a, high - a) for low, high, a in spans)
-    return there, here
+_Slices = tuple[slice, slice]
+
+
+def _overlap(
+    frame: tuple[int, ...], stamp: tuple[int, ...], y: int, x: int
+) -> tuple[_Slices, _Slices]:
+    """Slices of a frame and of a stamp that lies on it at (y, x), where the two overlap."""
+    (top, bottom), (left, right) = (
+        (max(0, a), min(n, a + m)) for a, n, m in zip((y, x), frame, stamp, strict=True)
+    )
+    there = slice(top, bottom), slice(left, right)
+    return there, (slice(top - y, bottom - y), slice(left - x, right - x))
 
 
 def make_scene(
@@ -292,12 +309,12 @@ def make_scene(
     """Draw one scene.
 
     Args:
-        seed: anything ``numpy.random.default_rng`` takes; a generator is advanced.
+        seed: anything that ``numpy.random.default_rng`` takes; a generator is advanced.
         size: (H, W) in px, each at least 64. No object is longer than the shorter of the two.
 
     Raises:
-        ValueError: if a side of ``size`` is less than 64.
-        TypeError: if ``size`` is not two whole numbers.
+        ValueError: a side of ``size`` is less than 64.
+        TypeError: ``size`` is not two whole numbers.
     """
     height, width = check_size(size)
     rng = np.random.default_rng(seed)
@@ -315,23 +332,16 @@ def make_scene(
 
 
 def _instance(mask: np.ndarray, category: int, full: int) -> Instance:
-    left, top, right, bottom = Image.fromarray(mask).getbbox()
+    box = Image.fromarray(mask).getbbox()
+    assert box  # at least MIN_VISIBLE of it is visible
+    left, top, right, bottom = box
     return Instance(category, (left, top, right - left, bottom - top), mask, full)
 
 
-def check_whole(name: str, value: int, least: int) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; give a whole number, at least {least}") from None
-    if whole < least:
-        raise ValueError(f"{name} is {whole}; give at least {least}")
-    return whole
-
-
 def check_size(size: tuple[int, int]) -> list[int]:
+    """[height, width] if ``size`` is two whole numbers, each at least 64; see `make_scene`."""
     try:
         height, width = size
     except (TypeError, ValueError):
-        raise TypeError(f"size is {size!r}; give two whole numbers, (H, W)") from None
+        raise TypeError(f"size={size!r}: expected two whole numbers, (H, W)") from None
     return [check_whole("height", height, MIN_SIZE), check_whole("width", width, MIN_SIZE)]

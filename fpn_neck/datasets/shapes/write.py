@@ -1,4 +1,4 @@
-"""The embedded default data set: generated scenes, written to a folder."""
+"""The default data set: generated scenes, written to a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,13 @@ from fpn_neck.datasets.shapes.scenes import (
     VERSION,
     Instance,
     check_size,
-    check_whole,
     make_scene,
 )
+from fpn_neck.utils.arguments import check_whole
 
 SPLITS = ("train", "val")
+_Task = tuple[str, int]  # split and index of a scene
+_Records = tuple[dict, list[dict]]  # COCO's, of an image and of its objects
 
 
 def write_shapes(
@@ -40,38 +42,38 @@ def write_shapes(
     workers: int | None = None,
     progress: Callable[[], object] | None = None,
 ) -> Path:
-    """Write the data set to a folder once; a folder that holds the same one is used as it is.
+    """Write the data set to a folder, unless the folder holds the same one already.
 
     The layout, the same for ``train`` and ``val``::
 
-        shapes.json                          what was asked for, the classes, the objects' number
+        shapes.json                          the arguments, the classes, the number of objects
         annotations/instances_train.json     COCO, RLE masks; category ids equal the label values
         train/images/000001.jpg              file names in the COCO file are relative to this folder
         train/labels/000001.png              8-bit grey, index into CLASSES
 
-    The files depend on ``seed`` and ``size`` alone: neither on ``workers`` nor, picture by
-    picture, on how many there are. The folder appears when it is complete, or not at all.
+    A picture depends on ``seed``, ``size`` and its number only, not on ``workers``, ``train`` or
+    ``val``. The folder appears when it is complete, or not at all.
 
     Args:
-        root: the folder; its parents are made.
+        root: the folder; missing parents are made.
         train, val: number of scenes, at least 1 each.
         size: (H, W) of every picture in px.
         seed: a whole number, at least 0.
-        workers: processes; by default one a core, 8 at most.
+        workers: number of processes; by default one for each core, at most 8.
         progress: called after every scene.
 
     Returns:
         The absolute path of ``root``.
 
     Raises:
-        ValueError: if a number is too small, or ``root`` holds anything else: other shapes or
-            files that are not from here. They are left as they are.
-        TypeError: if a number is not whole.
-        ImportError: if pycocotools is missing.
+        ValueError: a number is too small, or ``root`` holds anything else, such as shapes of
+            another seed; nothing in it is changed.
+        TypeError: a number is not whole.
+        ImportError: pycocotools is missing.
     """
     recipe = {
         "version": VERSION,
-        "seed": check_whole("seed", seed, 0),
+        "seed": check_whole("seed", seed, 0, most=sys.maxsize),
         "size": check_size(size),
         "train": check_whole("train", train, 1),
         "val": check_whole("val", val, 1),
@@ -95,7 +97,7 @@ def write_shapes(
 
 
 def _is_written(root: Path, recipe: dict) -> bool:
-    """Whether ``root`` holds what ``recipe`` asks for: False if it is free, ValueError if taken."""
+    """True if ``root`` holds the data set, False if it is free; ValueError if it is taken."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -103,7 +105,7 @@ def _is_written(root: Path, recipe: dict) -> bool:
         differing = [f"{k} {found[k]}, not {v}" for k, v in recipe.items() if found[k] != v]
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
-            f"{root} holds something else than shapes and is left alone; name another folder"
+            f"{root} holds something else than shapes and stays unchanged; name another folder"
         ) from None
     if differing:
         raise ValueError(
@@ -132,8 +134,10 @@ def _write(root: Path, recipe: dict, workers: int, progress: Callable[[], object
     (root / "shapes.json").write_text(json.dumps(about, indent=1))
 
 
-def _parallel(function: Callable, tasks: list, workers: int) -> Iterator:
-    """The results in order. Forked, where that is safe: a fresh process would import torch."""
+def _parallel(
+    function: Callable[[_Task], _Records], tasks: list[_Task], workers: int
+) -> Generator[_Records, None, None]:
+    """The results in order. Processes are forked if that is safe, else each would import torch."""
     if workers == 1:
         yield from map(function, tasks)
         return
@@ -142,14 +146,14 @@ def _parallel(function: Callable, tasks: list, workers: int) -> Iterator:
         yield from pool.imap(function, tasks, chunksize=4)
 
 
-def _write_scene(root: Path, recipe: dict, task: tuple[str, int]) -> tuple[dict, list[dict]]:
-    """Write picture and labels; return the COCO records of the image and its objects."""
+def _write_scene(root: Path, recipe: dict, task: _Task) -> _Records:
+    """Write picture and labels."""
     split, index = task
     height, width = recipe["size"]
     scene = make_scene((recipe["seed"], SPLITS.index(split), index), (height, width))
     number = index + 1
     folder, name = root / split, f"{number:06d}"
-    # Chroma at full resolution: halving it would smear the colours of an object of 8 px.
+    # Chroma at full resolution: at half of it the colours of an object of 8 px would blur.
     Image.fromarray(scene.image).save(folder / f"images/{name}.jpg", quality=95, subsampling=0)
     Image.fromarray(scene.labels).save(folder / f"labels/{name}.png")
     image = {"id": number, "file_name": f"{name}.jpg", "height": height, "width": width}
