@@ -7,23 +7,23 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
-from fpn_neck.datasets.check.findings import Finding
+from fpn_neck.datasets.check.findings import Finding, RefusedData
 from fpn_neck.datasets.check.heads import check_weights
-from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, RefusedData, Report
+from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, Report
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
+from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.files import check_folder, write_whole
+from fpn_neck.utils.progress import with_progress
 
 SPLITS = ("train", "val", "test")
 EPILOG = f"""\
-Every photo and mask is decoded as training would decode it, every annotation read; the config's
-heads and class weights are compared with the data. A class is called rare if it occurs in one photo
-or in at most {100 * RARE:g} % of them.
+Every photo and mask is decoded as in training, and every annotation is read. The config's heads and
+class weights are compared with the data. A class is called rare if it occurs in one photo only or
+in at most {100 * RARE:g} % of them.
 
 exit code: 0 nothing found; 1 findings, each with file, value, rule and remedy; 2 wrong usage."""
 
@@ -34,25 +34,25 @@ def parse_args() -> Namespace:
     )
     parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
     parser.add_argument(
-        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all that it names"
+        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all in the config"
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes (default: one a core)",
+        help="number of processes (default: one for each core)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="files shown of a kind (20)"
+        "--limit",
+        type=int,
+        default=20,
+        metavar="N",
+        help="files shown per kind of finding (20)",
     )
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
-
-
-def progress(results, total):
-    return track(results, description="photos", total=total, console=Console(stderr=True))
 
 
 def show(report: Report) -> None:
@@ -73,11 +73,11 @@ def print_histogram(counts: Histogram) -> None:
         print(f"  {what}: {', '.join(names) or 'none'}")
 
 
-def as_json(config: str, findings: list[Finding], reports: list[Report]) -> dict:
+def as_json(config: str, findings: list[Finding], reports: list[Report]) -> dict[str, Any]:
     return {
         "config": config,
         "findings": [
-            {"file": file, "value": value, "rule": kind, "remedy": RefusedData.remedies[kind]}
+            {"file": file, "value": value, "rule": kind.rule, "remedy": kind.remedy}
             for kind, file, value in findings
         ],
         "data_sets": [
@@ -92,7 +92,7 @@ def as_json(config: str, findings: list[Finding], reports: list[Report]) -> dict
     }
 
 
-def histogram_as_json(counts: Histogram) -> dict:
+def histogram_as_json(counts: Histogram) -> dict[str, Any]:
     labels = [
         {"name": name, counts.unit: amount, "photos": photos}
         for name, amount, photos in counts.rows()
@@ -101,9 +101,9 @@ def histogram_as_json(counts: Histogram) -> dict:
 
 
 def is_replaced(path: Path) -> bool:
-    """Whether a report takes the file's place; else it is written into what is there.
+    """Whether a report replaces the file; if not, it is written into it.
 
-    That is a pipe or a device, and the file into which stdout or stderr go.
+    Not replaced are a pipe, a device, and the file that receives stdout or stderr.
     """
     if not path.exists():
         return True
@@ -112,7 +112,11 @@ def is_replaced(path: Path) -> bool:
 
 
 def require_writable(path: Path) -> None:
-    """Fail before the whole run, not after it."""
+    """Fail before the whole run, not after it.
+
+    Raises:
+        ValueError: nothing can be written to ``path``.
+    """
     if path.is_dir():
         raise ValueError(f"--json {path} is a folder: give a file")
     if not is_replaced(path):
@@ -126,28 +130,26 @@ def require_writable(path: Path) -> None:
 
 
 def write_report(path: Path, text: str) -> None:
-    if is_replaced(path):  # of a symlink, what it points to
+    if is_replaced(path):  # or the file that a symlink points to
         write_whole(Path(os.path.realpath(path)), lambda part: part.write_text(text))
         return
-    sys.stdout.flush()  # both may end in one file
+    sys.stdout.flush()  # both may go to one file
     with path.open("a") as file:
         file.write(text + "\n")
 
 
 def main() -> int:
     args = parse_args()
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers} must be at least 1")
-    if args.limit < 0:
-        raise ValueError(f"--limit {args.limit} must be at least 0")
+    check_whole("--workers", args.workers, 1)
+    check_whole("--limit", args.limit, 0)
     if args.json:
         require_writable(args.json)
     cfg = load_config(args.config, args.cfg_options)
     sources = data_sources(cfg, *args.splits)
     if not sources:
-        raise ValueError(f"{args.config} names no data set for {', '.join(args.splits)}")
+        raise ValueError(f"{args.config} has no data set for {', '.join(args.splits)}")
     model = cfg.get("model") or {}
-    check = DatasetCheck(args.config, model, workers=args.workers, track=progress)
+    check = DatasetCheck(args.config, model, workers=args.workers, track=with_progress)
     reports = [check(source) for source in sources]
     findings = check_weights(args.config, model)
     findings += [finding for report in reports for finding in report.findings]

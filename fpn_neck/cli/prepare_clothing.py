@@ -1,82 +1,65 @@
-"""Check the clothing photos, convert them if need be, and write COCO instances for detectors."""
+"""Check the clothing photos, convert them if necessary, and write COCO instances."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
-from fpn_neck.datasets.clothing.check import RefusedData
+from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.clothing.layout import CLASSES
 from fpn_neck.datasets.clothing.prepare import TINY, prepare
+from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.progress import with_progress
 
 DESCRIPTION = """\
 SOURCE is either the authors' repository (https://github.com/bearpaw/clothing-co-parsing), which is
 converted to the layout of Kaggle's "People Clothing Segmentation" under --out, or a folder in that
-layout, which is checked and left as it is. Both get annotations/instances_{train,val}.json."""
+layout, which is checked and not changed. Both get annotations/instances_{train,val}.json."""
 
 EPILOG = f"""\
 instances: the connected components (8 neighbours) of each of the {len(CLASSES) - 1} labels but
 null. Those of fewer than {TINY} pixels get iscrowd=1, so that COCO's metrics ignore them. Shoes
-that touch are one instance, a dress cut in two by an arm is two.
+that touch are one instance; a dress that an arm cuts in two is two.
 
-exit code: 0 done; 1 the data would poison training (listed, nothing written); 2 wrong usage."""
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
+exit code: 0 done; 1 the data would spoil training (listed, nothing written); 2 wrong usage."""
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def parse_args(argv: list[str] | None) -> Namespace:
+    parser = ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
     )
-    result.add_argument("source", type=Path, metavar="SOURCE", help="folder with the data")
-    result.add_argument(
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with the data")
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="where to write; needed for the authors' repository, else SOURCE unless given",
+        help="where to write; required for the authors' repository (default: SOURCE)",
     )
-    result.add_argument(
+    parser.add_argument(
         "--workers",
-        type=positive,
+        type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes (default: one a core)",
+        help="number of processes (default: one for each core)",
     )
-    return result
-
-
-def progress(results, total):
-    console = Console(stderr=True)
-    return track(results, description="photos", total=total, console=console)
+    args = parser.parse_args(argv)
+    check_whole("--workers", args.workers, 1)
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parse_args(argv)
     try:
-        done = prepare(args.source, args.out, workers=args.workers, track=progress)
+        done = prepare(args.source, args.out, workers=args.workers, track=with_progress)
     except RefusedData as refused:
         print(refused.report())
         print("Nothing was written.")
         return 1
-    except (ValueError, OSError) as error:
-        print(f"prepare_clothing.py: {error}", file=sys.stderr)
-        return 2
     if done.unlabelled:
         print(f"{done.unlabelled} photos without pixel labels were left out")
     for name in done.empty:
-        print(f"{name}: taken, though its mask is null everywhere")
+        print(f"{name}: taken, although its mask is null everywhere")
     print(
         f"{sum(done.photos.values())} photos ({done.photos['train']} train, "
         f"{done.photos['val']} val), {done.instances} instances, {done.tiny} of them tiny: "

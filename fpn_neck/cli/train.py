@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
-from fpn_neck.datasets.check.run import RefusedData
+from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.data_sources import check_data, check_files
 from fpn_neck.mm.config.explain_build import building

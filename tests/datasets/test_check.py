@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from fpn_neck.datasets.check import coco as coco_file
-from fpn_neck.datasets.check import findings as shared
-from fpn_neck.datasets.check import heads, masks, outlines
+from fpn_neck.datasets.check import heads, kinds, outlines
+from fpn_neck.datasets.check.findings import Finding, InvalidFile, RefusedData, attempt
 from fpn_neck.datasets.check.masks import Pair, Reading, Tally, examine
-from fpn_neck.datasets.check.run import Histogram, RefusedData
+from fpn_neck.datasets.check.run import Histogram
 
 SIZE = 12, 8  # width, height
 K = 3
+EVERY_KIND = [value for value in vars(kinds).values() if isinstance(value, kinds.Kind)]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def labels() -> np.ndarray:
 def one(found, kind, *words):
     """The only finding is of this kind and its value holds the words."""
     (finding,) = found
-    assert finding.kind == kind and kind in RefusedData.remedies
+    assert finding.kind == kind and kind in EVERY_KIND
     for word in words:
         assert word in finding.value, (word, finding.value)
     return finding
@@ -55,14 +56,14 @@ def test_a_value_that_is_no_label(pair, value):
     mask = labels()
     mask[0, :5] = value
     Image.fromarray(mask).save(pair.mask)
-    found = one(examine(pair, Reading(K)).findings, masks.NO_LABEL, f"hold {value};")
+    found = one(examine(pair, Reading(K)).findings, kinds.NO_LABEL, f"hold {value};")
     assert found.file == pair.mask.as_posix()
     assert "5 of 96 pixels" in found.value and "labels are 0..2 and 255" in found.value
 
 
 def test_the_ignored_label_is_what_the_head_ignores(pair):
-    one(examine(pair, Reading(K, ignore_index=254)).findings, masks.NO_LABEL, "hold 255")
-    one(examine(pair, Reading(K, ignore_index=None)).findings, masks.NO_LABEL, "hold 255")
+    one(examine(pair, Reading(K, ignore_index=254)).findings, kinds.NO_LABEL, "hold 255")
+    one(examine(pair, Reading(K, ignore_index=None)).findings, kinds.NO_LABEL, "hold 255")
 
 
 @pytest.mark.parametrize("reduced", [False, True])
@@ -83,7 +84,7 @@ def test_values_above_255(pair):
     mask = labels().astype(np.uint16)
     mask[0, 0] = 258  # its low byte would be label 2
     Image.fromarray(mask).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, masks.NO_LABEL, "hold 258")
+    one(examine(pair, Reading(K)).findings, kinds.NO_LABEL, "hold 258")
     Image.fromarray(labels().astype(np.uint16)).save(pair.mask)
     assert examine(pair, Reading(K)).findings == []
     Image.fromarray(labels().astype(">u2")).save(pair.mask, format="TIFF")
@@ -93,21 +94,21 @@ def test_values_above_255(pair):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colours(pair, mode):
     Image.fromarray(labels()).convert(mode).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, masks.COLOURS, f"PNG, mode {mode}")
+    one(examine(pair, Reading(K)).findings, kinds.COLOURS, f"PNG, mode {mode}")
 
 
 def test_floating_point_numbers(pair, tmp_path):
     mask = tmp_path / "a.tif"
     Image.fromarray(labels().astype(np.float32)).save(mask)
     found = examine(pair._replace(mask=mask), Reading(K)).findings
-    one(found, masks.FLOATS, "TIFF, mode F")
+    one(found, kinds.FLOATS, "TIFF, mode F")
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
 def test_what_opencv_turns_into_colours(pair, mode):
     Image.fromarray(labels() % 2).convert(mode).save(pair.mask)
     reading = Reading(K, palette_colours=True)
-    one(examine(pair, reading).findings, masks.COLOURS, f"mode {mode}")
+    one(examine(pair, reading).findings, kinds.COLOURS, f"mode {mode}")
 
 
 def test_one_bit_masks_are_labels_for_pillow(pair):
@@ -130,7 +131,7 @@ def test_a_palette_among_grey_masks(pair, tmp_path):
     tally.add(examine(other, Reading(K)).mask, other.mask)
     assert tally.findings("train") == []  # pillow reads the indices of all alike
     tally.add(examine(pair, Reading(K)).mask, pair.mask)
-    assert one(tally.findings("train"), masks.MIXED_PALETTE).file.endswith("b.png")
+    assert one(tally.findings("train"), kinds.MIXED_PALETTE).file.endswith("b.png")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
@@ -139,7 +140,10 @@ def test_a_jpeg_whatever_its_name(pair, tmp_path, name):
     mask.parent.mkdir()
     Image.fromarray(labels()).save(mask, format="JPEG")
     found = examine(pair._replace(mask=mask), Reading(K)).findings
-    assert one(found, shared.LOSSY, "JPEG").file == mask.as_posix()
+    assert (
+        one(found, kinds.LOSSY, "JPEG, mode L, ", " of 96 pixels hold no label").file
+        == mask.as_posix()
+    )
 
 
 @pytest.mark.parametrize("mask", [True, False])
@@ -148,36 +152,36 @@ def test_a_cut_file(pair, mask, part):
     path = pair.mask if mask else pair.photo
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole))])
-    found = one(examine(pair, Reading(K)).findings, shared.UNREADABLE, "bytes")
+    found = one(examine(pair, Reading(K)).findings, kinds.UNREADABLE, "bytes")
     assert found.file == path.as_posix()
 
 
-def test_a_glance_sees_headers_alone(pair):
+def test_a_quick_check_reads_headers_only(pair):
     Image.effect_noise(SIZE, 90).convert("RGB").save(pair.photo, quality=100)
     pair.photo.write_bytes(pair.photo.read_bytes()[:-40])
     assert examine(pair, Reading(K), header_only=True).findings == []
-    one(examine(pair, Reading(K)).findings, shared.UNREADABLE, "truncated")
+    one(examine(pair, Reading(K)).findings, kinds.UNREADABLE, "truncated")
 
 
 def test_missing_files(pair):
     photo = examine(pair._replace(photo=pair.photo.with_name("b.jpg")), Reading(K))
-    one(photo.findings, masks.MISSING, "no such file")
+    one(photo.findings, kinds.MISSING, "no such file")
     mask = examine(pair._replace(mask=pair.mask.with_name("b.png")), Reading(K))
-    assert one(mask.findings, shared.NO_MASK, "b.png").file == pair.photo.as_posix()
+    assert one(mask.findings, kinds.NO_MASK, "b.png").file == pair.photo.as_posix()
 
 
 def test_sizes_that_differ(pair):
     Image.fromarray(labels()[:7]).save(pair.mask)
-    one(examine(pair, Reading(K)).findings, shared.SIZE, "mask 12x7, photo 12x8")
+    one(examine(pair, Reading(K)).findings, kinds.SIZE, "mask 12x7, photo 12x8")
     pair = Pair(pair.photo, None, (8, 12))
-    one(examine(pair, None).findings, shared.SIZE, "photo 12x8, its annotation 8x12")
+    one(examine(pair, None).findings, kinds.SIZE, "photo 12x8, its annotation 8x12")
 
 
 def test_a_photo_is_turned_as_mmcv_turns_it(pair):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", SIZE).save(pair.photo, exif=exif)
-    one(examine(pair, Reading(K)).findings, shared.SIZE, "mask 12x8, photo 8x12")
+    one(examine(pair, Reading(K)).findings, kinds.SIZE, "mask 12x8, photo 8x12")
     Image.fromarray(labels().T.copy()).save(pair.mask)
     assert examine(pair, Reading(K)).findings == []
     cv2 = pytest.importorskip("cv2")
@@ -198,8 +202,8 @@ ZERO_255 = np.where(np.eye(4), 255, 0)
 
 
 def test_masks_of_0_and_255(pair):
-    one(tally_of(pair, Reading(2), ZERO_255), masks.ZERO_255, "4 of 16 pixels are 255")
-    one(tally_of(pair, Reading(K), ZERO_255), masks.ZERO_255, "4 of 16")
+    one(tally_of(pair, Reading(2), ZERO_255), kinds.ZERO_255, "4 of 16 pixels are 255")
+    one(tally_of(pair, Reading(K), ZERO_255), kinds.ZERO_255, "4 of 16")
 
 
 def test_background_and_ignored_pixels_are_no_binary_mask(pair):
@@ -211,7 +215,7 @@ def test_background_and_ignored_pixels_are_no_binary_mask(pair):
 
 def test_reduce_zero_label_on_binary_masks(pair):
     found = tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4))
-    one(found, masks.BINARY_REDUCED, "0 is ignored, 1 becomes 0")
+    one(found, kinds.BINARY_REDUCED, "0 is ignored, 1 becomes 0")
     assert tally_of(pair, Reading(2, reduce_zero_label=True), np.eye(4) + np.eye(4)[::-1] * 2) == []
 
 
@@ -241,18 +245,18 @@ def test_right_boxes_pass_and_are_counted():
 @pytest.mark.parametrize(
     ("box", "kind"),
     [
-        ({"bbox": [1, 2, 0, 4]}, coco_file.EMPTY_BOX),
-        ({"bbox": [1, 2, 3, -4]}, coco_file.EMPTY_BOX),
-        ({"bbox": [1, 2, 0.5, 4]}, coco_file.EMPTY_BOX),
-        ({"area": 0}, coco_file.EMPTY_BOX),
-        ({"bbox": [11, 2, 3, 4]}, coco_file.OUTSIDE),
-        ({"bbox": [1, -3, 3, 4]}, coco_file.OUTSIDE),
-        ({"bbox": [1, 2, 3, 8]}, coco_file.OUTSIDE),
-        ({"bbox": [1, 2, 3]}, coco_file.NOT_COCO),
-        ({"bbox": [1, 2, float("nan"), 4]}, coco_file.NOT_COCO),
-        ({"area": None}, coco_file.NOT_COCO),
-        ({"category_id": 3}, coco_file.NO_CATEGORY),
-        ({"image_id": 3}, coco_file.NO_IMAGE),
+        ({"bbox": [1, 2, 0, 4]}, kinds.EMPTY_BOX),
+        ({"bbox": [1, 2, 3, -4]}, kinds.EMPTY_BOX),
+        ({"bbox": [1, 2, 0.5, 4]}, kinds.EMPTY_BOX),
+        ({"area": 0}, kinds.EMPTY_BOX),
+        ({"bbox": [11, 2, 3, 4]}, kinds.OUTSIDE),
+        ({"bbox": [1, -3, 3, 4]}, kinds.OUTSIDE),
+        ({"bbox": [1, 2, 3, 8]}, kinds.OUTSIDE),
+        ({"bbox": [1, 2, 3]}, kinds.NOT_COCO),
+        ({"bbox": [1, 2, float("nan"), 4]}, kinds.NOT_COCO),
+        ({"area": None}, kinds.NOT_COCO),
+        ({"category_id": 3}, kinds.NO_CATEGORY),
+        ({"image_id": 3}, kinds.NO_IMAGE),
     ],
 )
 def test_a_wrong_box(box, kind):
@@ -266,12 +270,12 @@ def test_a_wrong_box(box, kind):
 
 @pytest.mark.parametrize("outline", [{}, {"segmentation": []}, {"segmentation": None}])
 def test_a_box_without_an_outline(outline):
-    """mmdet's masks are read from it, by a KeyError where there is none."""
+    """mmdet reads masks from it, and raises a KeyError if there is none."""
 
     def found(content, **options):
         return coco_file.check_annotations("f.json", content, CLASSES, **options).findings
 
-    one(found(coco(box=outline), outlines=True), outlines.NO_OUTLINE, "annotation 5 of a.jpg")
+    one(found(coco(box=outline), outlines=True), kinds.NO_OUTLINE, "annotation 5 of a.jpg")
     assert found(coco(box=outline)) == []
     assert found(coco(box={"segmentation": [[1, 2, 4, 2, 4, 6]]}), outlines=True) == []
     other = coco(box=outline, categories=[{"id": 20, "name": "bird"}])
@@ -279,18 +283,18 @@ def test_a_box_without_an_outline(outline):
 
 
 OUTLINES = [
-    ([1, 2, 30, 2, 30, 30], "[1, 2, 30, 2, 30, 30]: a list of lists"),
+    ([1, 2, 30, 2, 30, 30], "[1, 2, 30, 2, 30, 30]: expected a list of lists"),
     ([[1, 2, 4, 2]], "polygon 0 has 4 coordinates"),
     ([[1, 2, 4, 2, 4, 6], [1, 2, 4, 2, 4, 6, 7]], "polygon 1 has 7 coordinates"),
     ([["1", "2", "4", "2", "4", "6"]], "not finite numbers"),
     ([[1, 2, 4, 2, 4, float("nan")]], "not finite numbers"),
     ("mask.png", "a str"),
-    ({"size": [8, 12]}, "no run lengths"),
-    ({"size": [8, 12], "counts": "garbage!"}, "no run lengths"),
-    ({"size": [8, 12], "counts": "05"}, "counts sum to 5, wanted height * width = 96"),
-    ({"size": [8, 12], "counts": "0P"}, "no run lengths"),  # ends within a number
+    ({"size": [8, 12]}, "not run lengths"),
+    ({"size": [8, 12], "counts": "garbage!"}, "not run lengths"),
+    ({"size": [8, 12], "counts": "05"}, "counts sum to 5, expected height * width = 96"),
+    ({"size": [8, 12], "counts": "0P"}, "not run lengths"),  # ends within a number
     ({"size": [8, 12], "counts": [90, 5]}, "counts sum to 95"),
-    ({"size": [8, 12], "counts": [100, -4]}, "no run lengths"),
+    ({"size": [8, 12], "counts": [100, -4]}, "not run lengths"),
 ]
 
 
@@ -298,7 +302,7 @@ OUTLINES = [
 def test_spoilt_outlines(outline, words):
     content = coco(box={"segmentation": outline})
     found = coco_file.check_annotations("f.json", content, CLASSES, outlines=True).findings
-    one(found, outlines.OUTLINE, "annotation 5 of a.jpg", words)
+    one(found, kinds.OUTLINE, "annotation 5 of a.jpg", words)
     assert coco_file.check_annotations("f.json", content, CLASSES).findings == []
 
 
@@ -310,21 +314,21 @@ def test_run_lengths_are_decoded_as_pycocotools_encodes_them():
             truth = np.asfortranarray(rng.random((height, width)) < part, np.uint8)
             outline = mask.encode(truth) | {"size": [height, width]}
             outline["counts"] = outline["counts"].decode()
-            assert outlines.wrong_outline(outline, (width, height)) == ("", "")
+            assert outlines.wrong_outline(outline, (width, height)) is None
             wrong = outlines.wrong_outline(outline | {"size": [2, 3]}, (3, 2))
-            assert wrong[0] == outlines.OUTLINE and f"sum to {height * width}," in wrong[1]
+            assert wrong[0] == kinds.OUTLINE and f"sum to {height * width}," in wrong[1]
 
 
 def test_an_outline_of_another_size():
     outline = {"size": [12, 8], "counts": [96]}
-    assert outlines.wrong_outline(outline, (12, 8))[0] == outlines.MASK_SIZE
+    assert outlines.wrong_outline(outline, (12, 8))[0] == kinds.MASK_SIZE
 
 
 def test_ids_of_another_type():
     found = coco_file.check_annotations("f.json", coco(box={"image_id": "1"}), CLASSES).findings
-    one(found, coco_file.NO_IMAGE, "image_id '1', its file lists 1: types differ")
+    one(found, kinds.NO_IMAGE, "image_id '1', its file lists 1: types differ")
     found = coco_file.check_annotations("f.json", coco(box={"category_id": "20"}), CLASSES)
-    one(found.findings, coco_file.NO_CATEGORY, "category_id '20', its file lists 20: types")
+    one(found.findings, kinds.NO_CATEGORY, "category_id '20', its file lists 20: types")
 
 
 @pytest.mark.parametrize("width", [-12, 0, float("nan")])
@@ -332,15 +336,15 @@ def test_a_photo_of_no_size_is_not_found_at_every_box(pair, width):
     content = coco(image={"width": width})
     assert coco_file.check_annotations("f.json", content, CLASSES, outlines=False).findings == []
     pair = Pair(pair.photo, None, (width, 8))
-    one(examine(pair, None).findings, shared.SIZE, f"its annotation {width}x8")
+    one(examine(pair, None).findings, kinds.SIZE, f"its annotation {width}x8")
 
 
 def test_a_byte_order_mark(tmp_path):
     path = tmp_path / "f.json"
     path.write_text(json.dumps(coco()), encoding="utf-8-sig")
     findings = []
-    assert shared.attempt(coco_file.read_coco, path, None, findings) is None
-    assert one(findings, shared.BOM, "U+FEFF").file == path.as_posix()
+    assert attempt(coco_file.read_coco, path, findings) is None
+    assert one(findings, kinds.BOM, "U+FEFF").file == path.as_posix()
 
 
 def test_has_boxes():
@@ -358,7 +362,7 @@ def test_ids_that_stand_twice():
     content = coco()
     content["annotations"] *= 2
     found = coco_file.check_annotations("f.json", content, CLASSES).findings
-    one(found, coco_file.TWICE, "annotations: id 5")
+    one(found, kinds.TWICE, "annotations: id 5")
 
 
 @pytest.mark.parametrize(
@@ -370,22 +374,22 @@ def test_ids_that_stand_twice():
     ],
 )
 def test_categories_that_do_not_match(classes, words):
-    one(coco_file.check_categories("f.json", coco(), classes), coco_file.CLASSES, *words)
+    one(coco_file.check_categories("f.json", coco(), classes), kinds.CATEGORIES, *words)
 
 
 def test_a_name_that_two_categories_have():
     twins = [{"id": 10, "name": "cat"}, {"id": 20, "name": "cat"}]
     found = coco_file.check_categories("f.json", coco(categories=twins), ("cat",))
-    one(found, coco_file.CLASSES, "label 1 becomes 'cat'", "'nothing'")
+    one(found, kinds.CATEGORIES, "label 1 becomes 'cat'", "'nothing'")
 
 
 def test_a_class_that_stands_twice():
     found = coco_file.check_categories("f.json", coco(), ("cat", "dog", "cat"))
-    one(found, coco_file.CLASSES, "'cat' twice")
+    one(found, kinds.CATEGORIES, "'cat' twice")
 
 
 def test_segments_of_a_panoptic_file(tmp_path):
-    """Ids of segments are colours, and unique within a photo alone."""
+    """Ids of segments are colours, and unique within a photo only."""
     segment = {"id": 5, "category_id": 20, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
     content = coco()
     content["images"].append(content["images"][0] | {"id": 2})
@@ -397,9 +401,9 @@ def test_segments_of_a_panoptic_file(tmp_path):
     path.write_text(json.dumps(content))
     read = coco_file.read_coco(path, panoptic=True)
     found = coco_file.check_annotations("f.json", read, CLASSES, unique=False)
-    one(found.findings, coco_file.EMPTY_BOX, "annotation 5 of a.jpg")
+    one(found.findings, kinds.EMPTY_BOX, "annotation 5 of a.jpg")
     assert found.boxes.tolist() == [0, 2] and found.photos.tolist() == [0, 2]
-    with pytest.raises(shared.Refused, match="segments_info"):
+    with pytest.raises(InvalidFile, match="segments_info"):
         path.write_text(json.dumps(coco()))
         coco_file.read_coco(path, panoptic=True)
 
@@ -413,24 +417,24 @@ def test_a_subset_of_the_categories_passes():
 @pytest.mark.parametrize(
     ("text", "kind", "word"),
     [
-        ("", shared.UNREADABLE, "0 bytes"),
-        ('{"images": [', shared.UNREADABLE, "bytes"),
-        ("[]", coco_file.NOT_COCO, "a list"),
-        ('{"images": []}', coco_file.NOT_COCO, "categories"),
-        (json.dumps(coco(box={})).replace('"area"', '"size"'), coco_file.NOT_COCO, "area"),
-        (json.dumps(coco()).replace('"height"', '"h"'), coco_file.NOT_COCO, "images[0]"),
-        (json.dumps(coco(image={"height": "8"})), coco_file.NOT_COCO, "valid height"),
-        (json.dumps(coco(image={"id": [1]})), coco_file.NOT_COCO, "valid id"),
-        (json.dumps(coco(box={"category_id": {}})), coco_file.NOT_COCO, "valid category_id"),
-        (json.dumps(coco(categories=[{"id": 1, "name": None}])), coco_file.NOT_COCO, "valid name"),
-        ("[" * 100_000, shared.UNREADABLE, "RecursionError"),
+        ("", kinds.UNREADABLE, "0 bytes"),
+        ('{"images": [', kinds.UNREADABLE, "bytes"),
+        ("[]", kinds.NOT_COCO, "a list"),
+        ('{"images": []}', kinds.NOT_COCO, "categories"),
+        (json.dumps(coco(box={})).replace('"area"', '"size"'), kinds.NOT_COCO, "area"),
+        (json.dumps(coco()).replace('"height"', '"h"'), kinds.NOT_COCO, "images[0]"),
+        (json.dumps(coco(image={"height": "8"})), kinds.NOT_COCO, "valid height"),
+        (json.dumps(coco(image={"id": [1]})), kinds.NOT_COCO, "valid id"),
+        (json.dumps(coco(box={"category_id": {}})), kinds.NOT_COCO, "valid category_id"),
+        (json.dumps(coco(categories=[{"id": 1, "name": None}])), kinds.NOT_COCO, "valid name"),
+        ("[" * 100_000, kinds.UNREADABLE, "RecursionError"),
     ],
 )
 def test_a_file_that_mmdet_cannot_read(tmp_path, text, kind, word):
     path = tmp_path / "f.json"
     path.write_text(text)
     findings = []
-    assert shared.attempt(coco_file.read_coco, path, None, findings) is None
+    assert attempt(coco_file.read_coco, path, findings) is None
     assert one(findings, kind, word).file == path.as_posix()
 
 
@@ -467,7 +471,7 @@ def classes(model):
     ],
 )
 def test_heads_of_another_number_of_classes(model, path):
-    one(classes(model), heads.HEAD_CLASSES, path, "train has K=3 classes")
+    one(classes(model), kinds.HEAD_CLASSES, path, "train has K=3 classes")
 
 
 @pytest.mark.parametrize(
@@ -486,7 +490,7 @@ def test_right_heads_pass(model):
 def test_classes_that_are_none():
     for meta, kind in [({}, "NO_CLASSES"), ({"classes": "cat"}, "CLASSES_TEXT")]:
         found = heads.check_classes("c.py", "val", {"bbox_head": head()}, meta)
-        assert one(found, getattr(heads, kind), "val").file == "c.py"
+        assert one(found, getattr(kinds, kind), "val").file == "c.py"
 
 
 @pytest.mark.parametrize(
@@ -505,8 +509,8 @@ def test_class_weights(name, loss, others, right):
         return heads.check_weights("c.py", {"x_head": head(**{name: settings}, **others)})
 
     assert check(right) == check(right, as_list=True) == []
-    one(check(right + 2), heads.WEIGHTS, f"model.x_head.{name}.class_weight has {right + 2}")
-    one(check(right + 2, as_list=True), heads.WEIGHTS, f"{name}[0]", f"wanted {right}")
+    one(check(right + 2), kinds.WEIGHTS, f"model.x_head.{name}.class_weight has {right + 2}")
+    one(check(right + 2, as_list=True), kinds.WEIGHTS, f"{name}[0]", f"expected {right}")
 
 
 # ------------------------------------------------------------------------------------ results
@@ -520,21 +524,17 @@ def test_rare_and_absent_classes():
 
 
 def test_every_kind_has_its_remedy():
-    modules = shared, masks, coco_file, outlines, heads
-    kinds = {
-        value
-        for module in modules
-        for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str) and not name.startswith("_")
-    }
-    assert len(kinds) > 20 and kinds <= set(RefusedData.remedies)
+    assert len(EVERY_KIND) > 20
+    assert len({kind.rule for kind in EVERY_KIND}) == len(EVERY_KIND)
+    assert all(kind.rule and kind.remedy for kind in EVERY_KIND)
 
 
 def test_the_brief_report_names_everything_and_ends():
-    findings = [shared.Finding(shared.SIZE, f"{i}.png", "1x1, 2x2") for i in range(7)]
+    findings = [Finding(kinds.SIZE, f"{i}.png", "1x1, 2x2") for i in range(7)]
     lines = RefusedData(findings).brief(5)
     assert len(lines) == 6 and lines[-1] == "… and 2 more findings"
-    assert lines[0] == f"0.png: 1x1, 2x2: {shared.SIZE}; remedy: " + (masks.REMEDY[shared.SIZE])
+    rule, remedy = kinds.SIZE
+    assert lines[0] == f"0.png: 1x1, 2x2: {rule}; remedy: {remedy}"
 
 
 def test_findings_travel_between_processes(pair):

@@ -17,8 +17,10 @@ COCO = pytest.importorskip("pycocotools.coco").COCO
 
 from fpn_neck.cli import prepare_clothing  # noqa: E402
 from fpn_neck.datasets import clothing  # noqa: E402
+from fpn_neck.datasets.check import kinds  # noqa: E402
 from fpn_neck.datasets.clothing import check  # noqa: E402
 from fpn_neck.datasets.clothing import prepare as clothing_prepare  # noqa: E402
+from fpn_neck.utils.command_line import run_tool  # noqa: E402
 
 REAL = PROJECT.parent / "shared" / "clothing"
 HEIGHT, WIDTH = 61, 47
@@ -26,7 +28,10 @@ TRAIN, VAL = (1, 2, 5), (3, 8)  # with gaps, and of both splits
 
 
 def run(*args, workers=1):
-    return prepare_clothing.main([*map(str, args), "--workers", str(workers)])
+    """As the command line does; the exit code."""
+    with pytest.raises(SystemExit) as stop:
+        run_tool(lambda: prepare_clothing.main([*map(str, args), "--workers", str(workers)]))
+    return stop.value.code
 
 
 def a_mask(number: int) -> np.ndarray:
@@ -147,7 +152,7 @@ def test_annotations_elsewhere_leave_the_source_as_it_is(kaggle, tmp_path):
 
 
 def test_kaggle_folder_with_png_photos_and_jpeg_masks_beside(kaggle):
-    shutil.copytree(kaggle / "png_masks", kaggle / "jpeg_masks")  # is not looked at
+    shutil.copytree(kaggle / "png_masks", kaggle / "jpeg_masks")  # is not read
     (kaggle / "png_images/IMAGES").mkdir(parents=True)
     for number in TRAIN + VAL:
         Image.open(photo(kaggle, number)).save(kaggle / f"png_images/IMAGES/img_{number:04d}.png")
@@ -195,11 +200,11 @@ def test_a_second_run_replaces_the_annotations(kaggle):
     assert (kaggle / "annotations/mine.json").read_text() == "mine"
 
 
-def test_mask_of_null_alone_is_taken_and_told(kaggle, capsys):
+def test_mask_of_null_only_is_taken_and_reported(kaggle, capsys):
     nothing = np.zeros((HEIGHT, WIDTH), np.uint8)
     Image.fromarray(nothing).save(mask(kaggle, 2))
     assert run(kaggle) == 0
-    told = "jpeg_images/IMAGES/img_0002.jpeg: taken, though its mask is null everywhere"
+    told = "jpeg_images/IMAGES/img_0002.jpeg: taken, although its mask is null everywhere"
     assert told in capsys.readouterr().out
     masks = {number: a_mask(number) for number in TRAIN + VAL}
     assert check_coco(kaggle, masks | {2: nothing})[2] == "train"
@@ -319,33 +324,38 @@ SEG, IMG = "png_masks/MASKS/seg_0002.png", "jpeg_images/IMAGES/img_0002.jpeg"
 KAGGLE_REFUSALS = {
     "only JPEG masks": (
         _jpeg_only,
-        check.LOSSY,
+        kinds.LOSSY,
         "jpeg_masks/MASKS/seg_0002.jpeg",
-        f"JPEG, {_invented(2)} of {HEIGHT * WIDTH} pixels hold values above 58",
+        f"JPEG, mode L, {_invented(2)} of {HEIGHT * WIDTH} pixels hold no label",
     ),
-    "JPEG named png": (_jpeg_named_png, check.LOSSY, SEG, f"{_invented(2)} of {HEIGHT * WIDTH}"),
-    "RGB": (_mode("RGB"), check.NOT_GREY, SEG, "PNG, mode RGB"),
-    "RGBA": (_mode("RGBA"), check.NOT_GREY, SEG, "PNG, mode RGBA"),
-    "grey with alpha": (_mode("LA"), check.NOT_GREY, SEG, "PNG, mode LA"),
+    "JPEG named png": (_jpeg_named_png, kinds.LOSSY, SEG, f"{_invented(2)} of {HEIGHT * WIDTH}"),
+    "RGB": (_mode("RGB"), kinds.COLOURS, SEG, "PNG, mode RGB"),
+    "RGBA": (_mode("RGBA"), kinds.COLOURS, SEG, "PNG, mode RGBA"),
+    "grey with alpha": (_mode("LA"), kinds.COLOURS, SEG, "PNG, mode LA"),
     "16 bit": (_mode("I;16"), check.NOT_GREY, SEG, "PNG, mode I;16"),
-    "palette": (_palette, check.NOT_GREY, SEG, "PNG, mode P"),
-    "no label": (_too_high, check.NO_LABEL, SEG, f"5 of {HEIGHT * WIDTH} pixels, values 59 to 255"),
-    "no mask": (lambda root: mask(root, 2).unlink(), check.NO_MASK, IMG, "number 2"),
-    "no photo": (lambda root: photo(root, 2).unlink(), check.NO_PHOTO, SEG, "number 2"),
-    "sizes": (_resized, check.SIZE, SEG, "mask 47x60, photo 47x61"),
+    "palette": (_palette, kinds.COLOURS, SEG, "PNG, mode P"),
+    "no label": (
+        _too_high,
+        kinds.NO_LABEL,
+        SEG,
+        f"5 of {HEIGHT * WIDTH} pixels hold 59, 60, 200, 255; labels are 0..58",
+    ),
+    "no mask": (lambda root: mask(root, 2).unlink(), kinds.NO_MASK, IMG, "number 2"),
+    "no photo": (lambda root: photo(root, 2).unlink(), kinds.NO_PHOTO, SEG, "number 2"),
+    "sizes": (_resized, kinds.SIZE, SEG, "mask 47x60, photo 47x61"),
     "rotated": (_rotated, check.ROTATED, IMG, "orientation 6"),
-    "truncated photo": (_cut(photo, 0.6), check.UNREADABLE, IMG, "truncated"),
-    "truncated mask": (_cut(mask, 0.6), check.UNREADABLE, SEG, "bytes, "),
-    "empty photo": (_cut(photo, 0), check.UNREADABLE, IMG, "0 bytes"),
-    "empty mask": (_cut(mask, 0), check.UNREADABLE, SEG, "0 bytes"),
-    "damaged mask": (_damaged_png, check.UNREADABLE, SEG, "bytes, "),
+    "truncated photo": (_cut(photo, 0.6), kinds.UNREADABLE, IMG, "truncated"),
+    "truncated mask": (_cut(mask, 0.6), kinds.UNREADABLE, SEG, "bytes, "),
+    "empty photo": (_cut(photo, 0), kinds.UNREADABLE, IMG, "0 bytes"),
+    "empty mask": (_cut(mask, 0), kinds.UNREADABLE, SEG, "0 bytes"),
+    "damaged mask": (_damaged_png, kinds.UNREADABLE, SEG, "bytes, "),
     "no labels": (
         lambda root: (root / "labels.csv").unlink(),
         check.LABELS,
         "labels.csv",
         "missing",
     ),
-    "empty labels": (_labels(lambda rows: []), check.UNREADABLE, "labels.csv", "0 bytes"),
+    "empty labels": (_labels(lambda rows: []), kinds.UNREADABLE, "labels.csv", "0 bytes"),
     "58 labels": (_labels(lambda rows: rows[:-1]), check.LABELS, "labels.csv", "58 labels"),
     "60 labels": (
         _labels(lambda rows: [*rows, "59,veil\n"]),
@@ -357,7 +367,7 @@ KAGGLE_REFUSALS = {
         _labels(lambda rows: [*rows[:3], "2,belt\n", "3,bag\n", *rows[5:]]),
         check.LABELS,
         "labels.csv",
-        "'2,belt' in place of '2,bag'",
+        "'2,belt' instead of '2,bag'",
     ),
 }
 
@@ -366,7 +376,8 @@ def assert_refused(code, output, kind, file, value):
     assert code == 1
     line = next(line for line in output.splitlines() if f"  {file}: " in line)
     assert value in line
-    assert f"{kind}: " in output and f"Remedy: {check.REMEDY[kind]}." in output
+    remedy = check.REMEDIES.get(kind, kind.remedy)
+    assert f"{kind.rule}: " in output and f"Remedy: {remedy}." in output
     assert "Nothing was written." in output
 
 
@@ -396,35 +407,40 @@ MAT = "annotations/pixel-level/0002.mat"
 CCP_REFUSALS = {
     "no photo": (
         lambda root: (root / "photos/0002.jpg").unlink(),
-        check.NO_PHOTO,
+        kinds.NO_PHOTO,
         MAT,
         "number 2",
     ),
     "empty photo": (
         lambda root: (root / "photos/0002.jpg").write_bytes(b""),
-        check.UNREADABLE,
+        kinds.UNREADABLE,
         "photos/0002.jpg",
         "0 bytes",
     ),
     "empty mat": (
         lambda root: (root / MAT).write_bytes(b""),
-        check.UNREADABLE,
+        kinds.UNREADABLE,
         MAT,
         "0 bytes",
     ),
     "no mat": (
         lambda root: (root / MAT).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 9),
-        check.UNREADABLE,
+        kinds.UNREADABLE,
         MAT,
         "bytes, ",
     ),
     "variable": (_mat(a_mask(2), "tags"), check.NO_VARIABLE, MAT, "holds tags, not groundtruth"),
-    "59": (_mat(a_mask(2) + 1), check.NO_LABEL, MAT, "values 59 to 59"),
-    "negative": (_mat(a_mask(2) - 3.0), check.NO_LABEL, MAT, "values -3.0 to -1.0"),
-    "fraction": (_mat(a_mask(2) / 2), check.NO_LABEL, MAT, "values 19.5 to 20.5"),
-    "nan": (_mat(np.where(a_mask(2) == 2, np.nan, 1.0)), check.NO_LABEL, MAT, "nan"),
-    "three axes": (_mat(np.zeros((2, 3, 4))), check.NO_LABEL, MAT, "shape (2, 3, 4)"),
-    "sizes": (_mat(a_mask(2).T), check.SIZE, MAT, "mask 61x47, photo 47x61"),
+    "59": (_mat(a_mask(2) + 1), kinds.NO_LABEL, MAT, "hold 59; labels are 0..58"),
+    "negative": (_mat(a_mask(2) - 3.0), kinds.NO_LABEL, MAT, "hold -3.0, -1.0; labels are 0..58"),
+    "fraction": (_mat(a_mask(2) / 2), kinds.NO_LABEL, MAT, "hold 19.5, 20.5; labels are 0..58"),
+    "nan": (
+        _mat(np.where(a_mask(2) == 2, np.nan, 1.0)),
+        kinds.NO_LABEL,
+        MAT,
+        "hold nan; labels are 0..58",
+    ),
+    "three axes": (_mat(np.zeros((2, 3, 4))), kinds.NO_LABEL, MAT, "shape (2, 3, 4)"),
+    "sizes": (_mat(a_mask(2).T), kinds.SIZE, MAT, "mask 61x47, photo 47x61"),
     "no labels": (
         lambda root: (root / "label_list.mat").unlink(),
         check.LABELS,
@@ -441,7 +457,7 @@ CCP_REFUSALS = {
         _label_mat(("null", "bag", *clothing.CLASSES[2:])),
         check.LABELS,
         "label_list.mat",
-        "'1,bag' in place of '1,accessories'",
+        "'1,bag' instead of '1,accessories'",
     ),
 }
 
@@ -464,9 +480,9 @@ def test_all_findings_are_collected_and_long_lists_cut(kaggle, capsys):
         Image.fromarray(a_mask(number)).save(mask(kaggle, number))
     assert run(kaggle) == 1
     output = capsys.readouterr().out
-    for kind in (check.NO_LABEL, check.UNREADABLE, check.LABELS):
-        assert f"{kind}: 1. Remedy" in output
-    assert f"{check.NO_PHOTO}: 22. Remedy" in output
+    for kind in (kinds.NO_LABEL, kinds.UNREADABLE, check.LABELS):
+        assert f"{kind.rule}: 1. Remedy" in output
+    assert f"{kinds.NO_PHOTO.rule}: 22. Remedy" in output
     assert "  … and 2 more" in output
     assert output.count("number 1") == 20
 
@@ -500,9 +516,7 @@ def test_out_that_is_a_file(kaggle, capsys):
 
 @pytest.mark.parametrize("workers", ["0", "-1", "many"])
 def test_workers(kaggle, capsys, workers):
-    with pytest.raises(SystemExit) as stop:
-        prepare_clothing.main([str(kaggle), "--workers", workers])
-    assert stop.value.code == 2
+    assert run(kaggle, workers=workers) == 2
     assert "--workers" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from mmengine.config import Config  # noqa: E402
 
 from fpn_neck import registry  # noqa: E402
 from fpn_neck.cli import train  # noqa: E402
-from fpn_neck.datasets.check.run import RefusedData  # noqa: E402
+from fpn_neck.datasets.check.findings import RefusedData  # noqa: E402
 from fpn_neck.mm.config import data_sources  # noqa: E402
 from fpn_neck.mm.config import load as running
 

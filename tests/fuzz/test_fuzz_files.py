@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
-from fpn_neck.datasets.check.findings import attempt
+from fpn_neck.datasets.check.findings import RefusedData, attempt
 from fpn_neck.datasets.check.masks import Pair, Reading, examine
-from fpn_neck.datasets.check.run import RefusedData
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 CLASSES = ("person", "car", "dog")
@@ -127,7 +126,7 @@ def test_annotation_files_are_counted_or_named(fuzz, tmp_path, examples):
         data, changed = case
         file.write_bytes(data)
         findings = []
-        content = attempt(read_coco, file, None, findings)
+        content = attempt(read_coco, file, findings)
         if content is not None:
             findings += check_categories("file", content, CLASSES)
             found = check_annotations("file", content, CLASSES)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fpn_neck.cli.doctor.section import Problem, Section, reason
-from fpn_neck.datasets.check.heads import REMEDY, check_classes, check_weights, heads
+from fpn_neck.datasets.check.heads import check_classes, check_weights, heads
 
 _SHOWN = 8  # names of classes
 
@@ -32,7 +32,7 @@ def examine_classes(cfg: Any, name: str) -> Section:
                 section.problems.append(Problem(what, "metainfo=dict(classes=('name', ...))"))
             elif classes and "backbone" in cfg.model:  # trackers hold models of other classes
                 section.problems += [
-                    Problem(f"{kind}: {value}", REMEDY[kind])
+                    Problem(f"{kind.rule}: {value}", kind.remedy)
                     for kind, _, value in check_classes(name, split, cfg.model, meta)
                 ]
     for split in ("val", "test"):
@@ -40,7 +40,7 @@ def examine_classes(cfg: Any, name: str) -> Section:
             what = f"train and {split} name different classes"
             section.problems.append(Problem(what, "give both the same metainfo=dict(classes=...)"))
     for kind, _, value in check_weights(name, cfg.model):
-        section.problems.append(Problem(f"{kind}: {value}", REMEDY[kind]))
+        section.problems.append(Problem(f"{kind.rule}: {value}", kind.remedy))
     for path, head in heads(cfg.model):
         counts = {k: head[k] for k in head if k.startswith("num_") and k.endswith("classes")}
         text = ", ".join(f"{k}={v}" for k, v in counts.items())

@@ -1,39 +1,31 @@
-"""What every check of data shares: findings, their remedies, and readers that say what is wrong."""
+"""What every data check shares: findings, and readers that name the fault."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-# What is refused wherever photos and label masks are read.
-UNREADABLE = "file cannot be decoded"
-LOSSY = "mask is a JPEG, whose lossy compression invents labels"
-SIZE = "photo and mask differ in size"
-BOM = "text file begins with a byte order mark, which its readers take for text"
-NO_MASK = "photo without its mask"
-NO_PHOTO = "mask without its photo"
+from fpn_neck.datasets.check.kinds import UNREADABLE, Kind
+
+T = TypeVar("T")
+Track = Callable[[Iterable[T], int], Iterable[T]]  # (results, their number) -> the same, with a bar
 
 
 class Finding(NamedTuple):
-    """Something that would poison a run; ``kind`` is the rule that ``value`` breaks."""
+    """Something that would spoil a run; ``value`` breaks the rule of ``kind``."""
 
-    kind: str
+    kind: Kind
     file: str
     value: str
 
 
 class RefusedData(ValueError):
-    """The data would poison training; ``findings`` says why.
+    """The data would spoil training; ``findings`` says why."""
 
-    A subclass names the remedy of every kind of finding.
-    """
-
-    remedies: ClassVar[Mapping[str, str]] = {}
-
-    def __init__(self, findings: list[Finding]):
+    def __init__(self, findings: list[Finding]) -> None:
         super().__init__(f"{len(findings)} findings")
         self.findings = findings
 
@@ -42,48 +34,51 @@ class RefusedData(ValueError):
         lines = []
         for kind in dict.fromkeys(finding.kind for finding in self.findings):
             same = [finding for finding in self.findings if finding.kind == kind]
-            lines.append(f"{kind}: {len(same)}. Remedy: {self.remedies[kind]}.")
+            lines.append(f"{kind.rule}: {len(same)}. Remedy: {kind.remedy}.")
             lines += [f"  {finding.file}: {finding.value}" for finding in same[:limit]]
             if len(same) > limit:
                 lines.append(f"  … and {len(same) - limit} more")
         return "\n".join(lines)
 
+    def brief(self, limit: int = 5) -> list[str]:
+        """A line for each of the first findings: file, value, rule and remedy."""
+        lines = [
+            f"{file}: {value}: {kind.rule}; remedy: {kind.remedy}"
+            for kind, file, value in self.findings[:limit]
+        ]
+        if len(self.findings) > limit:
+            lines.append(f"… and {len(self.findings) - limit} more findings")
+        return lines
 
-Track = Callable[[Iterable, int], Iterable]  # (results, their number) -> the same, with a bar
 
+class InvalidFile(Exception):
+    """Raised by the readers of files; `attempt` makes it a finding."""
 
-class Refused(Exception):
-    """Raised by readers, caught by :func:`attempt`, which knows the file."""
-
-    def __init__(self, kind: str, value: str):
+    def __init__(self, kind: Kind, value: str) -> None:
+        super().__init__(kind, value)
         self.kind, self.value = kind, value
 
 
-T = TypeVar("T")
-
-
-def attempt(
-    read: Callable[[Path], T], path: Path, root: Path | None, findings: list[Finding]
-) -> T | None:
-    """``read(path)``, or None and a finding, whose file is named as seen from ``root``."""
+def attempt(read: Callable[[Path], T], path: Path, findings: list[Finding]) -> T | None:
+    """``read(path)``; None and one more finding if that raises `InvalidFile`."""
     try:
         return read(path)
-    except Refused as refused:
-        file = path if root is None else path.relative_to(root)
-        findings.append(Finding(refused.kind, file.as_posix(), refused.value))
+    except InvalidFile as invalid:
+        findings.append(Finding(invalid.kind, path.as_posix(), invalid.value))
         return None
 
 
-def unreadable(path: Path, error: Exception) -> Refused:
+def unreadable(path: Path, error: Exception) -> InvalidFile:
+    """The error UNREADABLE, with the file's size and the reason."""
     size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
-    return Refused(UNREADABLE, f"{size}, {type(error).__name__}: {error}")
+    return InvalidFile(UNREADABLE, f"{size}, {type(error).__name__}: {error}")
 
 
 def decode(path: Path, *, header_only: bool = False) -> Image.Image:
     """Decode a picture; with ``header_only``, a truncated one passes.
 
     Raises:
-        Refused: UNREADABLE.
+        InvalidFile: UNREADABLE.
     """
     try:
         with Image.open(path) as image:

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.findings import Finding
 
-HEAD_CLASSES = "number of classes of a head differs from the data's"
-WEIGHTS = "class_weight has not one number for each output"
-CLASSES_TEXT = "classes is a text, not a list of names"
-NO_CLASSES = "data set names no classes"
-REMEDY = {
-    HEAD_CLASSES: "set it to the number of classes, or metainfo=dict(classes=...) to the data's",
-    WEIGHTS: "give one number per class, and one more where 'no object' is an output",
-    CLASSES_TEXT: "add the comma: metainfo=dict(classes=('name',))",
-    NO_CLASSES: "set metainfo=dict(classes=(...)) in the data set",
-}
-# These count something else as well: an object or none, a boundary, things with stuff.
+# Their num_classes counts something else too: object or not, a boundary, things with stuff.
 _OWN_CLASSES = ("rpn_head", "semantic_head", "panoptic_fusion_head")
 _OWN_CLASSES_TYPES = ("STDCHead",)
 
@@ -47,16 +38,16 @@ def check_classes(
         config: name of the config file.
         split: of the data set.
         model: the config's ``model``.
-        metainfo: of the data set; the detector of a panoptic one has its ``thing_classes`` alone.
+        metainfo: of the data set; the detector of a panoptic one has its ``thing_classes`` only.
     """
     classes = metainfo.get("classes")
     if not classes:
-        return [Finding(NO_CLASSES, config, f"{split}: no classes in its metainfo")]
+        return [Finding(kinds.NO_CLASSES, config, f"{split}: no classes in its metainfo")]
     if isinstance(classes, str):
-        return [Finding(CLASSES_TEXT, config, f"{split}: classes={classes!r}")]
+        return [Finding(kinds.CLASSES_TEXT, config, f"{split}: classes={classes!r}")]
     fitting = {len(classes), len(metainfo.get("thing_classes", classes))}
     return [
-        Finding(HEAD_CLASSES, config, f"{path}={k}, and {split} has K={len(classes)} classes")
+        Finding(kinds.HEAD_CLASSES, config, f"{path}={k}, and {split} has K={len(classes)} classes")
         for path, k in _numbers_of_classes(model)
         if k not in fitting
     ]
@@ -77,9 +68,11 @@ def check_weights(config: str, model: Mapping[str, Any]) -> list[Finding]:
         for name, loss in _losses(head):
             weights, outputs = loss.get("class_weight"), _outputs(head, name, loss)
             if isinstance(weights, (list, tuple)) and outputs and len(weights) not in outputs:
-                wanted = " or ".join(map(str, outputs))
-                value = f"{path}.{name}.class_weight has {len(weights)} numbers, wanted {wanted}"
-                found.append(Finding(WEIGHTS, config, value))
+                expected = " or ".join(map(str, outputs))
+                value = (
+                    f"{path}.{name}.class_weight has {len(weights)} numbers, expected {expected}"
+                )
+                found.append(Finding(kinds.WEIGHTS, config, value))
     return found
 
 
@@ -94,11 +87,11 @@ def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _outputs(head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> tuple[int, ...]:
-    """How many outputs the loss may have; () if that isn't known."""
+    """The numbers of outputs that the loss may have; () if unknown."""
     k = head.get("num_classes")
     if not isinstance(k, int):
         return ()
-    if name.startswith("loss_cls"):  # of boxes and queries, which may be no object
+    if name.startswith("loss_cls"):  # boxes and queries may be 'no object'
         return (k,) if loss.get("use_sigmoid") else (k + 1,)
     queries = "train_cfg" in head  # mmseg's heads with an assigner
     return (k, k + 1) if queries else (head.get("out_channels") or k,)

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from fpn_neck.datasets.check.findings import (
-    LOSSY,
-    NO_MASK,
-    NO_PHOTO,
-    SIZE,
-    UNREADABLE,
-    Finding,
-    Refused,
-    attempt,
-    decode,
-)
+from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.findings import Finding, InvalidFile, attempt, decode
+from fpn_neck.utils.text import first_few
 
-MISSING = "photo is not there"
-SUFFIXED = "split file gives names with suffix, and img_suffix is added to them"
-LISTED_TWICE = "photo is listed more than once"
-CAPITALS = "file is left out, for its suffix has other capitals"
-COLOURS = "mask holds colours in place of label indices"
-FLOATS = "mask holds floating-point numbers in place of label indices"
-MIXED_PALETTE = "mask has a palette, others of the data set are plain grey"
-NO_LABEL = "mask holds values that are no label"
-ZERO_255 = "mask holds only 0 and 255, of which 255 is ignored in training"
-BINARY_REDUCED = "reduce_zero_label leaves one label of two"
-_AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL mode L), as PNG"
-REMEDY = {
-    MISSING: "copy the photo there, or remove it from the annotation or split file",
-    SUFFIXED: "write the names without suffix, or set img_suffix=''",
-    LISTED_TWICE: "list it once; RepeatDataset shows photos more often",
-    CAPITALS: "rename it, or set img_suffix or seg_map_suffix",
-    NO_MASK: "copy the mask there, or remove the photo; else check data_prefix and seg_map_suffix",
-    NO_PHOTO: "copy the photo there, or remove the mask; else check data_prefix and img_suffix",
-    SIZE: "take both from the same source, neither resized nor turned",
-    LOSSY: "take the lossless original, or draw it again: labels along borders are lost",
-    COLOURS: _AS_INDICES,
-    FLOATS: _AS_INDICES,
-    MIXED_PALETTE: f"check that its palette's indices are the labels, then {_AS_INDICES}",
-    NO_LABEL: (
-        "correct the mask or the number of classes; where labels count from 1 and 0 is nothing, "
-        "set reduce_zero_label=True"
-    ),
-    ZERO_255: "save label 1 in place of 255",
-    BINARY_REDUCED: "set reduce_zero_label=False, for background is a class here",
-}
+ORIENTATION = 0x0112  # EXIF tag
 _INDICES = ("1", "P", "L", "I;16", "I;16B", "I")  # PIL's modes of one whole number per pixel
 
 
 class Pair(NamedTuple):
-    """A photo and its mask, if it has one; (width, height) that an annotation file gives it."""
+    """A photo, its mask if it has one, and the size that an annotation file gives.
+
+    Attributes:
+        size: (width, height) in px.
+    """
 
     photo: Path
     mask: Path | None = None
@@ -66,7 +35,7 @@ class Reading(NamedTuple):
 
     Attributes:
         num_classes: K; labels are 0..K-1.
-        ignore_index: the label that counts nowhere, None for no such label.
+        ignore_index: the label to ignore; None if there is none.
         reduce_zero_label: 0 is ignored, and every other value lowered by 1.
         label_map: old label -> new one, after that.
         palette_colours: a palette's colours are read (OpenCV), not its indices (pillow).
@@ -100,11 +69,18 @@ class Reading(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """A mask's size in px, whether it has a palette, and the pixels of each value 0..255."""
+    """A mask's (width, height) in px, whether it has a palette, and its pixels of each value.
+
+    Attributes:
+        pixels: of the values 0..255, int64 (256,).
+    """
 
     size: tuple[int, int]
     palette: bool
     pixels: np.ndarray
+
+
+_M = TypeVar("_M", Mask, Image.Image)
 
 
 class Examined(NamedTuple):
@@ -113,84 +89,133 @@ class Examined(NamedTuple):
     mask: Mask | None
 
 
-def examine(pair: Pair, reading: Reading, *, header_only: bool = False) -> Examined:
-    """Check a photo and its mask; with ``header_only`` the photo's pixels are left undecoded."""
-    findings: list[Finding] = []
-    found = missing(pair)
-    if found:
-        return Examined(pair, found, None)
-    size = attempt(lambda path: _photo_size(path, header_only), pair.photo, None, findings)
+def examine(pair: Pair, reading: Reading | None, *, header_only: bool = False) -> Examined:
+    """Check a photo and its mask.
+
+    Args:
+        reading: how the mask becomes labels; None leaves it unread.
+        header_only: read the photo's header only.
+    """
+    size_of = partial(photo_size, header_only=header_only)
+    mask_of = partial(_count, reading=reading) if reading else None
+    return Examined(pair, *check_pair(pair, size_of, mask_of))
+
+
+def check_pair(
+    pair: Pair,
+    size_of: Callable[[Path], tuple[int, int]],
+    mask_of: Callable[[Path], _M] | None,
+) -> tuple[list[Finding], _M | None]:
+    """Read a photo and its mask and compare their sizes; the findings, and the mask.
+
+    Args:
+        size_of: reads the photo's (width, height).
+        mask_of: reads the mask; None leaves it unread.
+    """
+    findings = missing(pair)
+    if findings:
+        return findings, None
+    size = attempt(size_of, pair.photo, findings)
     if size and pair.size and size != pair.size:
         value = "photo {}x{}, its annotation {}x{} pixels".format(*size, *pair.size)
-        findings.append(Finding(SIZE, pair.photo.as_posix(), value))
-    mask = pair.mask and attempt(lambda path: _read_mask(path, reading), pair.mask, None, findings)
+        findings.append(Finding(kinds.SIZE, pair.photo.as_posix(), value))
+    if not pair.mask or not mask_of:
+        return findings, None
+    mask = attempt(mask_of, pair.mask, findings)
     if mask and size and mask.size != size:
         value = "mask {}x{}, photo {}x{} pixels".format(*mask.size, *size)
-        findings.append(Finding(SIZE, pair.mask.as_posix(), value))
-    return Examined(pair, findings, mask or None)
+        findings.append(Finding(kinds.SIZE, pair.mask.as_posix(), value))
+    return findings, mask
 
 
 def missing(pair: Pair) -> list[Finding]:
-    """What of the pair isn't there or has no bytes, by a look at the directory alone."""
+    """Which file of the pair does not exist or is empty; neither is opened."""
     findings = []
     for path in filter(None, (pair.photo, pair.mask)):
         file = path.as_posix()
         if not path.is_file() and path == pair.photo:
-            findings.append(Finding(MISSING, file, "no such file"))
+            findings.append(Finding(kinds.MISSING, file, "no such file"))
         elif not path.is_file():
-            findings.append(Finding(NO_MASK, pair.photo.as_posix(), f"no file {file}"))
+            findings.append(Finding(kinds.NO_MASK, pair.photo.as_posix(), f"no file {file}"))
         elif not path.stat().st_size:
-            findings.append(Finding(UNREADABLE, file, "0 bytes"))
+            findings.append(Finding(kinds.UNREADABLE, file, "0 bytes"))
     return findings
 
 
-def _photo_size(path: Path, header_only: bool) -> tuple[int, int]:
+def photo_size(path: Path, *, header_only: bool = False) -> tuple[int, int]:
     """(width, height) as mmcv reads the photo, that is turned as its EXIF tag says."""
     photo = decode(path, header_only=header_only)
-    turned = "exif" in photo.info and photo.getexif().get(0x0112, 1) >= 5
+    turned = "exif" in photo.info and photo.getexif().get(ORIENTATION, 1) >= 5
     return photo.size[::-1] if turned else photo.size
 
 
-def _read_mask(path: Path, reading: Reading) -> Mask:
+def _count(path: Path, reading: Reading) -> Mask:
+    mask = open_mask(path, reading)
+    return Mask(mask.size, mask.mode == "P", count_values(mask, reading))
+
+
+def open_mask(path: Path, reading: Reading) -> Image.Image:
+    """A decoded mask with one whole number per pixel.
+
+    Raises:
+        InvalidFile: UNREADABLE, LOSSY, FLOATS, or COLOURS.
+    """
     mask = decode(path)
+    shown = f"{mask.format}, mode {mask.mode}"
     if mask.format == "JPEG":  # whatever its name says
-        raise Refused(LOSSY, f"JPEG, mode {mask.mode}")
+        if mask.mode == "L":
+            invented = np.dot(mask.histogram(), reading.wrong())
+            shown += f", {invented} of {mask.width * mask.height} pixels hold no label"
+        raise InvalidFile(kinds.LOSSY, shown)
     if mask.mode == "F":
-        raise Refused(FLOATS, f"{mask.format}, mode F")
+        raise InvalidFile(kinds.FLOATS, shown)
     indexed = mask.mode in ("1", "P")  # OpenCV reads 0 and 255 of a mask of mode 1
     if mask.mode not in _INDICES or (indexed and reading.palette_colours):
-        raise Refused(COLOURS, f"{mask.format}, mode {mask.mode}")
-    pixels = _histogram(mask, reading)
+        raise InvalidFile(kinds.COLOURS, shown)
+    return mask
+
+
+def count_values(mask: Image.Image | np.ndarray, reading: Reading) -> np.ndarray:
+    """The pixels of each value 0..255, int64 (256,).
+
+    Args:
+        mask: a picture, or its values, numbers of any type.
+
+    Raises:
+        InvalidFile: NO_LABEL.
+    """
+    if isinstance(mask, Image.Image) and mask.mode in ("L", "P"):
+        pixels = np.array(mask.histogram())  # much faster than by way of an array
+    else:
+        pixels = _bincount(np.asarray(mask), reading)
     wrong = np.flatnonzero(reading.wrong() & (pixels > 0))
     if wrong.size:
-        raise _no_label(pixels[wrong].sum(), wrong, mask, reading)
-    return Mask(mask.size, mask.mode == "P", pixels)
+        raise _no_label(pixels[wrong].sum(), pixels.sum(), wrong, reading)
+    return pixels
 
 
-def _histogram(mask: Image.Image, reading: Reading) -> np.ndarray:
-    """Pixels of each value, (256,)."""
-    if mask.mode in ("L", "P"):
-        return np.array(mask.histogram())
-    values = np.asarray(mask).astype(np.int64)
-    # The frameworks would take the low byte.
-    wrong = values[(values < 0) | (values > 255)]
+def _bincount(values: np.ndarray, reading: Reading) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # NaN is found by the comparison
+        indices = values.astype(np.uint8)
+    wrong = values[indices != values]  # the frameworks would take the low byte
     if wrong.size:
-        raise _no_label(wrong.size, np.unique(wrong), mask, reading)
-    return np.bincount(values.ravel(), minlength=256)
+        raise _no_label(wrong.size, values.size, np.unique(wrong), reading)
+    return np.bincount(indices.ravel(), minlength=256)
 
 
-def _no_label(count: int, values: np.ndarray, mask: Image.Image, reading: Reading) -> Refused:
-    shown = ", ".join(map(str, values[:5].tolist())) + (", ..." if len(values) > 5 else "")
-    total = mask.width * mask.height
-    return Refused(NO_LABEL, f"{count} of {total} pixels hold {shown}; {reading.describe()}")
+def _no_label(count: int, total: int, values: np.ndarray, reading: Reading) -> InvalidFile:
+    shown = first_few(values.tolist(), 5)
+    return InvalidFile(
+        kinds.NO_LABEL, f"{count} of {total} pixels hold {shown}; {reading.describe()}"
+    )
 
 
 class Tally:
-    """What the masks of a data set hold together.
+    """What all masks of a data set hold.
 
     Attributes:
         pixels, masks: per label, int64 (K,): its pixels, and the masks with at least one.
-        read: masks that were read.
+        read: the number of masks.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -213,10 +238,10 @@ class Tally:
             self._palettes.append(file)
         if 255 in there and set(there.tolist()) <= {0, 255}:
             value = f"{mask.pixels[255]} of {mask.pixels.sum()} pixels are 255"
-            self._zero_255.append(Finding(ZERO_255, file, value))
+            self._zero_255.append(Finding(kinds.ZERO_255, file, value))
 
     def findings(self, name: str) -> list[Finding]:
-        """What a single mask doesn't tell.
+        """What a single mask does not show.
 
         Args:
             name: of the data set.
@@ -224,11 +249,11 @@ class Tally:
         found: list[Finding] = []
         seen = set(np.flatnonzero(self._values).tolist())
         binary = self._reading.num_classes <= 2
-        if seen <= {0, 255}:  # else a mask may be background and ignored pixels alone
+        if seen <= {0, 255}:  # else a mask may be background and ignored pixels only
             found += self._zero_255
         if len(self._palettes) < self.read:
-            found += [Finding(MIXED_PALETTE, file, "mode P") for file in self._palettes]
+            found += [Finding(kinds.MIXED_PALETTE, file, "mode P") for file in self._palettes]
         if self._reading.reduce_zero_label and binary and 1 in seen and seen <= {0, 1, 255}:
             value = "reduce_zero_label=True and the masks hold 0 and 1: 0 is ignored, 1 becomes 0"
-            found.append(Finding(BINARY_REDUCED, name, value))
+            found.append(Finding(kinds.BINARY_REDUCED, name, value))
         return found

@@ -8,38 +8,27 @@ from typing import Any
 
 import numpy as np
 
-NO_OUTLINE = "box without its object's outline, which training reads"
-OUTLINE = "outline is neither polygons nor RLE as pycocotools reads them"
-MASK_SIZE = "instance mask and photo differ in size"
-REMEDY = {
-    NO_OUTLINE: "draw it (segmentation), or remove the box, or take a detector of boxes alone",
-    OUTLINE: (
-        "write segmentation as [[x1, y1, x2, y2, x3, y3, ...], ...], or as pycocotools.mask.encode "
-        "gives it, or remove the box"
-    ),
-    MASK_SIZE: "make the mask at the photo's own size",
-}
+from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.kinds import Kind
 
 
-def wrong_outline(outline: Any, size: tuple[Any, Any]) -> tuple[str, str]:
-    """(kind, value) of what is wrong with a ``segmentation``; ("", "") if nothing is.
+def wrong_outline(outline: Any, size: tuple[Any, Any]) -> tuple[Kind, str] | None:
+    """(kind, value) of what is wrong with a ``segmentation``; None if nothing is.
 
     Args:
         size: of its photo, (width, height) in px.
     """
     if not outline:
-        return NO_OUTLINE, f"segmentation {outline}"
-    if isinstance(outline, dict):
-        if outline.get("size") != [size[1], size[0]]:
-            shown = short(outline.get("size"))
-            return (
-                MASK_SIZE,
-                f"segmentation size {shown} (height, width), photo {size[0]}x{size[1]}",
-            )
-        reason = _wrong_runs(outline.get("counts"), size[0] * size[1])
-    else:
+        return kinds.NO_OUTLINE, f"segmentation {outline}"
+    if not isinstance(outline, dict):
         reason = _wrong_polygons(outline)
-    return (OUTLINE, f"segmentation {short(outline)}: {reason}") if reason else ("", "")
+    elif outline.get("size") != [size[1], size[0]]:
+        shown = short(outline.get("size"))
+        value = f"segmentation size {shown} (height, width), photo {size[0]}x{size[1]}"
+        return kinds.MASK_SIZE, value
+    else:
+        reason = _wrong_runs(outline.get("counts"), size[0] * size[1])
+    return (kinds.OUTLINE, f"segmentation {short(outline)}: {reason}") if reason else None
 
 
 def _wrong_polygons(outline: Any) -> str:
@@ -47,11 +36,11 @@ def _wrong_polygons(outline: Any) -> str:
         return f"a {type(outline).__name__}, not a list of polygons"
     for i, polygon in enumerate(outline):
         if not isinstance(polygon, list):
-            return "a list of lists is wanted, one for each polygon"
+            return "expected a list of lists, one for each polygon"
         if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in polygon):
             return f"polygon {i} holds {short(polygon)}, not finite numbers"
         if len(polygon) < 6 or len(polygon) % 2:
-            return f"polygon {i} has {len(polygon)} coordinates, wanted x, y of 3 points or more"
+            return f"polygon {i} has {len(polygon)} coordinates, expected x, y of 3 or more points"
     return ""
 
 
@@ -59,18 +48,19 @@ def _wrong_runs(counts: Any, pixels: int) -> str:
     if isinstance(counts, str):
         counts = _decode(counts)
     if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
-        return "counts are no run lengths"
+        return "counts are not run lengths"
     if sum(counts) != pixels:
-        return f"counts sum to {sum(counts)}, wanted height * width = {pixels}"
+        return f"counts sum to {sum(counts)}, expected height * width = {pixels}"
     return ""
 
 
 def _decode(text: str) -> list[int] | None:
-    """The run lengths of COCO's compressed RLE; None if it is none.
+    """The run lengths of COCO's compressed RLE; None if the text is not one.
 
-    Five bits a character, the lowest first, from "0" on; a sixth says that more follow. From the
-    fourth number on, differences to the one before the last are written (pycocotools' maskApi.c).
-    pycocotools itself reads and writes past its memory where the text is spoilt.
+    A character holds five bits of a number, lowest first, as an offset from "0"; its sixth bit says
+    that the number goes on. From the fourth number on, the text holds differences to the number two
+    places before (pycocotools' maskApi.c). pycocotools itself accesses memory outside of its
+    buffers if the text is damaged.
     """
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:

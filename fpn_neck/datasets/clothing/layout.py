@@ -12,7 +12,7 @@ import colorsys
 import zlib
 from pathlib import Path
 
-# The order is the meaning: a mask pixel of value i shows CLASSES[i].
+# The order matters: a mask pixel of value i shows CLASSES[i].
 # fmt: off
 CLASSES: tuple[str, ...] = (
     "null", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra",
@@ -31,7 +31,7 @@ SPLITS = ("train", "val", "all")
 
 
 def _colour(index: int) -> tuple[int, int, int]:
-    """Hues a golden angle apart, in three values, so that neighbours in the list differ."""
+    """(red, green, blue), 0 to 255. Hues a golden angle apart: neighbours in the list differ."""
     if index == 0:
         return 40, 40, 40
     r, g, b = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.6)[index % 2], 1 - index % 3 * 0.2)
@@ -44,17 +44,17 @@ PALETTE = [list(_colour(i)) for i in range(len(CLASSES))]
 def split_of(number: int) -> str:
     """'train' or 'val' for the photo with this number (1 for ``img_0001.jpeg``).
 
-    One photo in eight is for validation. The choice depends on the photo's own number only, so it
-    is the same on every machine and for every subset of the photos.
+    One photo in eight is for validation. The choice depends on the photo's number only: it is the
+    same on every machine and for every subset of the photos.
     """
     return "val" if zlib.crc32(f"{number:04d}".encode()) % 8 == 0 else "train"
 
 
 def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
-    """Photos of a split with their masks, by number; gaps in the numbers are normal.
+    """Photos of a split with their masks, in the order of their numbers, which may have gaps.
 
     Raises:
-        ValueError: an unknown split, no photos under ``root``, or photos without a mask.
+        ValueError: the split is unknown, ``root`` has no photos, or a photo has no mask.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}; choose one of {SPLITS}")

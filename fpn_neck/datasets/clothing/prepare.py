@@ -7,83 +7,77 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from fpn_neck.datasets.check.findings import Finding, RefusedData, Track
+from fpn_neck.datasets.check.masks import Pair, check_pair
 from fpn_neck.datasets.clothing.check import (
-    SIZE,
-    Finding,
-    Pair,
-    RefusedData,
-    Source,
-    attempt,
+    SourceFolder,
+    as_found_in,
+    number_of,
     open_source,
     read_mask,
     read_photo,
 )
-from fpn_neck.datasets.clothing.layout import CLASSES, split_of
+from fpn_neck.datasets.clothing.layout import CLASSES, MASKS, split_of
 
-# Components of fewer pixels are slivers of superpixels; the smallest rings, watches and earrings
+# Components of fewer pixels are slivers of superpixels: the smallest rings, watches and earrings
 # of the data set are larger.
 TINY = 64
 
 
-class Examined(NamedTuple):
-    """What one pair gave: findings, or a COCO ``image`` entry and its ``annotations``."""
+class PreparedPhoto(NamedTuple):
+    """The findings of a photo and its mask, or a COCO ``image`` entry and its ``annotations``."""
 
     findings: list[Finding]
-    image: dict
-    annotations: list[dict]
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
 
 
-def examine(pair: Pair, root: Path, convert_to: Path | None = None) -> Examined:
+def prepare_photo(pair: Pair, root: Path, convert_to: Path | None = None) -> PreparedPhoto:
     """Check one pair and find its instances; copy it in Kaggle's layout if ``convert_to``."""
-    findings: list[Finding] = []
-    size = attempt(read_photo, pair.photo, root, findings)
-    mask = attempt(read_mask, pair.mask, root, findings)
-    if size and mask is not None and size != mask.shape[::-1]:
-        file = pair.mask.relative_to(root).as_posix()
-        value = "mask {1}x{0}, photo {2}x{3} pixels".format(*mask.shape, *size)
-        findings.append(Finding(SIZE, file, value))
-    if findings:
-        return Examined(findings, {}, [])
-    name = pair.photo.relative_to(root).as_posix()
+    findings, mask = check_pair(pair, read_photo, read_mask)
+    if findings or mask is None:
+        return PreparedPhoto([as_found_in(root, finding) for finding in findings], {}, [])
+    number, name = number_of(pair.photo), pair.photo.relative_to(root).as_posix()
     if convert_to:
-        name = _convert(pair, mask, convert_to)
-    image = {"id": pair.number, "file_name": name, "width": size[0], "height": size[1]}
-    return Examined([], image, [{"image_id": pair.number} | one for one in instances(mask)])
+        name = _convert(pair.photo, mask, convert_to)
+    image = {"id": number, "file_name": name, "width": mask.width, "height": mask.height}
+    annotations = [{"image_id": number} | one for one in instances(np.asarray(mask))]
+    return PreparedPhoto([], image, annotations)
 
 
-def _convert(pair: Pair, mask: np.ndarray, root: Path) -> str:
-    name = f"jpeg_images/IMAGES/img_{pair.number:04d}.jpeg"
-    shutil.copyfile(pair.photo, root / name)
-    Image.fromarray(mask).save(root / f"png_masks/MASKS/seg_{pair.number:04d}.png")
+def _convert(photo: Path, mask: Image.Image, root: Path) -> str:
+    number = number_of(photo)
+    name = f"jpeg_images/IMAGES/img_{number:04d}.jpeg"
+    shutil.copyfile(photo, root / name)
+    mask.save(root / MASKS / f"seg_{number:04d}.png")
     return name
 
 
-def instances(mask: np.ndarray) -> list[dict]:
+def instances(mask: np.ndarray) -> list[dict[str, Any]]:
     """COCO instances of a mask: the connected components (8 neighbours) of each label but null.
 
-    Two shoes apart are two instances, as they should be; but shoes that touch are one, and a
-    dress cut in two by an arm is two, for the masks do not tell. A component of fewer than
-    ``TINY`` pixels gets ``iscrowd=1``: something is there, so it is not background, but it is no
-    object to learn. COCO's metrics then neither ask for it nor punish finding it; mmdet sets such
-    boxes apart as ``ignored_instances`` (which its assigners heed if ``ignore_iof_thr`` > 0).
+    Masks do not tell objects apart: two shoes that touch are one instance, and a dress that an arm
+    cuts in two is two. A component of fewer than ``TINY`` pixels gets ``iscrowd=1``: it is not
+    background, but too small to learn. COCO's metrics then neither require it nor count it as a
+    false positive. mmdet keeps such boxes as ``ignored_instances`` (its assigners use them if
+    ``ignore_iof_thr`` > 0).
 
     Args:
         mask: label indices (H, W), uint8.
 
     Returns:
-        One dict an instance, with ``category_id``, ``bbox`` (x, y, width, height in pixels),
+        A dict for each instance, with ``category_id``, ``bbox`` (x, y, width, height in pixels),
         ``area`` in pixels, ``iscrowd`` and ``segmentation`` (compressed RLE).
     """
-    # Here, not above: split and labels need neither.
+    # Imported here, since the labels and the split need neither package.
     from pycocotools.mask import encode
     from scipy.ndimage import find_objects, label
 
@@ -111,11 +105,19 @@ def instances(mask: np.ndarray) -> list[dict]:
 
 
 class Summary(NamedTuple):
-    photos: dict[str, int]  # by split
+    """What was prepared.
+
+    Attributes:
+        photos: number of photos by split.
+        unlabelled: number of photos left out, since they have no mask.
+        empty: names of the photos whose mask is null everywhere; they are not left out.
+    """
+
+    photos: dict[str, int]
     instances: int
     tiny: int
-    unlabelled: int  # photos without a mask, left out
-    empty: list[str]  # photos whose mask is null everywhere, taken as they are
+    unlabelled: int
+    empty: list[str]
     out: Path
 
 
@@ -124,21 +126,21 @@ def prepare(
     out: Path | None = None,
     *,
     workers: int = 1,
-    track: Callable[[Iterable[Examined], int], Iterable[Examined]] = lambda results, total: results,
+    track: Track[PreparedPhoto] = lambda results, total: results,
 ) -> Summary:
     """Check ``source`` and write ``annotations/instances_{train,val}.json`` under ``out``.
 
-    The authors' repository is converted to Kaggle's layout under ``out`` as well: JPEG bytes as
-    they are, masks lossless. A Kaggle folder is only read; its ``out`` is itself unless given.
-    File names in the json are relative to the folder in Kaggle's layout.
+    The authors' repository is also converted to Kaggle's layout under ``out``: JPEG bytes as they
+    are, masks lossless. A folder in Kaggle's layout is only read; ``out`` is by default the folder
+    itself. File names in the json are relative to the folder in Kaggle's layout.
 
     Args:
-        workers: processes.
-        track: given the results and their number, hands them on; for a progress bar.
+        workers: number of processes.
+        track: wraps the results, for a progress bar.
 
     Raises:
-        RefusedData: something in the data would poison training; nothing was written.
-        ValueError: ``source`` or ``out`` will not do.
+        RefusedData: something in the data would spoil training; nothing was written.
+        ValueError: ``source`` has no known layout, or ``out`` is missing or taken.
     """
     found = open_source(source.resolve())
     out = _target(found, out)
@@ -147,28 +149,30 @@ def prepare(
         staging = Path(folder)
         if found.original:
             _make_layout(staging)
-        job = partial(examine, root=found.root, convert_to=staging if found.original else None)
+        convert_to = staging if found.original else None
+        job = partial(prepare_photo, root=found.root, convert_to=convert_to)
         with ProcessPoolExecutor(workers) as pool:
             results = pool.map(job, found.pairs, chunksize=4)
-            examined = list(track(results, len(found.pairs)))
-        findings = found.findings + [finding for one in examined for finding in one.findings]
+            prepared = list(track(results, len(found.pairs)))
+        findings = [as_found_in(found.root, finding) for finding in found.findings]
+        findings += [finding for one in prepared for finding in one.findings]
         if findings:
             raise RefusedData(findings)
-        _write_coco(examined, staging)
+        _write_coco(prepared, staging)
         _publish(staging, out)
-    every = [annotation for one in examined for annotation in one.annotations]
-    splits = [split_of(one.image["id"]) for one in examined]
+    every = [annotation for one in prepared for annotation in one.annotations]
+    splits = [split_of(one.image["id"]) for one in prepared]
     return Summary(
         photos={split: splits.count(split) for split in ("train", "val")},
         instances=len(every),
         tiny=sum(annotation["iscrowd"] for annotation in every),
         unlabelled=found.unlabelled,
-        empty=[one.image["file_name"] for one in examined if not one.annotations],
+        empty=[one.image["file_name"] for one in prepared if not one.annotations],
         out=out,
     )
 
 
-def _target(found: Source, out: Path | None) -> Path:
+def _target(found: SourceFolder, out: Path | None) -> Path:
     if not found.original:
         return (out or found.root).resolve()
     if out is None or out.resolve() == found.root:
@@ -182,20 +186,20 @@ def _target(found: Source, out: Path | None) -> Path:
 
 def _make_layout(root: Path) -> None:
     (root / "jpeg_images" / "IMAGES").mkdir(parents=True)
-    (root / "png_masks" / "MASKS").mkdir(parents=True)
+    (root / MASKS).mkdir(parents=True)
     with (root / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("i", "label_list"), *enumerate(CLASSES)])
 
 
-def _write_coco(examined: list[Examined], root: Path) -> None:
+def _write_coco(prepared: list[PreparedPhoto], root: Path) -> None:
     (root / "annotations").mkdir()
     for split in ("train", "val"):
-        chosen = [one for one in examined if split_of(one.image["id"]) == split]
+        chosen = [one for one in prepared if split_of(one.image["id"]) == split]
         annotations = [annotation for one in chosen for annotation in one.annotations]
         coco = {
             "info": {"description": f"Clothing Co-Parsing, {split}: components of each label"},
             "images": [one.image for one in chosen],
-            # From 1: pycocotools takes the id 0 for "not matched".
+            # From 1, since pycocotools takes the id 0 for "not matched".
             "annotations": [{"id": i} | one for i, one in enumerate(annotations, start=1)],
             "categories": [{"id": i, "name": n} for i, n in enumerate(CLASSES) if i],
         }
@@ -204,7 +208,7 @@ def _write_coco(examined: list[Examined], root: Path) -> None:
 
 
 def _publish(staging: Path, out: Path) -> None:
-    """Move what is finished; the json comes last, as the sign that all of it is there."""
+    """Move the finished files; the json files last, since they show that the rest is there."""
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     for name in ("jpeg_images", "png_masks", "labels.csv"):
         if (staging / name).exists():

@@ -12,9 +12,10 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
+from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.check.heads import check_weights
-from fpn_neck.datasets.check.listing import Source
-from fpn_neck.datasets.check.run import DatasetCheck, RefusedData
+from fpn_neck.datasets.check.listing import DataSource
+from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.sections import check_levels, check_metrics, require
 
 
@@ -50,7 +51,7 @@ def dataset_parts(dataset: dict) -> Iterator[dict]:
         yield from dataset_parts(part)
 
 
-def data_sources(cfg: Config, *splits: str) -> list[Source]:
+def data_sources(cfg: Config, *splits: str) -> list[DataSource]:
     """The data sets of these splits, none twice, their files not listed yet."""
     names: list[tuple[dict, list[str]]] = []
     for split in splits:
@@ -63,7 +64,7 @@ def data_sources(cfg: Config, *splits: str) -> list[Source]:
     return [_source(", ".join(of), part, cfg.get("default_scope")) for part, of in names]
 
 
-def _source(name: str, part: dict, scope: str | None) -> Source:
+def _source(name: str, part: dict, scope: str | None) -> DataSource:
     loaders: dict[str, dict] = {}
     for transform in _transforms(part.get("pipeline", [])):
         loaders.setdefault(_type_name(transform).rpartition(".")[2], transform)
@@ -74,9 +75,9 @@ def _source(name: str, part: dict, scope: str | None) -> Source:
     try:
         with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):
             dataset = _build_lazily(part) if "LoadImageFromFile" in loaders else part["type"]
-            return Source(name, dataset, loader, opencv)
+            return DataSource(name, dataset, loader, opencv)
     except Exception as error:  # of any type: it is a finding
-        return Source(name, error, loader, opencv)
+        return DataSource(name, error, loader, opencv)
 
 
 def _build_lazily(part: dict) -> Any:
