@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.models.fpn_fast import fits, pyramid
+from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.memory_format import in_layout_of
+from fpn_neck.models.fpn_fast import fast_pyramid, takes_fast_path
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
 
@@ -138,8 +140,10 @@ class FPN(nn.Module):
         """
         check_maps("FPN", inputs, self.in_channels)
         used = inputs[self.start_level : self.end_level + 1]  # C2..C5
-        if fits(self, used):  # the same numbers sooner
-            outs, lateral = pyramid(self, used)
+        if self._takes_fast_path(used):  # the same result, faster
+            outs, lateral = fast_pyramid(self.lateral_convs, self._smooth_convs(), used)
+            if self.extra_source == "on_lateral":  # nothing else depends on its memory format
+                lateral = in_layout_of(lateral, used[-1])
             return tuple(outs + self._extra_levels(inputs[self.end_level], lateral, outs[-1]))
         sizes = [x.shape[-2:] for x in used]
         if self.laterals:
@@ -150,6 +154,27 @@ class FPN(nn.Module):
         if self.smooth == "merged":
             outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
         return tuple(outs + self._extra_levels(inputs[self.end_level], laterals[-1], outs[-1]))
+
+    def _takes_fast_path(self, maps: Sequence[Tensor]) -> bool:
+        return (
+            eager()
+            and self._is_paper_neck()
+            and takes_fast_path(self.lateral_convs, self._smooth_convs(), maps, self.out_channels)
+        )
+
+    def _is_paper_neck(self) -> bool:
+        """The paper's top-down path, with a 3x3 on each merged map or on none."""
+        return (
+            self.smooth != "chained"
+            and self.top_down
+            and self.laterals
+            and self.upsample_cfg == {"mode": "nearest"}
+            and type(self)._top_down_path is FPN._top_down_path
+            and "_top_down_path" not in self.__dict__
+        )
+
+    def _smooth_convs(self) -> list[nn.Module]:
+        return list(self.fpn_convs)[: self.num_smooth]
 
     def output_strides(self, strides: Sequence[int]) -> list[int]:
         """Strides of the maps it returns, from those of the maps it gets, in image pixels."""

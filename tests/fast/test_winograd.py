@@ -1,7 +1,6 @@
 """fpn_neck.fast.cpu.winograd and conv3x3: Winograd's convolution against torch's in float64.
 
-Tolerances are relative to the largest value of the reference: 1e-12 in float64, 1e-5 in float32
-(measured: 3e-6 at 256 channels, where the direct convolution has 3e-7), rounding in the short ones.
+Tolerances: `helpers.fast_paths.TOLERANCE`.
 """
 
 import copy
@@ -10,21 +9,14 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
 
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.conv3x3 import conv3x3
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-
-
-def assert_close(ours, expected, tolerance):
-    """Largest absolute difference over the largest absolute value."""
-    assert ours.shape == expected.shape
-    scale = expected.abs().max().item()
-    torch.testing.assert_close(ours.double(), expected.double(), atol=tolerance * scale, rtol=0)
 
 
 def direct(x, weight, bias):
