@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import check_strides, declared, declares
 from fpn_neck.models.fpn import FPN
-from fpn_neck.utils.arguments import check_options
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 
@@ -40,15 +40,10 @@ class PyramidBackbone(nn.Module):
         self, backbone: Mapping[str, Any] | str | nn.Module, neck: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        neck = check_options("neck", neck)
-        if "type" in neck or "in_channels" in neck:
-            raise TypeError(
-                f"neck={neck}: the type is always FPN and in_channels come from the backbone; "
-                "leave them out"
-            )
+        options = neck_options(neck)
         self.backbone = _build(backbone)
-        channels, strides = _pyramid_of(self.backbone)
-        self.neck = FPN(channels, **neck)
+        channels, strides = _channels_and_strides(self.backbone)
+        self.neck = FPN(channels, **options)
         self.strides = tuple(self.neck.output_strides(strides))
         self.out_channels = (self.neck.out_channels,) * self.neck.num_outs
 
@@ -63,35 +58,22 @@ class PyramidBackbone(nn.Module):
 
 
 def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
-    if isinstance(backbone, (str, nn.Module)):
-        return build_backbone(backbone)
-    if not isinstance(backbone, Mapping):
+    if not isinstance(backbone, (str, Mapping, nn.Module)):
         raise TypeError(
             f"backbone={backbone!r}: expected a config (a dict with 'type'), the name of a timm "
             "model or a module"
         )
-    from fpn_neck.mm.registry import MODELS
-
-    try:
-        return MODELS.build(backbone)
-    except Exception as e:  # of any type, for a name that is not registered too
-        raise ValueError(f"backbone={dict(backbone)} can't be built: {e}") from e
+    return build_backbone(backbone)
 
 
-def _pyramid_of(backbone: nn.Module) -> tuple[Sequence[int], Sequence[int]]:
-    """Channels and strides of a backbone's maps, declared or measured."""
-    # mmdet's ResNet has strides (of its stages) and no out_channels, its EfficientNet one number.
-    declared = [getattr(backbone, name, None) for name in ("out_channels", "strides")]
-    if all(isinstance(numbers, Sequence) for numbers in declared):
-        channels, strides = declared
+def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Of a backbone's maps, declared or measured."""
+    names = "out_channels", "strides"
+    if declares(backbone, *names):
+        channels, strides = declared(backbone, *names, remedy="one number per map")
     else:
         channels, strides = _measure(backbone)
-    if len(strides) < 2 or any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
-        raise ValueError(
-            f"backbone {type(backbone).__name__} gives maps of strides {list(strides)}: an FPN "
-            "needs two or more that get coarser level by level (a plain ViT has one stride); "
-            "choose a hierarchical backbone, or out_indices with growing strides"
-        )
+    check_strides(f"backbone {type(backbone).__name__}", strides, least=2)
     return channels, strides
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fpn_neck.losses import PixelLoss
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.seg_head import SegHead, resize
 from fpn_neck.models.tiled_head import TILE, fits, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map
-from fpn_neck.utils.arguments import check_options, check_wholes
+from fpn_neck.utils.arguments import check_options
 
 
 class Segmenter(nn.Module):
@@ -28,8 +29,9 @@ class Segmenter(nn.Module):
         num_classes: K.
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...}``; only
             with a name.
-        fpn: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
+        neck: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
         head: further arguments of `SegHead`, e.g. ``{'merge': 'cat'}``.
+        fpn: the old name of ``neck``; goes with 0.2.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
@@ -41,26 +43,21 @@ class Segmenter(nn.Module):
         backbone: str | nn.Module,
         num_classes: int,
         *,
-        backbone_options: dict[str, Any] | None = None,
-        fpn: dict[str, Any] | None = None,
-        head: dict[str, Any] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        neck: Mapping[str, Any] | None = None,
+        head: Mapping[str, Any] | None = None,
+        fpn: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        backbone = build_backbone(backbone, backbone_options)
-        if not (hasattr(backbone, "out_channels") and hasattr(backbone, "strides")):
-            raise TypeError(
-                f"backbone {type(backbone).__name__} must declare out_channels and strides, one "
-                "number per map, finest first"
-            )
-        channels = check_wholes("backbone.out_channels", backbone.out_channels, 1)
-        strides = check_wholes("backbone.strides", backbone.strides, 1)
-        if len(channels) != len(strides):
-            raise ValueError(
-                f"backbone.out_channels={channels} and backbone.strides={strides} must be of the "
-                "same length, one number per map"
-            )
-        self.backbone = backbone
-        self.neck = FPN(channels, **check_options("fpn", fpn))
+        options = neck_options(neck, fpn)
+        self.backbone = build_backbone(backbone, backbone_options)
+        channels, strides = declared(
+            self.backbone,
+            "out_channels",
+            "strides",
+            remedy="give a module that declares both, or the name of a timm model",
+        )
+        self.neck = FPN(channels, **options)
         head = {"strides": self.neck.output_strides(strides)} | check_options("head", head)
         in_channels = [self.neck.out_channels] * self.neck.num_outs
         self.head = SegHead(in_channels, num_classes, **head)

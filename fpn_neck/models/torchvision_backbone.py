@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
 
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
-from fpn_neck.utils.arguments import check_wholes
 
 # What the two families of detectors expect, as arguments of `FPN`. torchvision's default anchors
 # are made for five levels in both.
@@ -39,9 +39,10 @@ class FPNBackbone(nn.Module):
             that maps (N, 3, H, W) to a sequence or mapping of (N, C_i, H_i, W_i).
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...,
             'frozen_levels': 1}``; only with a name.
-        fpn: arguments of `FPN` beside ``in_channels``; five levels unless ``num_outs`` says
+        neck: further arguments of `FPN`; five levels unless ``num_outs`` says
             otherwise. ``P3_TO_P7`` is for RetinaNet and FCOS; ``P3_TO_P7 | {'add_extra_convs':
             'on_input'}`` takes P6 from C5, as ``LastLevelP6P7(2048, 256)`` does.
+        fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
         out_channels: width of every level.
@@ -57,17 +58,13 @@ class FPNBackbone(nn.Module):
         backbone: str | nn.Module,
         *,
         backbone_options: Mapping[str, Any] | None = None,
-        fpn: Mapping[str, Any] = P2_TO_P6,
+        neck: Mapping[str, Any] | None = None,
+        fpn: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(fpn, Mapping) or "in_channels" in fpn:
-            raise TypeError(
-                f"fpn={fpn!r}: expected a dict of FPN's arguments without in_channels, which the "
-                "backbone declares, e.g. dict(out_channels=128)"
-            )
-        self.body = _build_body(backbone, backbone_options)
-        channels = check_wholes("backbone.out_channels", self.body.out_channels, 1)
-        self.fpn = FPN(channels, **(P2_TO_P6 | dict(fpn)))
+        options = P2_TO_P6 | neck_options(neck, fpn)
+        self.body, channels = _build_body(backbone, backbone_options)
+        self.fpn = FPN(channels, **options)
         self.out_channels = self.fpn.out_channels
         self.level_names = _level_names(self.fpn)
 
@@ -82,27 +79,21 @@ class FPNBackbone(nn.Module):
         return OrderedDict(zip(self.level_names, self.fpn(maps), strict=True))
 
 
-def _build_body(backbone: str | nn.Module, options: Mapping[str, Any] | None) -> nn.Module:
+def _build_body(
+    backbone: str | nn.Module, options: Mapping[str, Any] | None
+) -> tuple[nn.Module, list[int]]:
+    """The module, and the channels of its maps, finest first."""
     backbone = build_backbone(backbone, options)
     if isinstance(backbone, ResNet):
-        return _resnet_stages(backbone)
-    if not isinstance(backbone, nn.Module) or not isinstance(
-        getattr(backbone, "out_channels", None), Sequence
-    ):
-        raise TypeError(
-            f"backbone: {type(backbone).__name__} is neither a timm model's name, nor a "
-            "torchvision ResNet, nor a module that declares out_channels, one number per map, "
-            "finest first"
-        )
-    return backbone
-
-
-def _resnet_stages(resnet: ResNet) -> nn.Module:
-    """C2..C5 under the ResNet's own weight names, as in torchvision's detectors."""
-    stages = ("layer1", "layer2", "layer3", "layer4")
-    body = IntermediateLayerGetter(resnet, {name: name for name in stages})
-    body.out_channels = [resnet.inplanes >> i for i in (3, 2, 1, 0)]
-    return body
+        # C2..C5 under the ResNet's own weight names, as in torchvision's detectors.
+        stages = ("layer1", "layer2", "layer3", "layer4")
+        body = IntermediateLayerGetter(backbone, {name: name for name in stages})
+        return body, [backbone.inplanes >> i for i in (3, 2, 1, 0)]
+    remedy = (
+        "give a timm model's name, a torchvision ResNet, or a module that declares out_channels"
+    )
+    (channels,) = declared(backbone, "out_channels", remedy=remedy)
+    return backbone, channels
 
 
 def _level_names(fpn: FPN) -> list[str]:

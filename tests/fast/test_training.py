@@ -14,7 +14,7 @@ def losses(images, labels, fast, shift=0.0):
     """Of every step; ``shift``: what the first weights are moved by, relatively."""
     torch.manual_seed(0)
     head = {"channels": 64, "dropout": 0.0}
-    model = Segmenter("resnet10t", 7, fpn={"out_channels": 128}, head=head)
+    model = Segmenter("resnet10t", 7, neck={"out_channels": 128}, head=head)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1 + shift)

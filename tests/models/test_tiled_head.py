@@ -44,7 +44,7 @@ class Pyramid(nn.Module):
 def segmenter(norm=NORMS[0], dtype=torch.float64, backbone=None, **head):
     groups = {"num_groups": 8} if norm and norm["type"] == "GN" else {}
     head = {"channels": 16, "norm_cfg": norm and norm | groups} | head
-    model = Segmenter(backbone or Pyramid(), K, fpn={"out_channels": 8}, head=head)
+    model = Segmenter(backbone or Pyramid(), K, neck={"out_channels": 8}, head=head)
     nn.init.normal_(model.head.conv_seg.weight)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
