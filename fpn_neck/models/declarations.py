@@ -31,7 +31,8 @@ def declared(backbone: Any, *names: str, remedy: str) -> list[list[int]]:
         ValueError: a number is below 1, or the lists are not of the same length.
     """
     if not isinstance(backbone, nn.Module):
-        raise TypeError(f"backbone={backbone!r} is a {type(backbone).__name__}: {remedy}")
+        found, words = type(backbone).__name__, " and ".join(names)
+        raise TypeError(f"backbone={backbone!r} ({found}) does not declare {words}: {remedy}")
     if not declares(backbone, *names):
         found = ", ".join(f"{name}={getattr(backbone, name, None)!r}" for name in names)
         raise TypeError(

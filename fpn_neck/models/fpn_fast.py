@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, is_worth
-from fpn_neck.fast.cpu.merge import is_half, merge, merged_rows
-from fpn_neck.fast.eligible import plain_conv, plain_tensors, untouched
+from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, winograd_is_faster
+from fpn_neck.fast.cpu.merge import has_half_size, merge, merged_rows
+from fpn_neck.fast.eligible import are_plain_tensors, is_plain_conv, is_unmodified
 from fpn_neck.fast.memory_format import is_channels_last
 from fpn_neck.models.layers import ConvNormAct
 
@@ -33,21 +33,21 @@ def takes_fast_path(
     The blocks must be plain 1x1 and 3x3 convolutions with bias, on the CPU, and the finest map must
     be large enough.
     """
-    if not is_worth(maps[0], out_channels, out_channels):
+    if not winograd_is_faster(maps[0], out_channels, out_channels):
         return False
     if not (all(_is_plain(b, 1) for b in laterals) and all(_is_plain(b, 3) for b in smooths)):
         return False
     convs = _convs([*laterals, *smooths])
-    return plain_tensors(*maps, *(t for conv in convs for t in (conv.weight, conv.bias)))
+    return are_plain_tensors(*maps, *(t for conv in convs for t in (conv.weight, conv.bias)))
 
 
 def _is_plain(block: nn.Module, kernel: int) -> bool:
     return (
         type(block) is ConvNormAct
-        and untouched(block)
+        and is_unmodified(block)
         and block.norm_name is None
         and block.activate is None
-        and plain_conv(block.conv, kernel)
+        and is_plain_conv(block.conv, kernel)
         and block.conv.bias is not None
     )
 
@@ -82,8 +82,14 @@ def fast_pyramid(
             merged.insert(0, merge(x, lateral.weight, lateral.bias, above, channels_last))
             continue
         conv = smooth_convs[i]
-        by_winograd = is_worth(x, conv.in_channels, conv.out_channels)
-        if i == 0 and by_winograd and not needs_grad and above is not None and is_half(above, x):
+        by_winograd = winograd_is_faster(x, conv.in_channels, conv.out_channels)
+        if (
+            i == 0
+            and by_winograd
+            and not needs_grad
+            and above is not None
+            and has_half_size(above, x)
+        ):
             # Only this convolution needs the finest merged map: it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)
             outs.insert(0, conv3x3_rows(rows, x, conv.weight, conv.bias, channels_last, conv))

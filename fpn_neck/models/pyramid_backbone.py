@@ -1,4 +1,4 @@
-"""Backbone and FPN in one, so that nobody types the channels between them."""
+"""A backbone and an FPN as one module, which passes the channels from one to the other."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 class PyramidBackbone(nn.Module):
     """Images -> pyramid, for detectors and segmenters with ``neck=None``.
 
-    ``backbone`` and ``neck`` are the two parts, and their names in the state dict. Channels and
-    strides come from the backbone: from its ``out_channels`` and ``strides``, one number per map,
-    where it declares them (`TimmBackbone` does); mmdet's and mmseg's declare nothing and are run
-    once, on a blank image of 128 x 128 px, and measured.
+    Its two parts are ``backbone`` and ``neck``, also in the state dict. If the backbone declares
+    ``out_channels`` and ``strides``, one number per map, these are used (`TimmBackbone` does). If
+    not, as in mmdet and mmseg, they are measured on a blank image of 128 x 128 px.
 
     Args:
-        backbone: config of any registered backbone (needs mmengine), the name of a timm model, or
-            a module that maps (N, C, H, W) to a sequence of maps, finest first.
-        neck: further arguments of `FPN`, e.g. ``{'out_channels': 256, 'num_outs': 5}``; all but
-            ``in_channels``.
+        backbone: config of a registered backbone (after ``import fpn_neck.registry``, which needs
+            mmengine), the name of a timm model, or a module that maps (N, C, H, W) to a sequence of
+            maps, finest first.
+        neck: further arguments of `FPN`, e.g. ``{'out_channels': 256, 'num_outs': 5}``.
 
     Attributes:
-        out_channels, strides: of every map it gives, finest first.
+        out_channels, strides: of every map of the pyramid, finest first.
 
     Raises:
-        TypeError, ValueError: a backbone without a pyramid, and whatever the parts refuse.
+        TypeError, ValueError: a backbone without a pyramid, and what the parts refuse.
     """
 
     def __init__(
@@ -52,9 +51,10 @@ class PyramidBackbone(nn.Module):
         return self.neck(self.backbone(x))
 
     def init_weights(self) -> None:
-        """Let the backbone load what its ``init_cfg`` names; mmengine calls this."""
-        if hasattr(self.backbone, "init_weights"):
-            self.backbone.init_weights()
+        """Let the backbone load the weights of its ``init_cfg``; mmengine calls this."""
+        init_weights = getattr(self.backbone, "init_weights", None)
+        if callable(init_weights):
+            init_weights()
 
 
 def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
@@ -79,11 +79,11 @@ def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Run it once, in eval mode, in which no batch norm counts the blank image."""
+    """Run it once, in eval mode, so that no batch norm counts the blank image."""
     like = next(backbone.parameters(), torch.empty(0))
     image = like.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     was_training = backbone.training
-    backbone.eval()  # not chained: mmdet's give None
+    backbone.eval()  # not chained: in mmdet it returns None
     try:
         maps = backbone(image)
     except RuntimeError as e:

@@ -1,4 +1,4 @@
-"""A backbone and our pyramid as one module, in the form that torchvision's detectors take."""
+"""A backbone and an FPN as one module, in the form that torchvision's detectors take."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
 
-# What the two families of detectors expect, as arguments of `FPN`. torchvision's default anchors
-# are made for five levels in both.
+# Arguments of `FPN` for the two families of detectors. torchvision's default anchors are made for
+# five levels in both.
 P2_TO_P6 = {"num_outs": 5}  # FasterRCNN, MaskRCNN: P6 subsamples P5, torchvision's LastLevelMaxPool
 P3_TO_P7 = {  # RetinaNet, FCOS: torchvision's LastLevelP6P7, which has a ReLU before P7
     "start_level": 1,
@@ -34,9 +34,9 @@ class FPNBackbone(nn.Module):
 
     Args:
         backbone: name of a timm model (built by `fpn_neck.models.timm_backbone.TimmBackbone`); or a
-            torchvision ``ResNet``, whose four stages are used and whose norms and frozen weights
-            stay as they are; or a module with ``out_channels`` (one number per map, finest first)
-            that maps (N, 3, H, W) to a sequence or mapping of (N, C_i, H_i, W_i).
+            torchvision ``ResNet``, of which the four stages are used, with its norms and frozen
+            weights; or a module with ``out_channels`` (one number per map, finest first)
+            that maps (N, 3, H, W) to a sequence or a mapping of (N, C_i, H_i, W_i).
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...,
             'frozen_levels': 1}``; only with a name.
         neck: further arguments of `FPN`; five levels unless ``num_outs`` says
@@ -50,7 +50,7 @@ class FPNBackbone(nn.Module):
             convolutions, or 'pool' (then 'pool2', ...) for subsampled ones.
 
     Raises:
-        TypeError, ValueError: a backbone without declared channels, and whatever the parts refuse.
+        TypeError, ValueError: a backbone without declared channels, and what the parts refuse.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FPNBackbone(nn.Module):
         """Normalised images (N, 3, H, W) of any size -> {level name: (N, out_channels, H_i, W_i)}.
 
         Raises:
-            ValueError: the backbone gives other maps than it declared.
+            ValueError: the backbone returns other maps than it declares.
         """
         maps = self.body(images)  # C2..C5
         maps = list(maps.values()) if isinstance(maps, Mapping) else maps
@@ -83,17 +83,17 @@ def _build_body(
     backbone: str | nn.Module, options: Mapping[str, Any] | None
 ) -> tuple[nn.Module, list[int]]:
     """The module, and the channels of its maps, finest first."""
-    backbone = build_backbone(backbone, options)
-    if isinstance(backbone, ResNet):
+    module = build_backbone(backbone, options)
+    if isinstance(module, ResNet):
         # C2..C5 under the ResNet's own weight names, as in torchvision's detectors.
         stages = ("layer1", "layer2", "layer3", "layer4")
-        body = IntermediateLayerGetter(backbone, {name: name for name in stages})
-        return body, [backbone.inplanes >> i for i in (3, 2, 1, 0)]
+        body = IntermediateLayerGetter(module, {name: name for name in stages})
+        return body, [module.inplanes >> i for i in (3, 2, 1, 0)]
     remedy = (
         "give a timm model's name, a torchvision ResNet, or a module that declares out_channels"
     )
-    (channels,) = declared(backbone, "out_channels", remedy=remedy)
-    return backbone, channels
+    (channels,) = declared(module, "out_channels", remedy=remedy)
+    return module, channels
 
 
 def _level_names(fpn: FPN) -> list[str]:

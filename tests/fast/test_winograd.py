@@ -104,7 +104,7 @@ def test_every_row_is_asked_for_in_order_and_by_pairs(size, threads):
     assert len(asked) <= threads and all(run == sorted(set(run)) for run in asked)
     every = [(n, y) for n in range(2) for y in range(size[0])]
     assert sorted({row for run in asked for row in run}) == every
-    assert sum(map(len, asked)) <= len(every) + 2 * winograd.MARGIN * (threads - 1)
+    assert sum(map(len, asked)) <= len(every) + 2 * winograd.MARGIN_ROWS * (threads - 1)
 
 
 # The transformed weights are kept between calls -------------------------------------------------
