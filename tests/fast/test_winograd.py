@@ -11,12 +11,22 @@ import torch
 import torch.nn.functional as F
 from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
+from torch.autograd import forward_ad
 
 from fpn_neck.fast.cpu import winograd
-from fpn_neck.fast.cpu.conv3x3 import conv3x3
+from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
 
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.usefixtures("any_size")
+def test_forward_mode_derivatives_of_a_convolution():
+    conv, x, tangent = nn.Conv2d(3, 5, 3, padding=1), *torch.randn(2, 2, 3, 9, 11)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(run_conv(conv, forward_ad.make_dual(x, tangent)))
+        assert found.tangent is not None
+        torch.testing.assert_close(found.tangent, F.conv2d(tangent, conv.weight, padding=1))
 
 
 def direct(x, weight, bias):

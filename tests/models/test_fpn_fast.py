@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -381,6 +382,22 @@ def test_functional_transforms():
     _, tangent = torch.func.jvp(lambda x: fpn([x, *inputs[1:]])[0], (inputs[0],), (inputs[0],))
     zero = fpn([torch.zeros_like(inputs[0]), *inputs[1:]])[0]
     assert_same([tangent], [fpn(inputs)[0] - zero])  # linear in its inputs
+
+
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_forward_mode_derivatives(smooth):
+    """By `torch.autograd.forward_ad` itself, which our own autograd functions do not support."""
+    fpn, inputs = build(smooth=smooth), maps()
+    tangents = [torch.randn_like(x) for x in inputs]
+    assert fpn._takes_fast_path(inputs)
+    with forward_ad.dual_level():
+        assert not fpn._takes_fast_path(inputs)
+        duals = [forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents, strict=True)]
+        found = [forward_ad.unpack_dual(y) for y in fpn(duals)]
+    zero = fpn([torch.zeros_like(x) for x in inputs])  # an FPN is linear, but for the biases
+    expected = [y - z for y, z in zip(fpn(tangents), zero, strict=True)]
+    assert_same([y.tangent for y in found], expected)
+    assert_same([y.primal for y in found], fpn(inputs))
 
 
 # What torch does with modules -------------------------------------------------------------------
