@@ -1,7 +1,7 @@
-"""Losses that are a function of a few sums over the labelled pixels.
+"""Losses that are functions of a few sums over the labelled pixels.
 
-Sums can be taken a few rows at a time, so such a loss needs no logits at the labels' size: see
-`fpn_neck.strips.full_size_loss`.
+Sums can be taken a few rows at a time, so such a loss does not need all logits at the labels' size:
+see `fpn_neck.strips.full_size_loss`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from fpn_neck.utils.arguments import (
     check_whole,
 )
 
-_TINY = torch.finfo(torch.float32).tiny  # for 0 / 0 where all pixels are ignored
+_TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
 
 
 class PixelLoss(nn.Module):
     """A loss ``loss_weight * value(sums over pixels)``.
 
-    A subclass says what is summed, and what becomes of the sums.
+    A subclass defines ``sums`` and ``value``.
 
     Args:
-        class_weight: one number >= 0 per class; None weighs all the same.
-        ignore_index: label that counts nowhere.
+        class_weight: one number >= 0 per class; None gives all the same weight.
+        ignore_index: label to ignore.
         loss_weight: factor on the result.
         loss_name: key of the loss in the frameworks' logs; contains 'loss'.
 
     Raises:
-        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
+
+    class_weight: Tensor | None
 
     def __init__(
         self,
@@ -47,14 +49,15 @@ class PixelLoss(nn.Module):
         loss_name: str = "loss",
     ) -> None:
         super().__init__()
+        weights = None
         if class_weight is not None:
             numbers = check_numbers("class_weight", class_weight)
-            class_weight = torch.tensor(numbers, dtype=torch.float32)
-        self.register_buffer("class_weight", class_weight, persistent=False)
+            weights = torch.tensor(numbers, dtype=torch.float32)
+        self.register_buffer("class_weight", weights, persistent=False)
         self.ignore_index = check_whole("ignore_index", ignore_index, -(1 << 31), 1 << 31)
         self.loss_weight = check_number("loss_weight", loss_weight)
         if not isinstance(loss_name, str):
-            raise TypeError(f"loss_name={loss_name!r}: expected a text")
+            raise TypeError(f"loss_name={loss_name!r}: expected a string")
         self.loss_name = loss_name
 
     def forward(
@@ -73,7 +76,7 @@ class PixelLoss(nn.Module):
             ignore_index: overrides the constructor's (mmseg passes its head's).
 
         Returns:
-            Scalar; 0 (with a gradient of 0) where every pixel is ignored.
+            Scalar; 0, with a gradient of 0, if every pixel is ignored.
 
         Raises:
             TypeError: ``logits`` are not floating point, ``target`` is not int64.
@@ -113,8 +116,8 @@ class PixelLoss(nn.Module):
 
         Args:
             log_p: logarithms of the probabilities, (N, K, H, W), float32.
-            labels: (N, H, W), int64 in 0..K-1; any where ``pixels`` is 0.
-            pixels: weight of every pixel, (N, H, W), float32; 0 where it is ignored.
+            labels: (N, H, W), int64 in 0..K-1, also where ``pixels`` is 0.
+            pixels: weight of every pixel, (N, H, W), float32; 0 if it is ignored.
         """
         raise NotImplementedError
 
@@ -124,16 +127,17 @@ class PixelLoss(nn.Module):
 
 
 class CrossEntropyLoss(PixelLoss):
-    """Mean over the pixels of ``-w_t log p_t``, t being the pixel's label.
+    """Mean over the pixels of ``-w_t log p_t``, where t is the pixel's label.
 
     Args:
         class_weight: w; as in torch, the mean is then over the weights.
-        avg_non_ignore: True (default, torch's way) divides by the labelled pixels' weights; False
-            divides by the number of all pixels, the ignored too, as mmseg's loss does by default.
+        avg_non_ignore: True (default, as in torch) divides by the weights of the labelled pixels;
+            False divides by the number of all pixels, also the ignored, as mmseg's loss does by
+            default.
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
-        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
     def __init__(
@@ -151,7 +155,7 @@ class CrossEntropyLoss(PixelLoss):
         self.avg_non_ignore = check_flag("avg_non_ignore", avg_non_ignore)
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-        """(sum of the weighted losses, what to divide it by)."""
+        """(sum of the weighted losses, its divisor)."""
         if self.class_weight is not None:
             pixels = pixels * self.class_weight[labels]
         losses = -log_p.gather(1, labels.unsqueeze(1)).squeeze(1) * pixels
@@ -172,19 +176,19 @@ class DiceLoss(PixelLoss):
         dice_c = (2 * sum_i p_ic t_ic + eps) / (sum_i p_ic + sum_i t_ic + eps)
         loss   = sum_c w_c (1 - dice_c) / sum_c w_c
 
-    mmseg's DiceLoss keeps the ignored pixels in the denominator and flattens the classes into one
-    Dice, in which the background drowns the rest.
+    mmseg's DiceLoss keeps the ignored pixels in the denominator. It also takes one Dice over all
+    classes together, which the background dominates.
 
     Args:
-        class_weight: w, one number >= 0 per class; None weighs all the same.
-        absent_classes: True also averages over classes without a pixel in the batch, whose Dice
-            is near 0 for any p > 0 and only pushes them down; False (default) averages over the
-            classes that are there.
-        eps: keeps an empty class finite.
+        class_weight: w, one number >= 0 per class; None gives all the same weight.
+        absent_classes: False (default) averages over the classes that have pixels in the batch.
+            True averages over all classes; the Dice of an absent class is near 0 for any p > 0, so
+            that it only pushes p down.
+        eps: keeps the Dice of an empty class finite.
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
-        TypeError, ValueError: a weight or factor that is no number or negative, and the like.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
     def __init__(
@@ -206,12 +210,12 @@ class DiceLoss(PixelLoss):
         self.eps = eps
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-        """(3, K): of p t, of p and of t over the pixels."""
+        """(3, K): sums over the pixels of p t, of p and of t."""
         p = log_p.exp() * pixels.unsqueeze(1)
-        of_label = torch.stack((p.gather(1, labels.unsqueeze(1)).squeeze(1), pixels)).double()
-        # t is never written out as a (N, K, H, W) one-hot.
-        by_class = of_label.new_zeros(2, p.shape[1])
-        by_class = by_class.index_add(1, labels.flatten(), of_label.flatten(1))
+        by_pixel = torch.stack((p.gather(1, labels.unsqueeze(1)).squeeze(1), pixels)).double()
+        # Without t as a one-hot (N, K, H, W).
+        by_class = by_pixel.new_zeros(2, p.shape[1])
+        by_class = by_class.index_add(1, labels.flatten(), by_pixel.flatten(1))
         return torch.stack((by_class[0], p.sum((0, 2, 3)).double(), by_class[1]))
 
     def value(self, sums: Tensor) -> Tensor:
@@ -225,20 +229,25 @@ class DiceLoss(PixelLoss):
 
 
 class PixelAccuracy(PixelLoss):
-    """Per cent of the labelled pixels whose largest logit is their label's; no loss, for logs."""
+    """Percentage of the labelled pixels whose largest logit is their label's; for logs."""
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-        """(pixels that are right, pixels)."""
-        right = (log_p.max(1).indices == labels) * pixels
-        return torch.stack((right.double().sum(), pixels.double().sum()))
+        """(correct pixels, pixels)."""
+        correct = (log_p.max(1).indices == labels) * pixels
+        return torch.stack((correct.double().sum(), pixels.double().sum()))
 
     def value(self, sums: Tensor) -> Tensor:
-        right, count = sums
-        return (100 * right / count.clamp(min=_TINY)).float()
+        correct, count = sums
+        return (100 * correct / count.clamp(min=_TINY)).float()
 
 
 def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise TypeError unless int64, ValueError for a label that is neither a class nor ignored."""
+    """Check the labels of pixels.
+
+    Raises:
+        TypeError: ``target`` is not int64.
+        ValueError: a label is neither in 0..num_classes - 1 nor ``ignore_index``.
+    """
     if target.dtype != torch.int64:
         raise TypeError(f"target is {target.dtype}; labels must be int64: target.long()")
     wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))

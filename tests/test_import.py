@@ -25,7 +25,7 @@ class Backbone(torch.nn.Module):
     def forward(self, x):
         return [torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4)]
 
-model = fpn_neck.Segmenter(Backbone(), 3, fpn={'out_channels': 8}, head={'channels': 32})
+model = fpn_neck.Segmenter(Backbone(), 3, neck={'out_channels': 8}, head={'channels': 32})
 logits = model(torch.zeros(1, 3, 32, 32))
 fpn_neck.DiceLoss()(logits, torch.zeros(1, 32, 32, dtype=torch.long)).backward()
 steps.append(set(sys.modules) - steps[0])

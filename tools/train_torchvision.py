@@ -127,7 +127,7 @@ def build_model(name: str, num_classes: int, size: tuple[int, int]) -> nn.Module
     backbone = FPNBackbone(
         LITE0_MODEL,
         backbone_options={"checkpoint": f"package://{LITE0_PACKAGE}", "frozen_levels": 1},
-        fpn=levels | {"out_channels": WIDTH},
+        neck=levels | {"out_channels": WIDTH},
     )
     common = dict(min_size=size[0], max_size=size[1], image_mean=[0.5] * 3, image_std=[0.5] * 3)
     if name == "fcos":

@@ -21,7 +21,7 @@ from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.photos import read_photo
-from fpn_neck.models.tiled_head import TILE
+from fpn_neck.models.tiled_head import PHOTO_TILE
 
 
 def parse_args() -> Namespace:
@@ -29,7 +29,9 @@ def parse_args() -> Namespace:
     parser.add_argument("config", help="of mmseg, that the model was trained with")
     parser.add_argument("checkpoint", help="its checkpoint file")
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--tile", type=int, default=TILE, help="px a side (default: %(default)s)")
+    parser.add_argument(
+        "--tile", type=int, default=PHOTO_TILE, help="px a side (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()

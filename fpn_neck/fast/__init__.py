@@ -1,10 +1,10 @@
-"""The neck's arithmetic, sooner and in less memory; see docs/performance.md.
+"""Faster convolutions for the neck and the head, with less memory; see docs/performance.md.
 
-`fpn_neck.FPN` takes these paths by itself where they fit: see `fpn_neck.models.fpn_fast`. Their
-values differ from torch's own convolutions by rounding (about 1e-6 relative).
+`fpn_neck.FPN` and `fpn_neck.SegHead` use them by themselves where they apply. Their results differ
+from torch's own convolutions by rounding (about 1e-6 relative to the largest value).
 
-    fpn_neck.fast.enable(False)            # torch's own operators from here on, their exact bits
-    with fpn_neck.fast.enable(False): ...  # or in here only
+    fpn_neck.fast.enable(False)            # torch's own operators from here on, bit for bit
+    with fpn_neck.fast.enable(False): ...  # or only inside the block
 """
 
 from fpn_neck.fast.eligible import enable

@@ -1,4 +1,4 @@
-"""The one setting, and what torch may be doing that needs its own operators."""
+"""When the fast paths may run: the one setting, torch's modes, the modules, the tensors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _enabled = True
 
 
 class enable:  # noqa: N801 (used like torch.set_grad_enabled)
-    """Allow the fast paths or not, for the process, from this line or within a ``with`` block.
+    """Turn the fast paths on or off for the process, from this line on or in a ``with`` block.
 
-    Blocks of several threads that overlap in time undo each other: set it once, before.
+    Blocks of several threads that overlap in time undo each other: set it once, before the threads
+    start.
     """
 
     def __init__(self, allowed: bool = True) -> None:
@@ -42,7 +43,7 @@ class enable:  # noqa: N801 (used like torch.set_grad_enabled)
 
 
 def eager() -> bool:
-    """Whether calls run as written: enabled, and nothing records, transforms or counts them."""
+    """Whether fast paths are on, and torch neither records, transforms nor counts the calls."""
     return (
         _enabled
         and not torch.compiler.is_compiling()
@@ -50,33 +51,33 @@ def eager() -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not any(_GLOBAL_HOOKS)
         and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
-        and not _watched()
+        and not _has_function_mode()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0
     )
 
 
 def takes_fast_backward(grad: Tensor) -> bool:
-    """Not for a derivative of this one, for compilers and counters, nor for many at once."""
+    """Whether this is a plain first derivative: no double, batched, traced or counted backward."""
     batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # is_grads_batched=True
     return eager() and not torch.is_grad_enabled() and not batched
 
 
-def _watched() -> bool:
-    """Whether a mode sees torch's functions; one that only sets the default device may."""
+def _has_function_mode() -> bool:
+    """Whether a mode intercepts torch's functions, other than one that sets the default device."""
     modes = torch.overrides._get_current_function_mode_stack()
     if not modes:
         return False
-    from torch.utils._device import DeviceContext  # torch 2.6 loads it when it is needed
+    from torch.utils._device import DeviceContext  # torch 2.6 loads it on demand
 
     return any(type(mode) is not DeviceContext for mode in modes)
 
 
-def plain_conv(module: nn.Module, kernel: int) -> bool:
-    """An nn.Conv2d of stride 1 that keeps the size and that nobody hooked or replaced."""
+def is_plain_conv(module: nn.Module, kernel: int) -> bool:
+    """Whether it is an nn.Conv2d of stride 1 that keeps the size, without hooks."""
     return (
         type(module) is nn.Conv2d
-        and untouched(module)
+        and is_unmodified(module)
         and module.kernel_size == (kernel, kernel)
         and module.padding == (kernel // 2, kernel // 2)
         and module.stride == module.dilation == (1, 1)
@@ -85,8 +86,8 @@ def plain_conv(module: nn.Module, kernel: int) -> bool:
     )
 
 
-def untouched(module: nn.Module) -> bool:
-    """No hook and no forward of its own: what the class says is what a call would do."""
+def is_unmodified(module: nn.Module) -> bool:
+    """Whether it has neither hooks nor a replaced forward: a call does what its class does."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -96,8 +97,8 @@ def untouched(module: nn.Module) -> bool:
     )
 
 
-def plain_tensors(*tensors: Tensor) -> bool:
-    """Dense tensors of numbers on the CPU, of one dtype."""
+def are_plain_tensors(*tensors: Tensor) -> bool:
+    """Whether all are dense float tensors on the CPU, of one dtype."""
     dtype = tensors[0].dtype
     return dtype in _DTYPES and all(
         type(t) in (Tensor, nn.Parameter)

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """In channels_last and not contiguous as well (one channel or one pixel is both)."""
+    """Whether it is in channels_last and not also contiguous (one channel or one pixel is both)."""
     if x.dim() != 4 or x.is_contiguous():
         return False
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
-    """``x``, copied to contiguous if ``like`` is."""
+    """``x``, made contiguous if ``like`` is contiguous."""
     return x.contiguous() if like.is_contiguous() else x

@@ -1,11 +1,16 @@
 """mmengine's registries of the scope ``fpn_neck``; see `fpn_neck.registry`."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from mmengine import registry as root
 
+from fpn_neck.models.backbones import BUILDERS
 from fpn_neck.weights.mmengine_files import load_mmengines_checkpoints_here
 
 # torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
@@ -46,3 +51,14 @@ METRICS = _child(root.METRICS)
 HOOKS = _child(root.HOOKS)
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
 STRATEGIES = _child(root.STRATEGIES)
+
+
+def _build_backbone(config: Mapping[str, Any]) -> Any:
+    """A backbone of the current scope, for `fpn_neck.models.backbones.build_backbone`."""
+    try:
+        return MODELS.build(config)
+    except Exception as e:  # of any type, for a name that is not registered too
+        raise ValueError(f"backbone={dict(config)} can't be built: {e}") from e
+
+
+BUILDERS[Mapping] = _build_backbone

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.models.fpn_fast import fits, pyramid
+from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.memory_format import in_layout_of
+from fpn_neck.models.fpn_fast import fast_pyramid, takes_fast_path
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
 
-MOST_LEVELS = 32  # after fewer halvings every map is a single pixel
+MOST_LEVELS = 32  # after 32 halvings every map is a single pixel
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 SMOOTH = ("merged", "chained", "none")
 XAVIER_UNIFORM = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
@@ -21,42 +24,42 @@ XAVIER_UNIFORM = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"
 class FPN(nn.Module):
     """Backbone maps C2..C5 -> pyramid P2..P5 (and P6, P7 ...), all ``out_channels`` wide.
 
-    A 1x1 lateral convolution brings each map to ``out_channels``; from the coarsest level down,
-    the level above is upsampled to the lateral's own size and added; a 3x3 convolution smooths
-    each merged map. The arguments, their meaning and the state-dict keys are those of
-    ``mmdet.FPN`` (mmdet 3.3, ``models/necks/fpn.py``), so a published checkpoint loads with
-    ``strict=True``; the last three arguments are this package's own.
+    A 1x1 lateral convolution brings each map to ``out_channels``. From the coarsest level down, the
+    level above is upsampled to the lateral's size and added. A 3x3 convolution smooths each merged
+    map. The arguments, their meaning and the state-dict keys are those of ``mmdet.FPN`` (mmdet 3.3,
+    ``models/necks/fpn.py``), so that published checkpoints load with ``strict=True``; only the last
+    three arguments are not in mmdet.
 
     Args:
-        in_channels: channels of every map the backbone gives, finest first.
+        in_channels: channels of every map of the backbone, finest first.
         out_channels: width of the pyramid (256 in the paper).
-        num_outs: number of levels to return; None means one per used level. More than that adds
-            extra, coarser levels.
+        num_outs: number of levels to return; None means one per used level. A larger number adds
+            coarser, extra levels.
         start_level: index of the finest map to use.
         end_level: index of the coarsest map to use (inclusive); -1 is the last. Extra levels
             need the last.
         add_extra_convs: how extra levels are made. False: each subsamples the level before by
             two (the paper's P6). 'on_input' (or True), 'on_lateral', 'on_output': 3x3
-            convolutions of stride 2, the first one on the last backbone map, on its lateral, or
-            on the last smoothed level.
-        relu_before_extra_convs: ReLU before every convolutional extra level but the first
-            (RetinaNet's P7).
-        no_norm_on_lateral: leave the norm out of the lateral convolutions.
-        conv_cfg, norm_cfg, act_cfg: mmcv-style dictionaries, see `fpn_neck.models.layers`. None:
-            plain convolution with bias, no norm, no activation (the paper).
+            convolutions of stride 2; the first takes the last map of the backbone, its lateral, or
+            the last smoothed level.
+        relu_before_extra_convs: ReLU before every extra convolution except the first (RetinaNet's
+            P7).
+        no_norm_on_lateral: True leaves the norm out of the lateral convolutions.
+        conv_cfg, norm_cfg, act_cfg: mmcv's dictionaries, see `fpn_neck.models.layers`. None: a
+            plain convolution with bias, without norm and without activation (the paper).
         upsample_cfg: options of `torch.nn.functional.interpolate`. A ``scale_factor`` is dropped:
-            the target is always the lateral's size, which is the same where the factor fits.
+            the target always has the lateral's size.
         init_cfg: ``Xavier`` (default, uniform), ``Kaiming``, ``Normal`` or None, see
             `fpn_neck.models.layers.init_convs`. Applied in the constructor.
-        smooth: where the 3x3 stands. 'merged': on each merged map, beside the top-down path (the
-            paper). 'chained': inside the path, so that the smoothed map goes down; the coarsest
-            level merges nothing and has none. 'none': nowhere
+        smooth: where the 3x3 convolutions are. 'merged': on each merged map, outside the top-down
+            path (the paper). 'chained': inside the path, which takes the smoothed map down; the
+            coarsest level merges nothing and has no 3x3. 'none': nowhere
             (segmentation_models_pytorch's decoder).
         top_down: False leaves the top-down path out (paper, table 1 row d).
-        laterals: False leaves all laterals but the coarsest out (paper, table 1 row e).
+        laterals: False leaves all laterals except the coarsest out (paper, table 1 row e).
 
     Raises:
-        TypeError, ValueError: an argument is out of its rule; the message names it.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
     def __init__(
@@ -96,20 +99,20 @@ class FPN(nn.Module):
         check_flag("laterals", laterals)
         if not top_down and (smooth == "chained" or not laterals):
             raise ValueError(
-                f"top_down=False with smooth={smooth!r}, laterals={laterals}: without the path "
-                "there is nothing to chain, and without laterals nothing left; change one of them"
+                f"top_down=False with smooth={smooth!r}, laterals={laterals}: smooth='chained' and "
+                "laterals=False need the top-down path; change one of them"
             )
         self.smooth, self.top_down, self.laterals = smooth, top_down, laterals
 
         used = self.in_channels[self.start_level : self.end_level + 1]
-        layers = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
+        layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         no_norm = check_flag("no_norm_on_lateral", no_norm_on_lateral)
         on_lateral = layers | {"norm_cfg": None if no_norm else norm_cfg}
         self.lateral_convs = nn.ModuleList(
             ConvNormAct(c, self.out_channels, 1, **on_lateral)
             for c in (used if laterals else used[-1:])
         )
-        # The first num_smooth of fpn_convs smooth P2..P5, the rest make P6, P7, ...
+        # The first num_smooth of fpn_convs smooth P2..P5, the others make P6, P7, ...
         num_smooth = {"merged": self.num_levels, "chained": self.num_levels - 1, "none": 0}[smooth]
         self.num_smooth = num_smooth
         self.fpn_convs = nn.ModuleList(
@@ -131,38 +134,66 @@ class FPN(nn.Module):
 
         Returns:
             ``num_outs`` maps, finest first: (N, out_channels, H_i, W_i) for the used levels, then
-            (N, out_channels, ceil(H/2), ceil(W/2)) of the level before for each extra one.
+            (N, out_channels, ceil(H/2), ceil(W/2)) for each extra one, where H, W is the size of
+            the level before.
 
         Raises:
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
         check_maps("FPN", inputs, self.in_channels)
         used = inputs[self.start_level : self.end_level + 1]  # C2..C5
-        if fits(self, used):  # the same numbers sooner
-            outs, lateral = pyramid(self, used)
+        if self._takes_fast_path(used):  # the same result, faster
+            outs, lateral = fast_pyramid(*self._blocks(), used)
+            if self.extra_source == "on_lateral":  # nothing else depends on its memory format
+                lateral = in_layout_of(lateral, used[-1])
             return tuple(outs + self._extra_levels(inputs[self.end_level], lateral, outs[-1]))
         sizes = [x.shape[-2:] for x in used]
-        if self.laterals:
-            laterals = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
-        else:
-            laterals = [None] * (self.num_levels - 1) + [self.lateral_convs[0](used[-1])]
+        with_lateral = used if self.laterals else used[-1:]
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, with_lateral, strict=True)]
         outs = self._top_down_path(laterals, sizes) if self.top_down else laterals
         if self.smooth == "merged":
             outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
         return tuple(outs + self._extra_levels(inputs[self.end_level], laterals[-1], outs[-1]))
 
+    def _takes_fast_path(self, maps: Sequence[Tensor]) -> bool:
+        return (
+            eager()
+            and self._is_paper_neck()
+            and takes_fast_path(*self._blocks(), maps, self.out_channels)
+        )
+
+    def _is_paper_neck(self) -> bool:
+        """The paper's top-down path, with a 3x3 on each merged map or on none."""
+        return (
+            self.smooth != "chained"
+            and self.top_down
+            and self.laterals
+            and self.upsample_cfg == {"mode": "nearest"}
+            and type(self)._top_down_path is FPN._top_down_path
+            and "_top_down_path" not in self.__dict__
+        )
+
+    def _blocks(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The laterals and the smoothing 3x3 convolutions."""
+        return list(self.lateral_convs), list(self.fpn_convs)[: self.num_smooth]
+
     def output_strides(self, strides: Sequence[int]) -> list[int]:
-        """Strides of the maps it returns, from those of the maps it gets, in image pixels."""
+        """Strides of the maps it returns, from the strides of its inputs, in image pixels."""
         used = list(strides[self.start_level : self.end_level + 1])
         extra = self.num_outs - self.num_levels  # P6, P7, ...
         return used + [used[-1] << i for i in range(1, extra + 1)]
 
-    def _top_down_path(self, laterals: list[Tensor | None], sizes: list) -> list[Tensor]:
-        """Add to every lateral the upsampled level above; the coarsest level starts the path."""
+    def _top_down_path(self, laterals: list[Tensor], sizes: list[torch.Size]) -> list[Tensor]:
+        """Add the upsampled level above to every lateral; the coarsest lateral starts the path.
+
+        Args:
+            laterals: of every level, or only of the coarsest.
+            sizes: (H_i, W_i) of every level.
+        """
         path = [laterals[-1]]
         for i in reversed(range(self.num_levels - 1)):
             x = F.interpolate(path[0], size=sizes[i], **self.upsample_cfg)
-            if laterals[i] is not None:
+            if self.laterals:
                 x = laterals[i] + x
             path.insert(0, self.fpn_convs[i](x) if self.smooth == "chained" else x)
         return path
@@ -204,8 +235,8 @@ def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
         )
     if num_outs > num_levels and not ends_at_last:
         raise ValueError(
-            f"num_outs={num_outs} asks for extra levels on top of {num_levels}, which need "
-            "end_level=-1 (the last backbone map)"
+            f"num_outs={num_outs} asks for extra levels above the {num_levels} used ones, which "
+            "need the last map of the backbone; set end_level=-1"
         )
     return num_outs
 

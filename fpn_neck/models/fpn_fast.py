@@ -1,92 +1,105 @@
-"""The whole of `fpn_neck.FPN` on the fast paths: laterals, top-down path, 3x3 convolutions."""
+"""The fast path of `fpn_neck.FPN`: laterals, top-down path and 3x3 convolutions together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, is_worth
-from fpn_neck.fast.cpu.merge import is_half, merge, merged_rows
-from fpn_neck.fast.eligible import eager, plain_conv, plain_tensors, untouched
-from fpn_neck.fast.memory_format import in_layout_of, is_channels_last
+from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, winograd_is_faster
+from fpn_neck.fast.cpu.merge import has_half_size, merge, merged_rows
+from fpn_neck.fast.eligible import are_plain_tensors, is_plain_conv, is_unmodified
+from fpn_neck.fast.memory_format import is_channels_last
 from fpn_neck.models.layers import ConvNormAct
 
-if TYPE_CHECKING:
-    from fpn_neck.models.fpn import FPN
+
+class _BiasedConv(nn.Conv2d):
+    """What `takes_fast_path` has checked, for the type checker."""
+
+    bias: Tensor
 
 
-def fits(fpn: FPN, maps: Sequence[Tensor]) -> bool:
-    """Whether `pyramid` computes what ``fpn`` says, and sooner.
+def takes_fast_path(
+    laterals: Sequence[nn.Module],
+    smooths: Sequence[nn.Module],
+    maps: Sequence[Tensor],
+    out_channels: int,
+) -> bool:
+    """Whether `fast_pyramid` gives what these blocks give, and is faster.
 
-    That is the paper's neck (each level its own plain 1x1 and 3x3 with bias, nearest upsampling),
-    or the same without a 3x3, on the CPU, eagerly, with a finest map that is large enough.
+    The blocks must be plain 1x1 and 3x3 convolutions with bias, on the CPU, and the finest map must
+    be large enough.
     """
-    if not eager() or not is_worth(maps[0], fpn.out_channels, fpn.out_channels):
+    if not winograd_is_faster(maps[0], out_channels, out_channels):
         return False
-    papers = fpn.smooth != "chained" and fpn.top_down and fpn.laterals and _has_own_path(fpn)
-    if not papers or fpn.upsample_cfg != {"mode": "nearest"} or len({len(x) for x in maps}) > 1:
+    if not (all(_is_plain(b, 1) for b in laterals) and all(_is_plain(b, 3) for b in smooths)):
         return False
-    laterals, smooths = fpn.lateral_convs, fpn.fpn_convs[: fpn.num_smooth]
-    blocks = [*laterals, *smooths]
-    return (
-        all(_is_plain(b, 1) for b in laterals)
-        and all(_is_plain(b, 3) for b in smooths)
-        and plain_tensors(*maps, *(p for b in blocks for p in (b.conv.weight, b.conv.bias)))
-    )
-
-
-def _has_own_path(fpn: FPN) -> bool:
-    """Not a subclass's top-down path, nor one that was put in its place."""
-    return getattr(fpn._top_down_path, "__module__", None) == "fpn_neck.models.fpn"
+    convs = _convs([*laterals, *smooths])
+    return are_plain_tensors(*maps, *(t for conv in convs for t in (conv.weight, conv.bias)))
 
 
 def _is_plain(block: nn.Module, kernel: int) -> bool:
     return (
         type(block) is ConvNormAct
-        and untouched(block)
+        and is_unmodified(block)
         and block.norm_name is None
         and block.activate is None
-        and plain_conv(block.conv, kernel)
+        and is_plain_conv(block.conv, kernel)
         and block.conv.bias is not None
     )
 
 
-def pyramid(fpn: FPN, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """P2..P5, each in the layout of its C2..C5, and the coarsest lateral."""
-    # Not the registered parameters: under FSDP, say, the tensors in use are others.
-    convs = [b.conv for b in (*fpn.lateral_convs, *fpn.fpn_convs[: fpn.num_smooth])]
-    in_use = [*maps, *(t for conv in convs for t in (conv.weight, conv.bias))]
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in in_use)
+def _convs(blocks: Sequence[nn.Module]) -> list[_BiasedConv]:
+    return [cast(_BiasedConv, block.conv) for block in blocks]
+
+
+def fast_pyramid(
+    laterals: Sequence[nn.Module], smooths: Sequence[nn.Module], maps: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The paper's pyramid, for blocks and maps that `takes_fast_path`.
+
+    Args:
+        laterals: 1x1 blocks, one per map.
+        smooths: 3x3 blocks, one per map, or none.
+        maps: C2..C5, (N, C_i, H_i, W_i), finest first.
+
+    Returns:
+        P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
+    """
+    # The tensors in use may be others than the registered parameters, e.g. under FSDP.
+    lateral_convs, smooth_convs = _convs(laterals), _convs(smooths)
+    tensors = [*maps, *(t for c in (*lateral_convs, *smooth_convs) for t in (c.weight, c.bias))]
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     outs: list[Tensor] = []
     merged: list[Tensor] = []
     for i in reversed(range(len(maps))):
         x, above = maps[i], merged[0] if merged else None
-        lateral, last = fpn.lateral_convs[i].conv, is_channels_last(x)
-        if not fpn.num_smooth:
-            merged.insert(0, merge(x, lateral.weight, lateral.bias, above, last))
+        lateral, channels_last = lateral_convs[i], is_channels_last(x)
+        if not smooth_convs:
+            merged.insert(0, merge(x, lateral.weight, lateral.bias, above, channels_last))
             continue
-        smooth = fpn.fpn_convs[i].conv
-        worth = is_worth(x, fpn.out_channels, fpn.out_channels)
-        if i == 0 and worth and not needs_grad and len(maps) > 1 and is_half(above, x):
-            # Nobody else needs the finest merged map, so it never exists as a whole.
+        conv = smooth_convs[i]
+        by_winograd = winograd_is_faster(x, conv.in_channels, conv.out_channels)
+        if (
+            i == 0
+            and by_winograd
+            and not needs_grad
+            and above is not None
+            and has_half_size(above, x)
+        ):
+            # Only this convolution needs the finest merged map: it never exists as a whole.
             rows = merged_rows(x, lateral.weight, lateral.bias, above)
-            outs.insert(0, conv3x3_rows(rows, x, smooth.weight, smooth.bias, last, smooth))
+            outs.insert(0, conv3x3_rows(rows, x, conv.weight, conv.bias, channels_last, conv))
             break
-        x = merge(x, lateral.weight, lateral.bias, above, channels_last=worth or last)
+        x = merge(x, lateral.weight, lateral.bias, above, by_winograd or channels_last)
         merged.insert(0, x)
-        if worth:
-            outs.insert(0, conv3x3(x, smooth.weight, smooth.bias, last, smooth))
+        if by_winograd:
+            outs.insert(0, conv3x3(x, conv.weight, conv.bias, channels_last, conv))
         else:
-            outs.insert(
-                0, F.conv2d(x.to(smooth.weight.dtype), smooth.weight, smooth.bias, padding=1)
-            )
-    if not fpn.num_smooth:
+            outs.insert(0, F.conv2d(x.to(conv.weight.dtype), conv.weight, conv.bias, padding=1))
+    if not smooth_convs:
         outs = [x.to(maps[0].dtype) for x in merged]
-    lateral = merged[-1].to(maps[-1].dtype)
-    if fpn.extra_source == "on_lateral":  # nobody else looks at its layout
-        lateral = in_layout_of(lateral, maps[-1])
-    return outs, lateral
+    return outs, merged[-1].to(maps[-1].dtype)

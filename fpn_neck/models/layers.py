@@ -1,9 +1,8 @@
 """Convolution + norm + activation, and the tables that map config names to layers.
 
-The tables are plain dictionaries: ``fpn_neck/mm/register.py`` adds mmcv's convolutions
-to them, and a class can be given in place of a name.
-Attribute names (``conv``, ``bn``, ``gn``, ...) follow mmcv's ``ConvModule`` so that published
-checkpoints load without conversion.
+The tables are plain dictionaries, to which ``fpn_neck/mm/register.py`` adds mmcv's convolutions. A
+config can also give a class instead of a name. Attribute names (``conv``, ``bn``, ``gn``, ...) are
+those of mmcv's ``ConvModule``, so that published checkpoints load without conversion.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -46,7 +45,7 @@ NORMS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 
 
 def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, dict[str, Any]]:
-    """Split ``dict(type=..., **options)`` into the table's entry (or the class itself), options."""
+    """Split ``dict(type=..., **options)`` into the table's entry (or the class) and options."""
     if not isinstance(cfg, Mapping) or "type" not in cfg:
         raise TypeError(f"{argument}={cfg!r}: expected a dict with the key 'type', or None")
     options = dict(cfg)
@@ -65,7 +64,7 @@ def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, di
 
 @contextmanager
 def _named(argument: str, what: Any, options: Cfg) -> Iterator[None]:
-    """Name the argument in what torch raises, which is nearly anything."""
+    """Add the argument's name to an error of torch, which may have any type."""
     try:
         yield
     except Exception as e:
@@ -78,20 +77,20 @@ def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
     """Look up a norm layer.
 
     Args:
-        channels: width of the map to normalise.
+        channels: of the map to normalise.
         norm_cfg: ``dict(type='BN' | 'SyncBN' | 'GN' | 'IN' or a class, ...)``;
             ``requires_grad=False`` freezes the affine parameters; ``eps`` is 1e-5 by default.
 
     Returns:
-        The attribute name mmcv gives it (``bn``, ``gn``, ``in``) and the module.
+        Its attribute name in mmcv (``bn``, ``gn``, ``in``) and the module.
 
     Raises:
-        TypeError, ValueError: ``norm_cfg`` is no dict, the type is unknown, or the layer refuses
+        TypeError, ValueError: ``norm_cfg`` is not a dict, the type is unknown, or the layer refuses
             the options.
     """
     entry, options = _look_up("norm_cfg", NORMS, norm_cfg)
     known = [pair for pair in NORMS.values() if entry in (pair, pair[1])]
-    name, layer = known[0] if known else ("norm", entry)
+    name, layer = known[0] if known else ("norm", entry)  # the user's own class
     requires_grad = check_flag("norm_cfg: requires_grad", options.pop("requires_grad", True))
     options.setdefault("eps", 1e-5)
     if layer is nn.GroupNorm:
@@ -110,8 +109,8 @@ def build_norm(channels: int, norm_cfg: Cfg) -> tuple[str, nn.Module]:
 class ConvNormAct(nn.Module):
     """Convolution with padding that keeps ``ceil(size / stride)``, then norm, then activation.
 
-    The convolution has a bias only when no norm follows. ``conv_cfg``, ``norm_cfg``, ``act_cfg``
-    are mmcv's dictionaries; None means ``Conv2d``, no norm, no activation.
+    The convolution has a bias only if no norm follows. ``conv_cfg``, ``norm_cfg``, ``act_cfg`` are
+    mmcv's dictionaries; None means ``Conv2d``, no norm, no activation.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -134,7 +133,7 @@ class ConvNormAct(nn.Module):
         options.update(stride=stride, padding=kernel_size // 2, bias=norm_cfg is None)
         with _named("conv_cfg", conv, options):
             self.conv = conv(in_channels, out_channels, kernel_size, **options)
-        self.norm_name = None
+        self.norm_name: str | None = None
         if norm_cfg is not None:
             self.norm_name, norm = build_norm(out_channels, norm_cfg)
             self.add_module(self.norm_name, norm)
@@ -163,8 +162,8 @@ def _xavier(weight: Tensor, gain: float = 1.0, distribution: str = "normal") -> 
 def _kaiming(
     weight: Tensor,
     a: float = 0.0,
-    mode: str = "fan_out",
-    nonlinearity: str = "relu",
+    mode: Literal["fan_in", "fan_out"] = "fan_out",
+    nonlinearity: Any = "relu",  # one of torch's names
     distribution: str = "normal",
 ) -> None:
     init = {"uniform": nn.init.kaiming_uniform_, "normal": nn.init.kaiming_normal_}
@@ -192,17 +191,16 @@ WEIGHT_INITS: dict[str, Callable[..., None]] = {
 
 
 def init_convs(module: nn.Module, init_cfg: Cfg | None) -> None:
-    """Initialise every ``nn.Conv2d`` under ``module``; biases become ``bias`` (0 by default).
+    """Initialise every ``nn.Conv2d`` in ``module``; biases become ``bias`` (0 by default).
 
     Args:
         module: changed in place.
         init_cfg: ``dict(type='Xavier' | 'Kaiming' | 'Normal' | 'Caffe2Xavier', ...)`` with
-            mmengine's options and defaults (``mmengine/model/weight_init.py``); ``layer`` may
-            only be ``'Conv2d'``.
-            None keeps torch's own initialisation.
+            mmengine's options and defaults (``mmengine/model/weight_init.py``); ``layer`` can only
+            be ``'Conv2d'``. None keeps torch's own initialisation.
 
     Raises:
-        TypeError, ValueError: no dict, unknown type or options.
+        TypeError, ValueError: not a dict, or an unknown type or option.
     """
     if init_cfg is None:
         return

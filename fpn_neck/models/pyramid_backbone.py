@@ -1,16 +1,16 @@
-"""Backbone and FPN in one, so that nobody types the channels between them."""
+"""A backbone and an FPN as one module, which passes the channels from one to the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import check_strides, declared, declares
 from fpn_neck.models.fpn import FPN
-from fpn_neck.utils.arguments import check_options
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 
@@ -18,37 +18,31 @@ _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 class PyramidBackbone(nn.Module):
     """Images -> pyramid, for detectors and segmenters with ``neck=None``.
 
-    ``backbone`` and ``neck`` are the two parts, and their names in the state dict. Channels and
-    strides come from the backbone: from its ``out_channels`` and ``strides``, one number per map,
-    where it declares them (`TimmBackbone` does); mmdet's and mmseg's declare nothing and are run
-    once, on a blank image of 128 x 128 px, and measured.
+    Its two parts are ``backbone`` and ``neck``, also in the state dict. If the backbone declares
+    ``out_channels`` and ``strides``, one number per map, these are used (`TimmBackbone` does). If
+    not, as in mmdet and mmseg, they are measured on a blank image of 128 x 128 px.
 
     Args:
-        backbone: config of any registered backbone (needs mmengine), the name of a timm model, or
-            a module that maps (N, C, H, W) to a sequence of maps, finest first.
-        neck: further arguments of `FPN`, e.g. ``{'out_channels': 256, 'num_outs': 5}``; all but
-            ``in_channels``.
+        backbone: config of a registered backbone (after ``import fpn_neck.registry``, which needs
+            mmengine), the name of a timm model, or a module that maps (N, C, H, W) to a sequence of
+            maps, finest first.
+        neck: further arguments of `FPN`, e.g. ``{'out_channels': 256, 'num_outs': 5}``.
 
     Attributes:
-        out_channels, strides: of every map it gives, finest first.
+        out_channels, strides: of every map of the pyramid, finest first.
 
     Raises:
-        TypeError, ValueError: a backbone without a pyramid, and whatever the parts refuse.
+        TypeError, ValueError: a backbone without a pyramid, and what the parts refuse.
     """
 
     def __init__(
         self, backbone: Mapping[str, Any] | str | nn.Module, neck: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        neck = check_options("neck", neck)
-        if "type" in neck or "in_channels" in neck:
-            raise TypeError(
-                f"neck={neck}: the type is always FPN and in_channels come from the backbone; "
-                "leave them out"
-            )
+        options = neck_options(neck)
         self.backbone = _build(backbone)
-        channels, strides = _pyramid_of(self.backbone)
-        self.neck = FPN(channels, **neck)
+        channels, strides = _channels_and_strides(self.backbone)
+        self.neck = FPN(channels, **options)
         self.strides = tuple(self.neck.output_strides(strides))
         self.out_channels = (self.neck.out_channels,) * self.neck.num_outs
 
@@ -57,51 +51,39 @@ class PyramidBackbone(nn.Module):
         return self.neck(self.backbone(x))
 
     def init_weights(self) -> None:
-        """Let the backbone load what its ``init_cfg`` names; mmengine calls this."""
-        if hasattr(self.backbone, "init_weights"):
-            self.backbone.init_weights()
+        """Let the backbone load the weights of its ``init_cfg``; mmengine calls this."""
+        init_weights = getattr(self.backbone, "init_weights", None)
+        if callable(init_weights):
+            init_weights()
 
 
 def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
-    if isinstance(backbone, (str, nn.Module)):
-        return build_backbone(backbone)
-    if not isinstance(backbone, Mapping):
+    if not isinstance(backbone, (str, Mapping, nn.Module)):
         raise TypeError(
             f"backbone={backbone!r}: expected a config (a dict with 'type'), the name of a timm "
             "model or a module"
         )
-    from fpn_neck.mm.registry import MODELS
-
-    try:
-        return MODELS.build(backbone)
-    except Exception as e:  # of any type, for a name that is not registered too
-        raise ValueError(f"backbone={dict(backbone)} can't be built: {e}") from e
+    return build_backbone(backbone)
 
 
-def _pyramid_of(backbone: nn.Module) -> tuple[Sequence[int], Sequence[int]]:
-    """Channels and strides of a backbone's maps, declared or measured."""
-    # mmdet's ResNet has strides (of its stages) and no out_channels, its EfficientNet one number.
-    declared = [getattr(backbone, name, None) for name in ("out_channels", "strides")]
-    if all(isinstance(numbers, Sequence) for numbers in declared):
-        channels, strides = declared
+def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Of a backbone's maps, declared or measured."""
+    names = "out_channels", "strides"
+    if declares(backbone, *names):
+        channels, strides = declared(backbone, *names, remedy="one number per map")
     else:
         channels, strides = _measure(backbone)
-    if len(strides) < 2 or any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
-        raise ValueError(
-            f"backbone {type(backbone).__name__} gives maps of strides {list(strides)}: an FPN "
-            "needs two or more that get coarser level by level (a plain ViT has one stride); "
-            "choose a hierarchical backbone, or out_indices with growing strides"
-        )
+    check_strides(f"backbone {type(backbone).__name__}", strides, least=2)
     return channels, strides
 
 
 @torch.no_grad()
 def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Run it once, in eval mode, in which no batch norm counts the blank image."""
+    """Run it once, in eval mode, so that no batch norm counts the blank image."""
     like = next(backbone.parameters(), torch.empty(0))
     image = like.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     was_training = backbone.training
-    backbone.eval()  # not chained: mmdet's give None
+    backbone.eval()  # not chained: in mmdet it returns None
     try:
         maps = backbone(image)
     except RuntimeError as e:

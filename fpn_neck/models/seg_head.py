@@ -23,19 +23,19 @@ class ScaleHeads(nn.ModuleList):
 
     The tower of a level is ``log2(stride / finest stride)`` times [3x3 conv, norm, ReLU, x2
     bilinear]; the finest level has one convolution and no upsampling. The last x2 of every tower
-    is taken where they merge. Keys are those of mmseg's ``FPNHead.scale_heads``.
+    is done where they merge. State-dict keys are those of mmseg's ``FPNHead.scale_heads``.
 
     Args:
         in_channels: channels of every level, finest first.
         channels: width of the towers.
         strides: stride of every level in image pixels, finest first, each a power of two times
             the first.
-        merge: 'add' (running sum, output ``channels`` wide) or 'cat' (``channels * levels``).
+        merge: 'add' (sum, ``channels`` wide) or 'cat' (concatenation, ``channels * levels`` wide).
         conv_cfg, norm_cfg, act_cfg: see `fpn_neck.models.layers`.
         align_corners: of every bilinear upsampling.
 
     Raises:
-        TypeError, ValueError: an argument is out of its rule; the message names it.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ScaleHeads(nn.ModuleList):
             pyramid: one map (N, in_channels[i], H_i, W_i) per level, finest first.
 
         Returns:
-            (N, out_channels, H_0, W_0), in any layout.
+            (N, out_channels, H_0, W_0), in any memory format.
 
         Raises:
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
@@ -89,19 +89,19 @@ class ScaleHeads(nn.ModuleList):
             ends = [self._at_size(*end, size) for end in zip(maps, self.is_coarser, strict=True)]
             return torch.cat(ends, dim=1)
         # The towers' last upsampling is linear: maps of one size are summed before it.
-        sums: dict[tuple[int, ...], Tensor] = {}
+        sums: dict[tuple[bool, int, int], Tensor] = {}
         for x, is_coarser in zip(maps[1:], self.is_coarser[1:], strict=True):
-            key = (is_coarser, *x.shape[-2:])
+            key = is_coarser, x.shape[-2], x.shape[-1]
             sums[key] = sums[key] + x if key in sums else x
         merged = maps[0]  # (N, C, H_0, W_0)
         for (is_coarser, *_), x in sums.items():
-            x = self._at_size(x, bool(is_coarser), size)
-            in_place = is_coarser and eager()  # upsampled: nobody else's
+            x = self._at_size(x, is_coarser, size)
+            in_place = is_coarser and eager()  # an upsampled map is new, so it may change
             merged = x.add_(merged) if in_place else merged + x
         return merged
 
     def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:
-        """End a tower: odd sizes leave the x2 a few pixels off, which one more resize mends."""
+        """End a tower: x2, and for odd sizes, where that is a few pixels off, another resize."""
         if is_coarser:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
         return resize(x, size, self.align_corners)
@@ -110,8 +110,8 @@ class ScaleHeads(nn.ModuleList):
 class SegHead(nn.Module):
     """Pyramid -> class logits at the finest stride: `ScaleHeads`, dropout, 1x1 convolution.
 
-    State-dict keys are those of mmseg's ``FPNHead`` (mmseg 1.2, ``decode_heads/fpn_head.py``);
-    its published Semantic FPN weights load with ``strict=True``.
+    State-dict keys are those of mmseg's ``FPNHead`` (mmseg 1.2, ``decode_heads/fpn_head.py``):
+    mmseg's published Semantic FPN weights load with ``strict=True``.
 
     Args:
         in_channels: channels of every level, finest first, or one number for all.
@@ -125,7 +125,7 @@ class SegHead(nn.Module):
         align_corners: of every bilinear upsampling.
 
     Raises:
-        TypeError, ValueError: an argument is out of its rule; the message names it.
+        TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
 
 
 def _depths(strides: Sequence[int]) -> list[int]:
-    """Number of x2 upsamplings from every stride down to the finest one."""
+    """Number of x2 upsamplings from every stride to the finest one."""
     strides = check_wholes("strides", strides, 1)
     depths = [(s // strides[0]).bit_length() - 1 for s in strides]
     if any(strides[0] << max(d, 0) != s for d, s in zip(depths, strides, strict=True)):
@@ -199,7 +199,7 @@ def _depths(strides: Sequence[int]) -> list[int]:
 def _tower(
     in_channels: int, channels: int, depth: int, align_corners: bool, layers: dict
 ) -> nn.Sequential:
-    """All of a tower but its last upsampling."""
+    """A tower without its last upsampling."""
     modules: list[nn.Module] = []
     for i in range(max(1, depth)):
         if i:

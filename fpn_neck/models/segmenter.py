@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fpn_neck.losses import PixelLoss
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.seg_head import SegHead, resize
-from fpn_neck.models.tiled_head import TILE, fits, is_large, logits_by_tiles
+from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map
-from fpn_neck.utils.arguments import check_options, check_wholes
+from fpn_neck.utils.arguments import check_options
 
 
 class Segmenter(nn.Module):
@@ -25,15 +26,16 @@ class Segmenter(nn.Module):
         backbone: name of a timm model (built by `fpn_neck.models.timm_backbone.TimmBackbone`), or a
             module with ``out_channels`` and ``strides`` (finest first) that maps (N, 3, H, W) to
             a sequence of (N, C_i, H_i, W_i).
-        num_classes: K.
+        num_classes: K, the number of logits per pixel.
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...}``; only
             with a name.
-        fpn: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
+        neck: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
         head: further arguments of `SegHead`, e.g. ``{'merge': 'cat'}``.
+        fpn: the old name of ``neck``; goes with 0.2.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
-            pyramid, and whatever the parts refuse.
+            pyramid, and what the parts refuse.
     """
 
     def __init__(
@@ -41,26 +43,21 @@ class Segmenter(nn.Module):
         backbone: str | nn.Module,
         num_classes: int,
         *,
-        backbone_options: dict[str, Any] | None = None,
-        fpn: dict[str, Any] | None = None,
-        head: dict[str, Any] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        neck: Mapping[str, Any] | None = None,
+        head: Mapping[str, Any] | None = None,
+        fpn: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        backbone = build_backbone(backbone, backbone_options)
-        if not (hasattr(backbone, "out_channels") and hasattr(backbone, "strides")):
-            raise TypeError(
-                f"backbone {type(backbone).__name__} must declare out_channels and strides, one "
-                "number per map, finest first"
-            )
-        channels = check_wholes("backbone.out_channels", backbone.out_channels, 1)
-        strides = check_wholes("backbone.strides", backbone.strides, 1)
-        if len(channels) != len(strides):
-            raise ValueError(
-                f"backbone.out_channels={channels} and backbone.strides={strides} must be of the "
-                "same length, one number per map"
-            )
-        self.backbone = backbone
-        self.neck = FPN(channels, **check_options("fpn", fpn))
+        options = neck_options(neck, fpn)
+        self.backbone = build_backbone(backbone, backbone_options)
+        channels, strides = declared(
+            self.backbone,
+            "out_channels",
+            "strides",
+            remedy="give a module that declares both, or the name of a timm model",
+        )
+        self.neck = FPN(channels, **options)
         head = {"strides": self.neck.output_strides(strides)} | check_options("head", head)
         in_channels = [self.neck.out_channels] * self.neck.num_outs
         self.head = SegHead(in_channels, num_classes, **head)
@@ -81,7 +78,7 @@ class Segmenter(nn.Module):
             TypeError, ValueError: see `PixelLoss.forward`.
         """
         if not losses:
-            raise TypeError("loss() got no losses; give it fpn_neck.CrossEntropyLoss(), say")
+            raise TypeError("loss() got no losses; give one, e.g. fpn_neck.CrossEntropyLoss()")
         values = full_size_losses(
             self._logits(images),
             target,
@@ -92,30 +89,29 @@ class Segmenter(nn.Module):
         return sum(values[1:], values[0])
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, tile: int | None = TILE) -> Tensor:
+    def predict(self, images: Tensor, *, tile: int | None = PHOTO_TILE) -> Tensor:
         """Normalised images (N, 3, H, W), float -> labels (N, H, W), int64 in 0..K-1.
 
-        Runs in the mode the module is in; call ``eval()`` first, as with any module.
+        It runs in the module's mode; call ``eval()`` first, as with any module.
 
         Args:
-            tile: images of more than ``2 * tile**2`` px are seen in overlapping tiles of about
-                ``tile`` px a side, one after the other, see
-                `fpn_neck.models.tiled_head`. None: never.
+            tile: images of more than ``2 * tile**2`` px are computed in overlapping tiles of about
+                ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never.
         """
         size = images.shape[-2:]
-        if not is_large(size, tile) or not fits(self, self.head.scale_heads):
+        if tile is None or not is_large(size, tile) or not can_tile(self, self.head.scale_heads):
             return label_map(self._logits(images), size, self._align_corners)
         labels = images.new_empty((len(images), *size), dtype=torch.int64)
-        for image, into in zip(images.split(1), labels.split(1), strict=True):
-            self._fill_by_tiles(image, into, tile)
+        for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
+            self._fill_by_tiles(image, image_labels, tile)
         return labels
 
     def _fill_by_tiles(self, image: Tensor, labels: Tensor, tile: int) -> None:
-        def see(rows: slice, columns: slice) -> Sequence[Tensor]:
+        def pyramid_of(rows: slice, columns: slice) -> Sequence[Tensor]:
             return self.neck(self.backbone(image[..., rows, columns]))
 
         size, head = image.shape[-2:], self.head
-        logits = logits_by_tiles(see, size, head.scale_heads, head.conv_seg, tile)
+        logits = logits_by_tiles(pyramid_of, size, head.scale_heads, head.conv_seg, tile)
         fill_labels(logits.resize(size, self._align_corners), labels)
 
     def _logits(self, images: Tensor) -> Tensor:

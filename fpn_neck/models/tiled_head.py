@@ -1,8 +1,8 @@
-"""Photos too large to be seen at once: what is local in a segmenter is computed tile by tile.
+"""Photos that are too large to be computed at once: the local part of a segmenter runs in tiles.
 
-Up to the first convolution of each of the head's towers a cell depends on pixels near it: there,
-overlapping tiles give what the whole photo gives. The rest is taken over whole maps, as ever: norms
-with statistics of a map, upsampling to sizes that are no multiple, the classifier.
+Up to the first convolution of each tower of the head, a cell depends only on pixels near it, so
+overlapping tiles give the same as the whole photo. The rest still runs over whole maps: norms with
+statistics of a map, upsampling to sizes that are not multiples, the classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from math import log2
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,37 +22,40 @@ from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_whole
 
-TILE = 1216  # px
-MARGIN = 256  # px that a tile sees around what it gives
-ALIGNED = 32  # px; a multiple of every stride, or a tile's cells would lie between the photo's
+PHOTO_TILE = 1216  # px
+PHOTO_MARGIN = 256  # px that a tile has around its used part
+PHOTO_ALIGNMENT = (
+    32  # px; a multiple of every stride, or a tile's cells would lie between the photo's
+)
 _BLOCK_BYTES = 8 << 20
 
-# Rows and columns of a photo -> its pyramid there.
-See = Callable[[slice, slice], Sequence[Tensor]]
+# (rows, columns) of a photo -> the pyramid of this part, maps (1, C_i, h_i, w_i), finest first.
+PyramidOf = Callable[[slice, slice], Sequence[Tensor]]
 
 
 def is_large(size: Sequence[int], tile: int | None) -> bool:
-    """Whether a photo of size (H, W) is taken in tiles: it has more pixels than two tiles.
+    """Whether a photo of size (H, W) is computed in tiles: it has more pixels than two tiles.
 
     Raises:
-        TypeError, ValueError: ``tile`` is neither None nor a whole number with room for margins.
+        TypeError, ValueError: ``tile`` is neither None nor a whole number of at least three
+            margins.
     """
     if tile is None:
         return False
-    return size[0] * size[1] > 2 * check_whole("tile", tile, 3 * MARGIN) ** 2
+    return size[0] * size[1] > 2 * check_whole("tile", tile, 3 * PHOTO_MARGIN) ** 2
 
 
-def fits(model: nn.Module, heads: nn.Module | None) -> bool:
-    """Whether `logits_by_tiles` knows the head, and the model is in eval mode."""
+def can_tile(model: nn.Module, heads: nn.Module | None) -> bool:
+    """Whether `logits_by_tiles` supports the head, and the model is in eval mode."""
     return (
         not model.training
         and isinstance(heads, ScaleHeads)
-        and all(_is_known(_norm(tower[0])) for tower in heads)
+        and all(_is_supported(_norm(_first_block(tower))) for tower in _towers(heads))
     )
 
 
-def _is_known(norm: nn.Module | None) -> bool:
-    """None, GN, or BN with statistics of its own."""
+def _is_supported(norm: nn.Module | None) -> bool:
+    """None, GN, or BN with running statistics."""
     if isinstance(norm, _BatchNorm):
         return not norm.training and norm.running_mean is not None
     return norm is None or isinstance(norm, nn.GroupNorm)
@@ -60,43 +63,48 @@ def _is_known(norm: nn.Module | None) -> bool:
 
 @torch.no_grad()
 def logits_by_tiles(
-    see: See, size: Sequence[int], heads: ScaleHeads, classify: nn.Module, tile: int = TILE
+    pyramid_of: PyramidOf,
+    size: Sequence[int],
+    heads: ScaleHeads,
+    classify: nn.Module,
+    tile: int = PHOTO_TILE,
 ) -> RowMap:
-    """``classify(heads(pyramid))`` of one photo without its pyramid.
+    """``classify(heads(pyramid))`` of one photo without its whole pyramid.
 
-    Equal but for what a cell sees of pixels farther away than `MARGIN`, and for rounding: while
-    tiles are seen, maps wait in float16. Memory is that of a tile and of a map per level as wide as
-    the towers.
+    The result differs only by the influence of pixels farther away than `PHOTO_MARGIN`, and by
+    rounding: between the tiles, maps are kept in float16. Memory is that of one tile and of one map
+    per level, as wide as the towers.
 
     Args:
+        pyramid_of: computes a part of the photo's pyramid, see `PyramidOf`.
         size: (H, W) of the photo.
-        heads, classify: the parts of the head, see `fits`.
-        tile: about how many pixels a tile has on each side.
+        heads, classify: the parts of the head; `can_tile` says whether they are supported.
+        tile: approximate length of a tile's sides in pixels.
 
     Returns:
         Logits (1, K, h, w) at the finest stride.
 
     Raises:
-        ValueError: maps that don't have ``ceil(size / stride)`` cells.
+        ValueError: a map does not have ``ceil(size / stride)`` cells.
     """
-    stems = _stems(see, size, heads, tile)
-    finest, block = stems.pop(0), heads[0][0]
-    coarser = _coarser(heads, stems, finest.shape[-2:])
+    maps = _first_convs(pyramid_of, size, heads, tile)
+    finest, block = maps.pop(0), _first_block(_towers(heads)[0])
+    coarser = _coarser_maps(heads, maps, finest.shape[-2:])
     norm = _with_statistics_of(finest, _norm(block))
 
     @torch.no_grad()
     def rows(start: int, end: int) -> Tensor:
-        x = norm(finest[:, :, start:end].to(block.conv.weight.dtype, copy=True))
-        maps = [block.activate(x) if block.activate else x]
-        maps += [x.rows(start, end) for x in coarser]
-        return classify(torch.cat(maps, 1) if heads.merge == "cat" else sum(maps[1:], maps[0]))
+        x = norm(finest[:, :, start:end].to(_weight_dtype(block), copy=True))
+        parts = [block.activate(x) if block.activate else x]
+        parts += [x.rows(start, end) for x in coarser]
+        return classify(torch.cat(parts, 1) if heads.merge == "cat" else sum(parts[1:], parts[0]))
 
-    first = rows(0, 1)
-    return RowMap((1, first.shape[1], *finest.shape[-2:]), first, rows)
+    top_row = rows(0, 1)
+    return RowMap((1, top_row.shape[1], *finest.shape[-2:]), top_row, rows)
 
 
 class Span(NamedTuple):
-    """Pixels start..end - 1, of a tile that sees more than that."""
+    """The used pixels start..end - 1 of a tile along one axis, and ``seen``, all its pixels."""
 
     start: int
     end: int
@@ -106,37 +114,42 @@ class Span(NamedTuple):
 def spans(length: int, tile: int) -> list[Span]:
     """Tiles along one axis of a photo.
 
-    They begin at multiples of `ALIGNED`, and their length is the photo's modulo `ALIGNED`: layers
-    that pad by what is odd about a size then pad each tile as they pad the photo. All are of one
-    length: what one tile leaves to the allocator fits the next.
+    They begin at multiples of `PHOTO_ALIGNMENT` and are as long as the photo modulo
+    `PHOTO_ALIGNMENT`: layers whose padding depends on the size then pad each tile as they pad the
+    photo. All have one length, so that a tile can use the memory that the one before has freed.
     """
     if length <= tile:
         return [Span(0, length, slice(0, length))]
-    overlap = 2 * MARGIN + ALIGNED
+    overlap = 2 * PHOTO_MARGIN + PHOTO_ALIGNMENT
     count = -(-(length - overlap) // (tile - overlap))
     least = -(-(length - overlap) // count) + overlap
-    seen = least + (length - least) % ALIGNED
-    starts = [(length - seen) * i // max(1, count - 1) // ALIGNED * ALIGNED for i in range(count)]
-    cuts = [(a + seen + b) // 2 // ALIGNED * ALIGNED for a, b in pairwise(starts)]
+    seen = least + (length - least) % PHOTO_ALIGNMENT
+    starts = [
+        (length - seen) * i // max(1, count - 1) // PHOTO_ALIGNMENT * PHOTO_ALIGNMENT
+        for i in range(count)
+    ]
+    cuts = [(a + seen + b) // 2 // PHOTO_ALIGNMENT * PHOTO_ALIGNMENT for a, b in pairwise(starts)]
     bounds = pairwise([0, *cuts, length])
     return [Span(a, b, slice(x, x + seen)) for (a, b), x in zip(bounds, starts, strict=True)]
 
 
-def _stems(see: See, size: Sequence[int], heads: ScaleHeads, tile: int) -> list[Tensor]:
-    """What the first convolution of every tower gives, over the whole photo, finest first."""
-    wholes: list[_Whole] = []
+def _first_convs(
+    pyramid_of: PyramidOf, size: Sequence[int], heads: ScaleHeads, tile: int
+) -> list[Tensor]:
+    """Results of the first convolution of every tower for the whole photo, finest first."""
+    stitched: list[_StitchedMap] = []
     for y, x in product(*(spans(length, tile) for length in size)):
-        pyramid = list(see(y.seen, x.seen))
-        for i, tower in enumerate(heads):
-            part, pyramid[i] = run_conv(tower[0].conv, pyramid[i]), None
-            if len(wholes) == i:
-                wholes.append(_Whole(size, part, (y, x)))
-            wholes[i].put(part, (y, x))
-    return [whole.cells for whole in wholes]
+        pyramid = list(pyramid_of(y.seen, x.seen))
+        for i, tower in enumerate(_towers(heads)):
+            part = run_conv(_first_block(tower).conv, pyramid.pop(0))  # frees the level
+            if len(stitched) == i:
+                stitched.append(_StitchedMap(size, part, (y, x)))
+            stitched[i].put(part, (y, x))
+    return [whole.cells for whole in stitched]
 
 
-class _Whole:
-    """A map of the whole photo that is put together from tiles."""
+class _StitchedMap:
+    """A map of the whole photo, put together from tiles."""
 
     def __init__(self, size: Sequence[int], part: Tensor, at: tuple[Span, Span]) -> None:
         seen = [span.seen.stop - span.seen.start for span in at]
@@ -147,19 +160,19 @@ class _Whole:
 
     def put(self, part: Tensor, at: tuple[Span, Span]) -> None:
         expected = [self._count(span.seen.stop - span.seen.start) for span in at]
-        if list(part.shape[-2:]) != expected or ALIGNED % self.stride:
+        if list(part.shape[-2:]) != expected or PHOTO_ALIGNMENT % self.stride:
             raise ValueError(
                 f"a tile's map has {tuple(part.shape[-2:])} cells, not {tuple(expected)} at stride "
-                f"{self.stride}: this model takes photos as a whole only; set tile=None"
+                f"{self.stride}: this model takes only whole photos; set tile=None"
             )
-        from_, to = zip(*(self._slices(span) for span in at), strict=True)
-        part = part[(..., *from_)]
+        (part_rows, rows), (part_columns, columns) = (self._slices(span) for span in at)
+        part = part[..., part_rows, part_columns]
         if self.cells.dtype == torch.float16 and part.abs().max() > torch.finfo(torch.float16).max:
             self.cells = self.cells.to(part.dtype)
-        self.cells[(..., *to)] = part
+        self.cells[..., rows, columns] = part
 
     def _slices(self, span: Span) -> tuple[slice, slice]:
-        """Where the cells of a span are in its tile, and where in the whole."""
+        """Positions of a span's cells in its tile and in the whole map."""
         start, end = span.start // self.stride, self._count(span.end)
         shift = span.seen.start // self.stride
         return slice(start - shift, end - shift), slice(start, end)
@@ -168,28 +181,33 @@ class _Whole:
         return -(-length // self.stride)
 
 
-def _coarser(heads: ScaleHeads, stems: list[Tensor], size: Sequence[int]) -> list[RowMap]:
-    """The ends of all towers but the finest, at its size; summed before if they will be."""
+def _coarser_maps(heads: ScaleHeads, maps: list[Tensor], size: Sequence[int]) -> list[RowMap]:
+    """Results of all towers except the finest, at the finest size; sums, if towers are added.
+
+    Args:
+        maps: results of their first convolutions; the list is emptied, to free them.
+    """
     ends: list[tuple[bool, Tensor]] = []
-    for tower, is_coarser in zip(list(heads)[1:], heads.is_coarser[1:], strict=True):
-        x = _tower_end(tower, stems.pop(0))
-        known = [y for c, y in ends if c == is_coarser and y.shape == x.shape]
-        if known and heads.merge == "add":
-            known[0].add_(x)
+    for tower, is_coarser in zip(_towers(heads)[1:], heads.is_coarser[1:], strict=True):
+        x = _finish_tower(tower, maps.pop(0))
+        of_same_size = [y for c, y in ends if c == is_coarser and y.shape == x.shape]
+        if of_same_size and heads.merge == "add":
+            of_same_size[0].add_(x)
         else:
             ends.append((is_coarser, x))
-    maps: list[RowMap] = []
+    resized: list[RowMap] = []
     for is_coarser, x in ends:
-        rows = RowMap.of(x)
+        rows = RowMap.from_tensor(x)
         if is_coarser:
             rows = rows.resize([2 * n for n in x.shape[-2:]], heads.align_corners)
-        maps.append(rows.resize(size, heads.align_corners))
-    return maps
+        resized.append(rows.resize(size, heads.align_corners))
+    return resized
 
 
-def _tower_end(tower: nn.Sequential, x: Tensor) -> Tensor:
-    """What a tower makes of what its first convolution gave; holds no map longer than needed."""
-    x = _after_conv(tower[0], x.to(tower[0].conv.weight.dtype))
+def _finish_tower(tower: nn.Sequential, x: Tensor) -> Tensor:
+    """From the result of a tower's first convolution to the tower's; frees maps early."""
+    block = _first_block(tower)
+    x = _after_conv(block, x.to(_weight_dtype(block)))
     for module in tower[1:]:
         if isinstance(module, ConvNormAct):
             x = run_conv(module.conv, x)
@@ -200,7 +218,7 @@ def _tower_end(tower: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, int]]:
-    """All rows in order, a few MiB at a time: the first, and the one after the last."""
+    """All rows in order, a few MiB at a time: the first row and the one after the last."""
     height, row = x.shape[2], x[:, :, :1].nbytes
     step = max(1, _BLOCK_BYTES // row)
     for start in range(0, height, step):
@@ -213,12 +231,24 @@ def _after_conv(block: ConvNormAct, x: Tensor) -> Tensor:
     return block.activate(x) if block.activate else x
 
 
+def _towers(heads: ScaleHeads) -> list[nn.Sequential]:
+    return cast("list[nn.Sequential]", list(heads))
+
+
+def _first_block(tower: nn.Sequential) -> ConvNormAct:
+    return cast(ConvNormAct, tower[0])
+
+
+def _weight_dtype(block: ConvNormAct) -> torch.dtype:
+    return cast(nn.Conv2d, block.conv).weight.dtype
+
+
 def _norm(block: ConvNormAct) -> nn.Module | None:
     return getattr(block, block.norm_name) if block.norm_name else None
 
 
 def _with_statistics_of(x: Tensor, norm: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """The norm for some rows of x, as if they were all of x."""
+    """The norm for some rows of x, with the statistics of all rows."""
     if norm is None:
         return lambda rows: rows
     if not isinstance(norm, nn.GroupNorm):

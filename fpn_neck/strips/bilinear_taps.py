@@ -1,4 +1,4 @@
-"""Bilinear resizing along one axis: which inputs every output is a mixture of."""
+"""Bilinear resizing along one axis: which inputs make up every output, with which weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 class Taps(NamedTuple):
-    """Output ``i`` is the sum over ``j`` of ``weight[i][j] * input[index[i][j]]``.
+    """Output ``i`` is the sum over ``j`` of ``weights[i][j] * input[indices[i][j]]``.
 
-    Numbers of Python, not tensors: the compiler needs to know them.
+    They are Python's numbers, not tensors: torch.compile needs to know them.
 
     Attributes:
-        index: inputs of every output, ascending, S of each; one may be named twice.
-        weight: of these inputs; not negative, with a sum of 1.
+        indices: inputs of every output, ascending, S of each; one may stand twice.
+        weights: of these inputs; not negative, with a sum of 1.
     """
 
-    index: list[list[int]]
-    weight: list[list[float]]
+    indices: list[list[int]]
+    weights: list[list[float]]
 
     @classmethod
-    def same(cls, size: int) -> Taps:
+    def identity(cls, size: int) -> Taps:
         """Every output is its input."""
         return cls([[i] for i in range(size)], [[1.0]] * size)
 
@@ -35,35 +35,35 @@ class Taps(NamedTuple):
             scale, shift = size / target, 0.5 * size / target - 0.5
         positions = [min(max(i * scale + shift, 0.0), size - 1.0) for i in range(target)]
         weights = [p - int(p) for p in positions]
-        index = [[int(p), int(p) + (w > 0)] for p, w in zip(positions, weights, strict=True)]
-        return cls(index, [[1 - w, w] for w in weights])
+        indices = [[int(p), int(p) + (w > 0)] for p, w in zip(positions, weights, strict=True)]
+        return cls(indices, [[1 - w, w] for w in weights])
 
     def after(self, inner: Taps) -> Taps:
-        """Of the inputs of ``inner``, whose outputs are the inputs of this."""
-        index = [[i for j in taps for i in inner.index[j]] for taps in self.index]
-        weight = [
-            [w * v for j, w in zip(*taps, strict=True) for v in inner.weight[j]]
+        """Taps among the inputs of ``inner``, whose outputs are the inputs of these."""
+        indices = [[i for j in taps for i in inner.indices[j]] for taps in self.indices]
+        weights = [
+            [w * v for j, w in zip(*taps, strict=True) for v in inner.weights[j]]
             for taps in zip(*self, strict=True)
         ]
-        return Taps(index, weight)
+        return Taps(indices, weights)
 
     def part(self, start: int, end: int) -> Taps:
-        """Outputs start..end - 1 alone."""
-        return Taps(self.index[start:end], self.weight[start:end])
+        """Only outputs start..end - 1."""
+        return Taps(self.indices[start:end], self.weights[start:end])
 
     def span(self) -> tuple[int, int]:
-        """The inputs in use begin at the first number and end before the second."""
-        return self.index[0][0], self.index[-1][-1] + 1
+        """The first input in use and the one after the last."""
+        return self.indices[0][0], self.indices[-1][-1] + 1
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Index, int64, and weight, float64, (outputs, S)."""
-        weight = torch.tensor(self.weight, dtype=torch.float64, device=device)
-        return torch.tensor(self.index, device=device), weight
+        """Indices, int64, and weights, float64, each (outputs, S)."""
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=device)
+        return torch.tensor(self.indices, device=device), weights
 
     def matrix(self, first: int, last: int, like: Tensor) -> Tensor:
-        """(outputs, last - first): how each is mixed of inputs first..last - 1."""
-        rows = [[0.0] * (last - first) for _ in self.index]
-        for row, index, weight in zip(rows, *self, strict=True):
-            for i, w in zip(index, weight, strict=True):
+        """(outputs, last - first), weights of the inputs first..last - 1 in every output."""
+        rows = [[0.0] * (last - first) for _ in self.indices]
+        for row, indices, weights in zip(rows, *self, strict=True):
+            for i, w in zip(indices, weights, strict=True):
                 row[i - first] += w
         return torch.tensor(rows, dtype=torch.float64, device="cpu").to(like)

@@ -1,18 +1,20 @@
 """Losses at the labels' size from logits at the pyramid's, without the logits at that size.
 
-Logits of 150 classes for eight images of 512 x 512 px take 1.3 GB, and their logarithms, their
-gradient and its parts as much each. Here a few rows at a time are resized: forward takes a loss's
-sums over pixels, backward knows how the loss depends on them and goes over the rows once more.
+Logits of 150 classes for eight images of 512 x 512 px take 1.3 GB; their logarithms, their gradient
+and its parts take as much each. Here a few rows at a time are resized. The forward pass takes the
+sums over pixels that a loss is a function of. The backward pass takes the derivative by these sums
+and goes over the rows once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from fpn_neck.losses import PixelLoss, check_labels
 from fpn_neck.strips.row_map import RowMap
@@ -29,19 +31,19 @@ def full_size_losses(
 ) -> tuple[Tensor, ...]:
     """``[loss(resize(logits, target's size), target) for loss in losses]``.
 
-    Differentiable once. Memory beside the logits and their gradient is a few strips of a few MiB.
+    Differentiable once. Memory besides the logits and their gradient is a few strips of a few MiB.
 
     Args:
         logits: (N, K, h, w), floating point.
         target: (N, H, W), int64 labels in 0..K-1 or ``ignore_index``.
-        ignore_index: label that counts nowhere; the losses' own is not looked at.
+        ignore_index: label to ignore; the losses' own ``ignore_index`` is not used.
         align_corners: as in `torch.nn.functional.interpolate`.
 
     Returns:
         One float32 scalar per loss.
 
     Raises:
-        TypeError, ValueError: as `PixelLoss.forward`.
+        TypeError, ValueError: see `PixelLoss.forward`.
     """
     check_float_map("logits", logits)
     if check_tensor("target", target).dim() != 3 or 0 in target.shape[1:]:
@@ -57,7 +59,7 @@ def full_size_losses(
 class _FullSizeLosses(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         logits: Tensor,
         target: Tensor,
         losses: tuple[PixelLoss, ...],
@@ -66,28 +68,28 @@ class _FullSizeLosses(Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.options = losses, ignore_index, align_corners
-        sums: list[Tensor | None] = [None] * len(losses)
+        sums: list[Tensor] = []
         for image, labels in zip(logits.split(1), target.split(1), strict=True):
-            maps = RowMap.of(image).resize(target.shape[-2:], align_corners)
+            maps = RowMap.from_tensor(image).resize(target.shape[-2:], align_corners)
             for pixels in _strips(maps, labels, ignore_index):
-                for i, loss in enumerate(losses):
-                    new = _sums(loss, pixels)
-                    sums[i] = new if sums[i] is None else sums[i] + new
+                of_strip = [_sums(loss, pixels) for loss in losses]
+                sums = [a + b for a, b in zip(sums, of_strip, strict=True)] if sums else of_strip
         ctx.save_for_backward(logits, target, *sums)
         return tuple(loss.value(s) for loss, s in zip(losses, sums, strict=True))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         losses, ignore_index, align_corners = ctx.options
         logits, target, *sums = ctx.saved_tensors
-        by_sum = [
-            (loss, _slope(loss, s, g))
+        derivatives = [
+            (loss, _derivative(loss, s, g))
             for loss, s, g in zip(losses, sums, grads, strict=True)
             if g is not None
         ]
         grad = torch.zeros_like(logits)
-        for image, labels, into in zip(*(t.split(1) for t in (logits, target, grad)), strict=True):
+        images = zip(logits.split(1), target.split(1), grad.split(1), strict=True)
+        for image, labels, image_grad in images:
             leaves: list[tuple[int, int, Tensor]] = []
 
             def take(start: int, end: int, image=image, leaves=leaves) -> Tensor:
@@ -99,27 +101,28 @@ class _FullSizeLosses(Function):
             with torch.enable_grad():
                 maps = maps.resize(target.shape[-2:], align_corners)
                 for pixels in _strips(maps, labels, ignore_index):
-                    sum((_sums(loss, pixels) * s).sum() for loss, s in by_sum).backward()
+                    parts = [(_sums(loss, pixels) * d).sum() for loss, d in derivatives]
+                    sum(parts[1:], parts[0]).backward()
                     start, end, leaf = leaves.pop()
-                    into[:, :, start:end] += leaf.grad
+                    image_grad[:, :, start:end] += leaf.grad
         return grad, None, None, None, None
 
 
 def _sums(loss: PixelLoss, pixels: tuple[Tensor, ...]) -> Tensor:
-    """In float32: backward may not run under the autocast that forward ran under."""
+    """Sums without autocast: the forward pass may run under it, the backward pass does not."""
     with torch.autocast(pixels[0].device.type, enabled=False):
         return loss.sums(*pixels)
 
 
-def _slope(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:
-    """Derivative of ``grad * loss`` by its sums."""
+def _derivative(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:
+    """Of ``grad * loss`` by the loss's sums."""
     with torch.enable_grad():
         sums = sums.detach().requires_grad_()
         return torch.autograd.grad(loss.value(sums), sums, grad)[0]
 
 
 def _strips(maps: RowMap, labels: Tensor, ignore_index: int) -> Iterator[tuple[Tensor, ...]]:
-    """`PixelLoss.sums`'s arguments, for a few rows at a time."""
+    """Arguments of `PixelLoss.sums`, a few rows at a time."""
     for rows, strip in maps.strips():
         target = labels[:, rows]
         valid = target != ignore_index

@@ -13,17 +13,17 @@ from fpn_neck.strips.bilinear_taps import Taps
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_flag, check_float_map, check_wholes
 
-_PIXELS = 1 << 16  # filled together
-_BORDER_LOGITS = 1 << 20  # resized together
+_PIXELS = 1 << 16  # labelled at a time
+_BORDER_LOGITS = 1 << 20  # resized at a time
 
 
 @torch.no_grad()
 def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """``argmax(resize(logits, size))``, strip by strip.
 
-    Memory beside the result is a few MiB and some numbers for each row and column; whole logits of
-    194 classes at 2000 x 3000 px take 4.7 GB. Labels are the same but where two logits tie within
-    rounding.
+    Memory besides the result is a few MiB and some numbers for each row and column; all logits of
+    194 classes at 2000 x 3000 px take 4.7 GB. Labels are the same except where two logits tie
+    within rounding.
 
     Args:
         logits: (N, K, h, w), floating point.
@@ -34,7 +34,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
         Labels (N, H, W), int64 in 0..K-1.
 
     Raises:
-        TypeError, ValueError: an argument is of another type or shape; names it.
+        TypeError, ValueError: an argument has another type or shape; the message names it.
     """
     check_float_map("logits", logits)
     check_flag("align_corners", align_corners)
@@ -43,21 +43,23 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
     for i in range(len(logits)):
         image = slice(i, i + 1)
-        fill_labels(RowMap.of(logits[image]).finite().resize(size, align_corners), labels[image])
+        fill_labels(
+            RowMap.from_tensor(logits[image]).finite().resize(size, align_corners), labels[image]
+        )
     return labels
 
 
 def fill_labels(logits: RowMap, labels: Tensor) -> None:
     """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
 
-    A pixel's logits are a mixture of those of a few cells of the source. Where one class is the
-    largest in all of them it is in the mixture, so only the borders between classes need resized
-    logits.
+    A pixel's logits are weighted means of the logits of a few cells of the source. A class that has
+    the largest logit in all these cells has it in the pixel, too. So only the borders between
+    classes need resized logits.
     """
     height, width = labels.shape[1:]
     if labels.device.type != "cpu" or not eager():
         for rows, strip in logits.strips():
-            labels[:, rows] = strip.max(1).indices  # half the time of argmax on a CPU
+            labels[:, rows] = strip.max(1).indices  # on a CPU in half the time of argmax
         return
     across = logits.taps[1].tensors(labels.device)
     step = max(1, _PIXELS // max(1, width))
@@ -67,11 +69,12 @@ def fill_labels(logits: RowMap, labels: Tensor) -> None:
 
 
 def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels: Tensor) -> None:
-    """Labels of some rows: the cells' where they agree, then the borders'.
+    """Labels of some rows: first where all cells of a pixel agree, then the borders.
 
     Args:
-        source: the cells' logits.
-        down, across: which cells make up these rows, and all columns (`Taps.tensors`).
+        source: logits of the cells, (1, K, h, w).
+        down: taps of these rows among the rows of cells.
+        across: indices and weights of all columns (`Taps.tensors`).
         labels: (rows, W), to be filled.
     """
     first, last = down.span()
@@ -92,7 +95,7 @@ def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels
 
 
 def _agreed(cells: Tensor, axis: int, index: Tensor) -> Tensor:
-    """``cells`` taken at an index (size, S) along an axis, -1 where the S differ."""
+    """``cells`` at an index (size, S) along an axis, -1 where the S labels differ."""
     labels, *others = (cells.index_select(axis, i) for i in index.unbind(1))
     for other in others:
         labels = labels.where(labels == other, -1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fpn_neck.fast.cpu import winograd
-from fpn_neck.fast.cpu.threads import spread
+from fpn_neck.fast.cpu.threads import run_in_threads
 
 
 def test_results_come_in_order_from_at_most_that_many_threads(threads):
@@ -19,14 +19,14 @@ def test_results_come_in_order_from_at_most_that_many_threads(threads):
         seen.add(threading.get_ident())
         return 10 * part
 
-    assert spread(task, range(20)) == list(range(0, 200, 10))
+    assert run_in_threads(task, range(20)) == list(range(0, 200, 10))
     assert len(seen) <= threads
     assert (threading.get_ident() in seen) == (threads == 1)
-    assert spread(task, []) == []
+    assert run_in_threads(task, []) == []
 
 
 def test_each_thread_computes_alone_and_the_callers_number_stays(threads):
-    numbers = spread(lambda _: torch.get_num_threads(), range(2 * threads))
+    numbers = run_in_threads(lambda _: torch.get_num_threads(), range(2 * threads))
     assert numbers == [1] * (2 * threads)
     assert torch.get_num_threads() == threads
     with ThreadPoolExecutor(1) as other:  # a new thread of the user's
@@ -44,7 +44,7 @@ def test_no_gradients_and_the_callers_inference_mode(threads, mode):
             assert not torch.is_grad_enabled()
             return torch.is_inference_mode_enabled()
 
-        assert spread(task, range(4)) == state
+        assert run_in_threads(task, range(4)) == state
         assert torch.is_grad_enabled() == (mode is torch.enable_grad)
     assert target.tolist() == [0, 1, 2, 3] and not target.requires_grad
 
@@ -56,13 +56,13 @@ def test_an_error_reaches_the_caller_and_the_threads_go_on(threads):
         return part
 
     with pytest.raises(ZeroDivisionError, match="part 3"):
-        spread(task, range(5))
-    assert spread(task, range(3)) == [0, 1, 2]
+        run_in_threads(task, range(5))
+    assert run_in_threads(task, range(3)) == [0, 1, 2]
 
 
 def test_several_threads_of_the_user_at_once(threads):
     with ThreadPoolExecutor(4) as users:
-        results = users.map(lambda i: spread(lambda part: part * i, range(6)), range(8))
+        results = users.map(lambda i: run_in_threads(lambda part: part * i, range(6)), range(8))
         assert list(results) == [[part * i for part in range(6)] for i in range(8)]
 
 
@@ -74,13 +74,13 @@ def test_gradients_are_the_same_to_the_bit_every_time(threads):
 
 FORK = """
 import os, sys, torch
-from fpn_neck.fast.cpu.threads import spread
+from fpn_neck.fast.cpu.threads import run_in_threads
 torch.set_num_threads(2)
-assert spread(lambda i: i, [1, 2]) == [1, 2]
+assert run_in_threads(lambda i: i, [1, 2]) == [1, 2]
 child = os.fork()
 if child == 0:
     torch.set_num_threads(2)
-    os._exit(spread(lambda i: i, [3, 4]) != [3, 4])
+    os._exit(run_in_threads(lambda i: i, [3, 4]) != [3, 4])
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
@@ -101,15 +101,16 @@ def run(script):
 
 SPREAD = """
 import threading, time, torch
-from fpn_neck.fast.cpu.threads import spread
+from fpn_neck.fast.cpu.threads import run_in_threads
 torch.set_num_threads(2)
 """
 
 
 @pytest.mark.parametrize("used_before", [False, True])
 def test_a_thread_that_outlives_the_main_one(used_before):
-    first = "spread(abs, [1, 2])\n" if used_before else ""
-    late = "threading.Thread(target=lambda: (time.sleep(1), print(spread(abs, [-1, -2])))).start()"
+    first = "run_in_threads(abs, [1, 2])\n" if used_before else ""
+    late = "lambda: (time.sleep(1), print(run_in_threads(abs, [-1, -2])))"
+    late = f"threading.Thread(target={late}).start()"
     assert run(SPREAD + first + late) == "[1, 2]\n"
 
 
@@ -121,6 +122,6 @@ def limited(self):
         raise RuntimeError("can't start new thread")
     start(self)
 threading.Thread.start = limited
-print(spread(abs, [-1, -2]), torch.get_num_threads())
+print(run_in_threads(abs, [-1, -2]), torch.get_num_threads())
 """
     assert run(SPREAD + refuse) == "[1, 2] 2\n"

@@ -1,7 +1,6 @@
 """fpn_neck.fast.cpu.winograd and conv3x3: Winograd's convolution against torch's in float64.
 
-Tolerances are relative to the largest value of the reference: 1e-12 in float64, 1e-5 in float32
-(measured: 3e-6 at 256 channels, where the direct convolution has 3e-7), rounding in the short ones.
+Tolerances: `helpers.fast_paths.TOLERANCE`.
 """
 
 import copy
@@ -10,21 +9,24 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
+from torch.autograd import forward_ad
 
 from fpn_neck.fast.cpu import winograd
-from fpn_neck.fast.cpu.conv3x3 import conv3x3
+from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-def assert_close(ours, expected, tolerance):
-    """Largest absolute difference over the largest absolute value."""
-    assert ours.shape == expected.shape
-    scale = expected.abs().max().item()
-    torch.testing.assert_close(ours.double(), expected.double(), atol=tolerance * scale, rtol=0)
+@pytest.mark.usefixtures("any_size")
+def test_forward_mode_derivatives_of_a_convolution():
+    conv, x, tangent = nn.Conv2d(3, 5, 3, padding=1), *torch.randn(2, 2, 3, 9, 11)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(run_conv(conv, forward_ad.make_dual(x, tangent)))
+        assert found.tangent is not None
+        torch.testing.assert_close(found.tangent, F.conv2d(tangent, conv.weight, padding=1))
 
 
 def direct(x, weight, bias):
@@ -112,7 +114,7 @@ def test_every_row_is_asked_for_in_order_and_by_pairs(size, threads):
     assert len(asked) <= threads and all(run == sorted(set(run)) for run in asked)
     every = [(n, y) for n in range(2) for y in range(size[0])]
     assert sorted({row for run in asked for row in run}) == every
-    assert sum(map(len, asked)) <= len(every) + 2 * winograd.MARGIN * (threads - 1)
+    assert sum(map(len, asked)) <= len(every) + 2 * winograd.MARGIN_ROWS * (threads - 1)
 
 
 # The transformed weights are kept between calls -------------------------------------------------

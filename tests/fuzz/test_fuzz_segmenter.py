@@ -139,7 +139,7 @@ def segmenter_cases(draw):
     args = {
         "num_classes": draw(st.integers(1, 5)),
         "backbone_options": draw(st.sampled_from([None, {}])),
-        "fpn": {"out_channels": 4, "num_outs": draw(st.sampled_from([None, n, n + 1]))},
+        "neck": {"out_channels": 4, "num_outs": draw(st.sampled_from([None, n, n + 1]))},
         "head": {"channels": 4, "norm_cfg": None, "align_corners": draw(st.booleans())},
     }
     names = draw(st.sets(st.sampled_from(sorted(args)), max_size=1)) if draw(st.booleans()) else ()
@@ -156,7 +156,7 @@ def segmenter_cases(draw):
 
 # What a part refuses is named as the part's own argument.
 PARTS = {
-    "fpn": {"fpn", "FPN", "out_channels", "channels", "num_outs", "strides", "norm_cfg"},
+    "neck": {"neck", "FPN", "out_channels", "channels", "num_outs", "strides", "norm_cfg"},
     "head": {"head", "SegHead", "out_channels", "channels", "strides", "num_outs"},
     "strides": {"strides", "backbone.strides", "num_outs"},
 }

@@ -1,6 +1,7 @@
 """fpn_neck.FPN on its fast paths against itself without them, and what must not take them.
 
-Tolerance: 1e-5 relative to the largest value in float32, 1e-12 in float64; see test_winograd.
+Tolerance: 1e-5 relative to the largest value in float32, 1e-12 in float64; see
+`helpers.fast_paths.TOLERANCE`.
 """
 
 import copy
@@ -10,14 +11,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from test_winograd import TOLERANCE, assert_close
+from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
-from fpn_neck.models.fpn_fast import fits
 
 CHANNELS, WIDTH = [4, 6, 10], 8
 SIZES = {
@@ -57,7 +58,7 @@ def maps(sizes=SIZES["even"], batch=2, dtype=torch.float32, layout=torch.contigu
 
 def plain(fpn, inputs):
     with fast.enable(False):
-        assert not fits(fpn, inputs)
+        assert not fpn._takes_fast_path(inputs)
         return fpn(inputs)
 
 
@@ -77,7 +78,7 @@ def test_outputs_and_gradients(smooth, sizes, dtype, layout):
     for batch in (1, 3):
         inputs = [x.requires_grad_() for x in maps(sizes, batch, dtype, layout)]
         twins = [x.detach().double().requires_grad_() for x in inputs]
-        assert fits(fpn, inputs)
+        assert fpn._takes_fast_path(inputs)
         expected, ours = plain(twin, twins), fpn(inputs)
         assert {y.dtype for y in ours} == {dtype}
         assert_same(ours, expected, TOLERANCE[dtype])
@@ -137,7 +138,7 @@ def test_weights_that_are_no_parameters_get_their_gradient(smooth):
         conv.bias.requires_grad_(False)
         del conv.weight
         conv.weight = weight
-    assert fits(fpn, inputs) and all(y.requires_grad for y in fpn(inputs))
+    assert fpn._takes_fast_path(inputs) and all(y.requires_grad for y in fpn(inputs))
 
 
 def backward_batched(outs, leaves):
@@ -182,7 +183,7 @@ def test_derivatives_in_float64():
     fpn = FPN([2, 3], 2).double()
     inputs = [torch.randn(1, 2, 4, 6), torch.randn(1, 3, 2, 3)]
     inputs = [x.double().requires_grad_() for x in inputs]
-    assert fits(fpn, inputs)
+    assert fpn._takes_fast_path(inputs)
     assert torch.autograd.gradcheck(lambda *x: fpn(x), inputs)
     assert torch.autograd.gradgradcheck(lambda *x: fpn(x), inputs)
 
@@ -198,7 +199,7 @@ def test_disabled_it_gives_the_bits_of_torchs_operators():
         off = fpn(inputs)
         with fast.enable():
             on = fpn(inputs)
-        assert not fits(fpn, inputs)
+        assert not fpn._takes_fast_path(inputs)
     finally:
         fast.enable()
     c = inputs[-1]
@@ -212,7 +213,7 @@ def test_small_maps_take_torchs_operators(monkeypatch):
     monkeypatch.undo()
     fpn = FPN([8, 8], 256)
     small, large, above = (torch.randn(1, 8, s, s) for s in (29, 30, 15))
-    assert not fits(fpn, [small, above]) and fits(fpn, [large, above])
+    assert not fpn._takes_fast_path([small, above]) and fpn._takes_fast_path([large, above])
 
 
 # What needs torch's own operators ---------------------------------------------------------------
@@ -250,7 +251,7 @@ def test_other_necks_keep_the_plain_order(make):
     """Their single 3x3 convolutions may be Winograd's all the same, see test_blocks."""
     fpn = make()
     inputs = maps(dtype=next(fpn.parameters()).dtype)
-    assert not fits(fpn, inputs)
+    assert not fpn._takes_fast_path(inputs)
     for a, b in zip(fpn(inputs), plain(fpn, inputs), strict=True):
         assert_close(a, b, TOLERANCE[torch.float32])
 
@@ -282,7 +283,7 @@ def test_wrapped_convolutions_are_called(wrap):
     fpn, inputs = build().eval(), maps()
     before = fpn(inputs)
     wrap(fpn)
-    assert not fits(fpn, inputs)
+    assert not fpn._takes_fast_path(inputs)
     ours = fpn(inputs)
     assert_same(ours, plain(fpn, inputs))
     if wrap is not WRAPPED["spectral norm"]:  # divides a weight that it leaves as it was
@@ -333,7 +334,7 @@ def test_a_mode_sees_every_convolution():
 def test_a_default_device_is_no_such_mode():
     fpn, inputs = build(), maps()
     with torch.device("cpu"):
-        assert fits(fpn, inputs)
+        assert fpn._takes_fast_path(inputs)
 
 
 def test_operations_are_counted_as_torch_counts_them():
@@ -350,7 +351,7 @@ def test_operations_are_counted_as_torch_counts_them():
 def test_subclasses_of_tensors_are_left_alone():
     inputs = [x.as_subclass(OwnTensor) for x in maps()]
     fpn = build()
-    assert not fits(fpn, inputs) and type(fpn(inputs)[0]) is OwnTensor
+    assert not fpn._takes_fast_path(inputs) and type(fpn(inputs)[0]) is OwnTensor
 
 
 def test_meta_and_fake_tensors():
@@ -381,6 +382,22 @@ def test_functional_transforms():
     _, tangent = torch.func.jvp(lambda x: fpn([x, *inputs[1:]])[0], (inputs[0],), (inputs[0],))
     zero = fpn([torch.zeros_like(inputs[0]), *inputs[1:]])[0]
     assert_same([tangent], [fpn(inputs)[0] - zero])  # linear in its inputs
+
+
+@pytest.mark.parametrize("smooth", SMOOTH)
+def test_forward_mode_derivatives(smooth):
+    """By `torch.autograd.forward_ad` itself, which our own autograd functions do not support."""
+    fpn, inputs = build(smooth=smooth), maps()
+    tangents = [torch.randn_like(x) for x in inputs]
+    assert fpn._takes_fast_path(inputs)
+    with forward_ad.dual_level():
+        assert not fpn._takes_fast_path(inputs)
+        duals = [forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents, strict=True)]
+        found = [forward_ad.unpack_dual(y) for y in fpn(duals)]
+    zero = fpn([torch.zeros_like(x) for x in inputs])  # an FPN is linear, but for the biases
+    expected = [y - z for y, z in zip(fpn(tangents), zero, strict=True)]
+    assert_same([y.tangent for y in found], expected)
+    assert_same([y.primal for y in found], fpn(inputs))
 
 
 # What torch does with modules -------------------------------------------------------------------
@@ -434,7 +451,7 @@ def test_onnx_with_dynamic_sizes(tmp_path):
 def test_autocast_gives_its_own_dtype(dtype):
     fpn, inputs = build(), maps()
     with torch.autocast("cpu", dtype=dtype):
-        assert not fits(fpn, inputs)
+        assert not fpn._takes_fast_path(inputs)
         assert {y.dtype for y in fpn(inputs)} == {dtype}
 
 

@@ -157,8 +157,33 @@ def test_a_plain_vit_is_refused():
 
 @pytest.mark.parametrize("name", ["type", "in_channels"])
 def test_what_is_known_already_is_refused_in_the_neck(name):
-    with pytest.raises(TypeError, match="in_channels come from the backbone; leave them out"):
+    with pytest.raises(
+        TypeError, match="in_channels are what the backbone declares; leave them out"
+    ):
         PyramidBackbone(Declared(), NECK | {name: "FPN"})
+
+
+WITHOUT_MMENGINE = """
+from fpn_neck.models.pyramid_backbone import PyramidBackbone
+try:
+    PyramidBackbone(dict(type="ResNet", depth=18))
+except TypeError as e:
+    print(e)
+"""
+
+
+def test_a_config_is_refused_before_the_registry_is_there(run_python):
+    said = run_python(WITHOUT_MMENGINE)
+    assert "backbone={'type': 'ResNet', 'depth': 18}" in said
+    assert "import fpn_neck.registry first" in said
+
+
+def test_a_config_that_mmengine_cannot_build_is_refused():
+    pytest.importorskip("mmengine")
+    import fpn_neck.registry  # noqa: F401
+
+    with pytest.raises(ValueError, match="backbone={'type': 'NoSuch'} can't be built: .*NoSuch"):
+        PyramidBackbone(dict(type="NoSuch"))
 
 
 def test_something_else_as_a_backbone_is_refused():

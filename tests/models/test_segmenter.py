@@ -7,7 +7,7 @@ from torch import nn
 
 from fpn_neck import CrossEntropyLoss, DiceLoss, Segmenter
 
-SMALL = {"fpn": {"out_channels": 16}, "head": {"channels": 64}}
+SMALL = {"neck": {"out_channels": 16}, "head": {"channels": 64}}
 
 
 class Pyramid(nn.Module):
@@ -98,7 +98,7 @@ def test_it_is_its_three_parts_and_one_bilinear_resize():
 
 def test_the_last_resize_follows_align_corners():
     head = SMALL["head"] | {"align_corners": True}
-    model, x = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"], head=head).eval(), images()
+    model, x = Segmenter(Pyramid(), 3, neck=SMALL["neck"], head=head).eval(), images()
     quarter = model.head(model.neck(model.backbone(x)))
     expected = F.interpolate(quarter, size=(61, 97), mode="bilinear", align_corners=True)
     torch.testing.assert_close(model(x), expected, atol=0, rtol=0)
@@ -120,7 +120,7 @@ def test_predict_takes_the_largest_logit_and_keeps_no_graph():
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_the_loss_is_that_of_the_resized_logits(align_corners):
     head = SMALL["head"] | {"align_corners": align_corners, "dropout": 0.0}
-    model, x = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"], head=head), images()
+    model, x = Segmenter(Pyramid(), 3, neck=SMALL["neck"], head=head), images()
     truth = torch.randint(4, (2, 61, 97))
     losses = CrossEntropyLoss(ignore_index=3), DiceLoss(ignore_index=3, loss_weight=0.5)
     found, expected = model.loss(x, truth, *losses), sum(loss(model(x), truth) for loss in losses)
@@ -150,7 +150,7 @@ def test_a_loss_of_nothing_is_refused():
     ids=str,
 )
 def test_the_head_follows_the_levels_of_the_neck(fpn, depths):
-    model = Segmenter(Pyramid(), 3, fpn=SMALL["fpn"] | fpn, head=SMALL["head"])
+    model = Segmenter(Pyramid(), 3, neck=SMALL["neck"] | fpn, head=SMALL["head"])
     towers = model.head.scale_heads
     assert [sum(isinstance(m, nn.Conv2d) for m in t.modules()) for t in towers] == depths
     assert model(images()).shape == (2, 3, 61, 97)
@@ -158,13 +158,13 @@ def test_the_head_follows_the_levels_of_the_neck(fpn, depths):
 
 def test_the_head_follows_uneven_strides():
     backbone = Pyramid((4, 6, 8), (4, 16, 32))
-    towers = Segmenter(backbone, 3, fpn={"start_level": 1}, head={"channels": 64}).head.scale_heads
+    towers = Segmenter(backbone, 3, neck={"start_level": 1}, head={"channels": 64}).head.scale_heads
     assert towers.is_coarser == [False, True]  # 16, 32
 
 
 def test_options_reach_the_parts_and_stay_as_they_are():
     fpn, head = {"out_channels": 24, "smooth": "none"}, {"channels": 64, "merge": "cat"}
-    model = Segmenter(Pyramid(), 3, fpn=fpn, head=head)
+    model = Segmenter(Pyramid(), 3, neck=fpn, head=head)
     assert (model.neck.out_channels, model.neck.smooth) == (24, "none")
     assert model.head.conv_seg.in_channels == 4 * 64
     assert fpn == {"out_channels": 24, "smooth": "none"}
@@ -181,7 +181,7 @@ def test_a_few_steps_overfit_two_images():
     x, target = images((32, 32)), torch.zeros(2, 32, 32, dtype=torch.long)
     target[:, 8:24, 8:24] = 1
     x = x * 0.1 + target[:, None]
-    model = Segmenter(Pyramid(), 2, fpn=SMALL["fpn"], head=SMALL["head"] | {"dropout": 0.0})
+    model = Segmenter(Pyramid(), 2, neck=SMALL["neck"], head=SMALL["head"] | {"dropout": 0.0})
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(20):
         optimizer.zero_grad()
@@ -213,6 +213,21 @@ def test_a_backbone_that_declares_half_is_refused(name):
         Segmenter(backbone, 3)
 
 
+def test_the_old_name_of_neck_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="fpn= is now neck=") as caught:
+        model = Segmenter(Pyramid(), 3, fpn=SMALL["neck"], head=SMALL["head"])
+    assert caught[0].filename == __file__
+    assert model.neck.out_channels == 16
+    with pytest.raises(TypeError, match="give only neck"):
+        Segmenter(Pyramid(), 3, fpn={}, neck={})
+
+
+@pytest.mark.parametrize("name", ["type", "in_channels"])
+def test_what_is_known_already_is_refused_in_the_neck(name):
+    with pytest.raises(TypeError, match="backbone declares; leave them out"):
+        Segmenter(Pyramid(), 3, neck={name: "FPN"})
+
+
 def test_options_for_a_module_are_refused():
     with pytest.raises(TypeError, match="backbone_options"):
         Segmenter(Pyramid(), 3, backbone_options={"checkpoint": "weights.pth"})
@@ -221,7 +236,7 @@ def test_options_for_a_module_are_refused():
 @pytest.mark.parametrize(
     ("names", "options"),
     [
-        ("num_outs=3", {"fpn": {"num_outs": 3}}),
+        ("num_outs=3", {"neck": {"num_outs": 3}}),
         ("merge='sum'", {"head": {"merge": "sum"}}),
         ("num_classes=0", {"num_classes": 0}),
         (r"strides=\[32, 16, 8, 4\]", {"backbone": Pyramid(strides=(32, 16, 8, 4))}),

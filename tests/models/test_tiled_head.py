@@ -6,9 +6,16 @@ from torch import nn
 
 from fpn_neck import Segmenter
 from fpn_neck.models import tiled_head as tiles
-from fpn_neck.models.tiled_head import ALIGNED, MARGIN, fits, is_large, logits_by_tiles, spans
+from fpn_neck.models.tiled_head import (
+    PHOTO_ALIGNMENT,
+    PHOTO_MARGIN,
+    can_tile,
+    is_large,
+    logits_by_tiles,
+    spans,
+)
 
-K, TILE = 7, 3 * MARGIN
+K, TILE = 7, 3 * PHOTO_MARGIN
 SIZES = [  # above one tile in one direction at least; whole strides, and not
     (896, 960),
     (833, 777),
@@ -44,7 +51,7 @@ class Pyramid(nn.Module):
 def segmenter(norm=NORMS[0], dtype=torch.float64, backbone=None, **head):
     groups = {"num_groups": 8} if norm and norm["type"] == "GN" else {}
     head = {"channels": 16, "norm_cfg": norm and norm | groups} | head
-    model = Segmenter(backbone or Pyramid(), K, fpn={"out_channels": 8}, head=head)
+    model = Segmenter(backbone or Pyramid(), K, neck={"out_channels": 8}, head=head)
     nn.init.normal_(model.head.conv_seg.weight)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -54,11 +61,11 @@ def segmenter(norm=NORMS[0], dtype=torch.float64, backbone=None, **head):
 
 
 def by_tiles(model, image, tile=TILE):
-    def see(rows, columns):
+    def pyramid_of(rows, columns):
         return model.neck(model.backbone(image[..., rows, columns]))
 
     head = model.head
-    logits = logits_by_tiles(see, image.shape[-2:], head.scale_heads, head.conv_seg, tile)
+    logits = logits_by_tiles(pyramid_of, image.shape[-2:], head.scale_heads, head.conv_seg, tile)
     return logits.rows(0, logits.shape[2])
 
 
@@ -130,16 +137,16 @@ def test_a_backbone_that_looks_at_the_whole_photo_differs():
 def test_no_tile_is_larger_than_said():
     seen = []
 
-    def see(rows, columns):
+    def pyramid_of(rows, columns):
         image = torch.zeros(1, 3, rows.stop - rows.start, columns.stop - columns.start)
         seen.append(image.shape[-2:])
         return model.neck(model.backbone(image))
 
     model = segmenter(dtype=torch.float32)
     head = model.head
-    logits_by_tiles(see, (1500, 2500), head.scale_heads, head.conv_seg, TILE)
+    logits_by_tiles(pyramid_of, (1500, 2500), head.scale_heads, head.conv_seg, TILE)
     assert len(seen) > 4 and len(set(seen)) == 1
-    assert max(seen[0]) < TILE + ALIGNED
+    assert max(seen[0]) < TILE + PHOTO_ALIGNMENT
 
 
 def test_maps_of_other_sizes_are_refused_with_the_remedy():
@@ -164,10 +171,10 @@ def test_spans_share_out_any_length(tile):
             seen = span.seen.stop - span.seen.start
             assert span.start == end and span.end > span.start
             assert span.seen.start >= 0 and span.seen.stop <= length
-            assert span.seen.start % ALIGNED == 0 and (length - seen) % ALIGNED == 0
-            assert seen < tile + ALIGNED
-            assert span.seen.start == 0 or span.start - span.seen.start >= MARGIN
-            assert i == len(plan) - 1 or span.seen.stop - span.end >= MARGIN
+            assert span.seen.start % PHOTO_ALIGNMENT == 0 and (length - seen) % PHOTO_ALIGNMENT == 0
+            assert seen < tile + PHOTO_ALIGNMENT
+            assert span.seen.start == 0 or span.start - span.seen.start >= PHOTO_MARGIN
+            assert i == len(plan) - 1 or span.seen.stop - span.end >= PHOTO_MARGIN
             end = span.end
         assert end == length
         assert len(plan) == 1 or length > tile
@@ -183,13 +190,13 @@ def test_what_is_large():
         is_large((10, 10), "large")
 
 
-def test_what_fits():
+def test_what_can_be_tiled():
     model = segmenter()
-    assert fits(model, model.head.scale_heads)
-    assert not fits(model.train(), model.head.scale_heads)
-    assert not fits(model.eval(), model.head) and not fits(model, None)
+    assert can_tile(model, model.head.scale_heads)
+    assert not can_tile(model.train(), model.head.scale_heads)
+    assert not can_tile(model.eval(), model.head) and not can_tile(model, None)
     instance = segmenter({"type": "IN"})
-    assert not fits(instance, instance.head.scale_heads)
+    assert not can_tile(instance, instance.head.scale_heads)
 
 
 # --------------------------------------------------------------------------------- Segmenter
@@ -206,6 +213,6 @@ def test_the_segmenters_labels(batch):
 
 @pytest.mark.parametrize("size", [(1, 1), (61, 97), (900, 1300)], ids=str)
 def test_small_photos_take_the_same_path(monkeypatch, size):
-    monkeypatch.setattr(tiles, "_stems", None)
+    monkeypatch.setattr(tiles, "_first_convs", None)
     model, image = segmenter(NORMS[1], torch.float32), torch.randn(1, 3, *size)
     assert torch.equal(model.predict(image), model.predict(image, tile=None))

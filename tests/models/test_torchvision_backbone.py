@@ -118,7 +118,7 @@ def test_equals_resnet_fpn_backbone(assert_parity, family, size):
         )
     )
     images = torch.randn(2, 3, *size)
-    ours = Levels(resnet18(norm_layer=FrozenBatchNorm2d), fpn=fpn)
+    ours = Levels(resnet18(norm_layer=FrozenBatchNorm2d), neck=fpn)
     assert FPNBackbone.forward(ours, images).keys() == theirs(images).keys()
     assert_parity(
         ours,
@@ -136,7 +136,7 @@ def test_equals_a_backbone_with_batch_norm_in_body_and_pyramid(assert_parity):
         resnet18(), layers, [64, 128, 256, 512], 256, norm_layer=nn.BatchNorm2d
     )
     assert_parity(
-        Levels(resnet18(), fpn={"norm_cfg": {"type": "BN"}}),
+        Levels(resnet18(), neck={"norm_cfg": {"type": "BN"}}),
         theirs,
         [torch.randn(2, 3, 97, 70)],
         convert=rename("", 4),
@@ -159,7 +159,7 @@ def test_equals_a_backbone_with_batch_norm_in_body_and_pyramid(assert_parity):
 def test_holds_the_tensors_of_every_stock_resnet50_detector(builder, fpn):
     with torch.device("meta"):
         stock = getattr(detection, builder)(weights=None, weights_backbone=None).backbone
-        ours = FPNBackbone(resnet50(), fpn=fpn)
+        ours = FPNBackbone(resnet50(), neck=fpn)
     theirs = rename("", 3 if "start_level" in fpn else 4)(stock.state_dict())
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
         k: v.shape for k, v in theirs.items()
@@ -181,7 +181,7 @@ def test_a_detector_has_the_losses_and_predictions_of_the_stock_one(name, shake)
         )
     )
     shake(theirs)
-    ours = detector(FPNBackbone(resnet18(norm_layer=FrozenBatchNorm2d), fpn=fpn))
+    ours = detector(FPNBackbone(resnet18(norm_layer=FrozenBatchNorm2d), neck=fpn))
     ours.load_state_dict(rename("backbone.", len(layers))(theirs.state_dict()), strict=True)
     images, targets = batch()
     losses, predictions = [], []
@@ -237,7 +237,7 @@ def test_detectors_train_and_predict(name, backbone, options):
     else:
         backbone = backbone()
     detector, fpn = DETECTORS[name]
-    pyramid = FPNBackbone(backbone, backbone_options=options, fpn=fpn | {"out_channels": 32})
+    pyramid = FPNBackbone(backbone, backbone_options=options, neck=fpn | {"out_channels": 32})
     model = detector(pyramid)
     images, targets = batch()
 
@@ -290,7 +290,7 @@ def test_all_scenes_empty_still_gives_finite_losses():
 @pytest.mark.parametrize("size", [(61, 97), (128, 64), (1, 3)], ids=str)
 def test_levels_are_named_and_sized(fpn, names, size):
     before = dict(fpn)
-    pyramid = FPNBackbone(Maps(), fpn=fpn | {"out_channels": 16})
+    pyramid = FPNBackbone(Maps(), neck=fpn | {"out_channels": 16})
     assert (pyramid.level_names, pyramid.out_channels, fpn) == (names, 16, before)
     levels = pyramid(torch.randn(2, 3, *size))
     assert isinstance(levels, OrderedDict)
@@ -344,11 +344,11 @@ def test_backbone_options_reach_timm():
             TypeError,
             ["norm_eval", "Maps", "on the module itself"],
         ),
-        (dict(backbone=Maps(), fpn="p6p7"), TypeError, ["'p6p7'", "dict"]),
-        (dict(backbone=Maps(), fpn={"in_channels": [4]}), TypeError, ["in_channels", "declares"]),
-        (dict(backbone=Maps(), fpn={"num_outs": 3}), ValueError, ["num_outs=3", "4 levels"]),
-        (dict(backbone=Maps(), fpn={"end_level": 2}), ValueError, ["num_outs=5", "end_level=-1"]),
-        (dict(backbone=Maps(), fpn={"out_channels": 0}), ValueError, ["out_channels=0"]),
+        (dict(backbone=Maps(), neck="p6p7"), TypeError, ["'p6p7'", "dict"]),
+        (dict(backbone=Maps(), neck={"in_channels": [4]}), TypeError, ["in_channels", "declares"]),
+        (dict(backbone=Maps(), neck={"num_outs": 3}), ValueError, ["num_outs=3", "4 levels"]),
+        (dict(backbone=Maps(), neck={"end_level": 2}), ValueError, ["num_outs=5", "end_level=-1"]),
+        (dict(backbone=Maps(), neck={"out_channels": 0}), ValueError, ["out_channels=0"]),
     ],
 )
 def test_refuses(arguments, error, words):
@@ -356,6 +356,13 @@ def test_refuses(arguments, error, words):
         FPNBackbone(**arguments)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_the_old_name_of_neck_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="fpn= is now neck=") as caught:
+        model = FPNBackbone(Maps(), fpn={"out_channels": 16})
+    assert caught[0].filename == __file__
+    assert (model.out_channels, model.fpn.num_outs) == (16, 5)
 
 
 def test_refuses_an_unknown_timm_model():

@@ -121,6 +121,43 @@ def test_other_precisions(dtype):
         torch.testing.assert_close(a, b, atol=5e-3 if dtype.itemsize == 2 else 1e-6, rtol=0)
 
 
+@pytest.mark.usefixtures("strip_bytes")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_logits_are_resized_in_float32(dtype):
+    """Losses equal those of the same logits in float32; gradients are rounded once, at the end."""
+    logits, labels = batch((7, 5), (29, 18))
+    half = logits.detach().to(dtype).requires_grad_()
+    single = half.detach().float().requires_grad_()
+    losses = [CrossEntropyLoss(), DiceLoss()]
+    found, expected = (full_size_losses(x, labels, losses) for x in (half, single))
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-6)
+    torch.testing.assert_close(found, tuple(whole(half, labels, losses)), atol=0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_neither_losses_nor_gradients(dtype):
+    """Also for a loss with a matrix product, which autocast would round."""
+    logits, labels = batch()
+    losses = [CrossEntropyLoss(WEIGHTS), DiceLoss(), ProductLoss()]
+    expected = full_size_losses(logits, labels, losses)
+    with torch.autocast("cpu", dtype=dtype):
+        found = full_size_losses(logits, labels, losses)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    grads = [torch.autograd.grad(sum(values), logits)[0] for values in (found, expected)]
+    torch.testing.assert_close(*grads, atol=0, rtol=0)
+
+
+class ProductLoss(PixelLoss):
+    """Squared sum of the probabilities' products with a matrix."""
+
+    def sums(self, log_p, labels, pixels):
+        mixed = torch.linspace(0.1, 1.3, K * K).view(K, K) @ log_p.exp().flatten(2)
+        return (mixed * pixels.flatten(1).unsqueeze(1)).double().mean((0, 2))
+
+    def value(self, sums):
+        return sums.square().sum().float()
+
+
 def test_channels_last_under_autocast_and_without_gradients():
     logits, labels = batch()
     plain = full_size_losses(logits, labels, [CrossEntropyLoss()])[0]

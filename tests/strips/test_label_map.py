@@ -68,7 +68,9 @@ def test_labels_of_a_crop_resized_again(size):
     once = F.interpolate(logits, size=(128, 160), mode="bilinear")[..., 3:110, 10:150]
     whole = F.interpolate(once, size=size, mode="bilinear")
     labels = torch.empty(1, *size, dtype=torch.int64)
-    fill_labels(RowMap.of(logits).resize((128, 160)).crop(3, 10, 107, 140).resize(size), labels)
+    fill_labels(
+        RowMap.from_tensor(logits).resize((128, 160)).crop(3, 10, 107, 140).resize(size), labels
+    )
     chosen = whole.gather(1, labels.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(chosen, whole.max(1).values, atol=2e-6, rtol=0)
     assert (labels == whole.argmax(1)).float().mean() > 0.999

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.memory import new_map, same_bits
-from fpn_neck.fast.eligible import eager, plain_conv, plain_tensors, takes_fast_backward
+from fpn_neck.fast.eligible import are_plain_tensors, eager, is_plain_conv, takes_fast_backward
 from fpn_neck.fast.memory_format import is_channels_last
 
-# Of the direct convolution, for one image; measured, see docs/performance.md.
+# Of the direct convolution of one image, from where on Winograd's is faster; measured, see
+# docs/performance.md.
 LEAST_MULTIPLY_ADDS = 5e8
 
 # Convolution -> (a copy of its weight, its transform). The copy is compared at every use: that is
-# cheap, and no version counter sees what is done to ``weight.data`` (as mmengine's EMA hook does).
-# The weight itself can't be the key: torch.utils.swap_tensors refuses what has a weak reference.
+# cheap, and version counters miss changes of ``weight.data`` (mmengine's EMA hook makes them).
+# The weight itself can't be the key: torch.utils.swap_tensors refuses tensors with weak references.
 _transforms: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
 def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
-    """``conv(x)``, by Winograd where it computes that and is sooner."""
-    if (
-        eager()
-        and plain_conv(conv, 3)
-        and is_worth(x, conv.in_channels, conv.out_channels)
-        and plain_tensors(x, conv.weight, *(() if conv.bias is None else (conv.bias,)))
+    """``conv(x)``, by Winograd's algorithm where it applies and is faster."""
+    if not eager() or not is_plain_conv(conv, 3):
+        return conv(x)
+    plain = cast(nn.Conv2d, conv)
+    if winograd_is_faster(x, plain.in_channels, plain.out_channels) and are_plain_tensors(
+        x, plain.weight, *(() if plain.bias is None else (plain.bias,))
     ):
-        return conv3x3(x, conv.weight, conv.bias, is_channels_last(x), conv)
+        return conv3x3(x, plain.weight, plain.bias, is_channels_last(x), plain)
     return conv(x)
 
 
 def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tensor]:
-    """Maps for chains of 3x3 convolutions: in channels_last where the first is worth Winograd's."""
-    first = maps[0]
+    """Maps for chains of 3x3 convolutions: in channels_last if Winograd is faster for the finest.
+
+    Args:
+        maps: finest first, (N, C_i, H_i, W_i).
+        out_channels: of the first convolutions.
+    """
+    finest = maps[0]
     if (
         eager()
         and all(x.device.type == "cpu" for x in maps)
-        and is_worth(first, first.shape[1], out_channels)
+        and winograd_is_faster(finest, finest.shape[1], out_channels)
     ):
         return [x.contiguous(memory_format=torch.channels_last) for x in maps]
     return maps
 
 
-def is_worth(x: Tensor, in_channels: int, out_channels: int) -> bool:
-    """Whether Winograd is sooner for maps of x's size."""
+def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
+    """Whether Winograd's algorithm is faster than the direct one for maps of x's size."""
     return 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
 
 
@@ -64,8 +70,9 @@ def conv3x3(
 
     Args:
         x: (N, C, H, W). weight: (O, C, 3, 3). bias: (O,) or None.
-        channels_last: layout of the result, whose dtype is the weight's.
-        owner: whose weight this is; in inference its transform is kept as long as that exists.
+        channels_last: memory format of the result, which has the weight's dtype.
+        owner: the module that has the weight; in inference, the transformed weight is kept as long
+            as the module exists.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -74,16 +81,16 @@ def conv3x3(
 
 
 def conv3x3_rows(
-    fill: winograd.Fill,
+    fill_rows: winograd.FillRows,
     like: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     channels_last: bool,
     owner: nn.Module | None = None,
 ) -> Tensor:
-    """The same without gradients, of a map of ``like``'s size that ``fill`` gives by rows."""
+    """The same without gradients, for a map of ``like``'s size that ``fill_rows`` writes."""
     out = new_map(like, len(weight), channels_last, weight.dtype)
-    return winograd.convolve(fill, _transform(weight, owner), bias, out)
+    return winograd.convolve(fill_rows, _transform(weight, owner), bias, out)
 
 
 def _transform(weight: Tensor, owner: nn.Module | None) -> Tensor:
@@ -95,10 +102,14 @@ def _transform(weight: Tensor, owner: nn.Module | None) -> Tensor:
     return known[1]
 
 
-def torchs_backward(
+def aten_backward(
     grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight and bias of a convolution that keeps the size, by torch's operator."""
+    """Gradients of x, weight and bias of a convolution that keeps the size, by torch's operator.
+
+    Args:
+        wanted: whether each of the three is wanted; the others are None.
+    """
     ones, padding = [1, 1], [size // 2 for size in weight.shape[2:]]
     maps = grad, x.to(grad), weight.to(grad)
     return torch.ops.aten.convolution_backward(
@@ -109,7 +120,7 @@ def torchs_backward(
 class _Conv3x3(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         out = new_map(x, len(weight), channels_last, weight.dtype)
@@ -117,19 +128,19 @@ class _Conv3x3(Function):
         return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if not takes_fast_backward(grad):
-            return *torchs_backward(grad, x, weight, wanted), None
+            return *aten_backward(grad, x, weight, wanted), None
         if not (grad.is_contiguous() or is_channels_last(grad)):
             grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = grad_weight = None
         if wanted[1]:
             grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype)
-        if wanted[0]:  # a map, so it comes last, when the temporaries of the other are gone
-            # The kernel turned by 180 degrees takes every output back to its inputs.
-            turned = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
+        if wanted[0]:  # a whole map: last, when the temporaries of the other are freed
+            # The kernel rotated by 180 degrees takes every output back to its inputs.
+            rotated = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
             grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
-            winograd.convolve(winograd.rows_of(grad), turned, None, grad_x)
+            winograd.convolve(winograd.rows_of(grad), rotated, None, grad_x)
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

@@ -1,24 +1,24 @@
-"""One step down the pyramid, lateral 1x1 + the level above upsampled, without temporaries.
+"""One step down the pyramid, lateral 1x1 + upsampled level above, without temporaries.
 
-The lateral is a matrix product that writes its map in the layout the next step wants. The nearest
-neighbour of a map of twice the size is itself, repeated in a view (H/2, 2, W/2, 2), so the level
-above is added in place and no upsampled map exists. The lateral's bias goes along with the level
-above, which has a quarter of the pixels.
+The lateral is a matrix product that writes its map in the memory format of the next step. Nearest
+upsampling to twice the size repeats each pixel 2 x 2 times. So the level above is added in place to
+a view (H/2, 2, W/2, 2) of the lateral, and no upsampled map exists. The lateral's bias is added to
+the level above, which has a quarter of the pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
-from fpn_neck.fast.cpu.conv3x3 import torchs_backward
-from fpn_neck.fast.cpu.memory import computed_in, new_map
-from fpn_neck.fast.cpu.winograd import Fill
+from fpn_neck.fast.cpu.conv3x3 import aten_backward
+from fpn_neck.fast.cpu.memory import compute_dtype, new_map
+from fpn_neck.fast.cpu.winograd import FillRows
 from fpn_neck.fast.eligible import takes_fast_backward
 from fpn_neck.fast.memory_format import is_channels_last
 
@@ -30,17 +30,17 @@ def merge(
 
     Args:
         x: (N, C, H, W). weight: (O, C, 1, 1). bias: (O,). above: (N, O, h, w) of any size.
-        channels_last: layout of the result, which is in `computed_in`'s dtype.
+        channels_last: memory format of the result, whose dtype is `compute_dtype`'s.
     """
     return _Merge.apply(x, weight, bias, above, channels_last)
 
 
-def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> Fill:
-    """The same by blocks of rows, without gradients, for maps that fit: see `is_half`."""
-    dtype, width = computed_in(x.dtype), x.shape[-1]
+def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> FillRows:
+    """The same by blocks of rows and without gradients, if ``above`` `has_half_size`."""
+    dtype, width = compute_dtype(x.dtype), x.shape[-1]
     weight, bias = weight.flatten(1).t().to(dtype), bias[:, None, None].to(dtype)
 
-    def fill(n: int, start: int, end: int, target: Tensor) -> None:
+    def fill_rows(n: int, start: int, end: int, target: Tensor) -> None:
         rows = x[n, :, start:end].flatten(1).t().to(dtype) @ weight  # ((end - start) * W, O)
         rows = rows.view(end - start, width, -1).permute(2, 0, 1)
         if above is None:
@@ -49,11 +49,11 @@ def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -
             added = above[n, :, start // 2 : end // 2] + bias
             torch.add(_pairs(rows), added[:, :, None, :, None], out=_pairs(target))
 
-    return fill
+    return fill_rows
 
 
-def is_half(above: Tensor | None, x: Tensor) -> bool:
-    """Whether every pixel above stands over exactly 2 x 2 pixels of ``x``."""
+def has_half_size(above: Tensor | None, x: Tensor) -> bool:
+    """Whether every pixel of ``above`` becomes exactly 2 x 2 pixels of ``x``, or it is None."""
     return above is None or x.shape[-2:] == (2 * above.shape[-2], 2 * above.shape[-1])
 
 
@@ -65,7 +65,7 @@ def _pairs(x: Tensor) -> Tensor:
 class _Merge(Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -74,7 +74,7 @@ class _Merge(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.above_shape = None if above is None else above.shape
-        dtype = computed_in(x.dtype)
+        dtype = compute_dtype(x.dtype)
         out, kernel = new_map(x, len(weight), channels_last, dtype), weight.flatten(1).to(dtype)
         for image, result in zip(x.flatten(2), out.flatten(2), strict=True):
             if channels_last:
@@ -84,30 +84,30 @@ class _Merge(Function):
         if above is None:
             return out.add_(bias[:, None, None])
         above = above + bias[:, None, None]
-        if is_half(above, x):
+        if has_half_size(above, x):
             _pairs(out).add_(above[:, :, :, None, :, None])
         else:
             out.add_(F.interpolate(above, size=x.shape[-2:]))
         return out
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias, for_above, _ = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, wants_above, _ = ctx.needs_input_grad
         if not takes_fast_backward(grad):
             return *_plain_backward(grad, x, weight, ctx.above_shape, ctx.needs_input_grad), None
         flat, kernel = grad.flatten(2), weight.flatten(1).to(grad.dtype).expand(len(x), -1, -1)
-        # The largest, the input's, comes last, when the temporaries of the others are gone.
-        grad_above = _downsample(grad, ctx.above_shape) if for_above else None
-        grad_bias = grad.sum((0, 2, 3)) if for_bias else None
+        # The input's, the largest, comes last, when the temporaries of the others are freed.
+        grad_above = _downsample(grad, ctx.above_shape) if wants_above else None
+        grad_bias = grad.sum((0, 2, 3)) if wants_bias else None
         grad_x = grad_weight = None
-        if for_weight:
+        if wants_weight:
             grad_weight = torch.bmm(flat, x.flatten(2).mT.to(grad.dtype)).sum(0).view(weight.shape)
-        if for_x and is_channels_last(x):
+        if wants_x and is_channels_last(x):
             grad_x = torch.bmm(flat.mT, kernel).mT.view(x.shape)
-        elif for_x:
+        elif wants_x:
             grad_x = torch.bmm(kernel.mT, flat).view(x.shape)
-        return grad_x, grad_weight, grad_bias, grad_above, None  # torch gives each its dtype
+        return grad_x, grad_weight, grad_bias, grad_above, None  # torch casts each to its dtype
 
 
 def _plain_backward(
@@ -117,15 +117,15 @@ def _plain_backward(
     above_shape: torch.Size | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """By torch's own operators: gradients of x, weight, bias, above."""
+    """Gradients of x, weight, bias and above, by torch's own operators."""
     above = None
     if wanted[3]:
         above = torch.ops.aten.upsample_nearest2d_backward(grad, grad.shape[-2:], above_shape)
-    return *torchs_backward(grad, x, weight, wanted[:3]), above
+    return *aten_backward(grad, x, weight, wanted[:3]), above
 
 
 def _downsample(grad: Tensor, shape: torch.Size) -> Tensor:
-    """Sum over the pixels that took their value from one pixel above."""
+    """Gradient of the level above: the sum over the pixels that each of its pixels became."""
     if grad.shape[-2:] == (2 * shape[-2], 2 * shape[-1]):
         rows = grad[:, :, ::2] + grad[:, :, 1::2]
         return rows[..., ::2] + rows[..., 1::2]

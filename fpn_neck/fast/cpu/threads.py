@@ -1,15 +1,15 @@
-"""Threads that each do a part of the work from end to end.
+"""Threads that each do a part of the work from beginning to end.
 
-Inside an operator, torch's threads wait for each other at its end. Over hundreds of short operators
-the slowest thread of each adds up, and on a machine with other work to do one is always slow. Parts
-that need nothing of each other wait once.
+At the end of every operator, torch's threads wait for the slowest of them. Over hundreds of short
+operators these waits add up, above all on a machine with other work. Independent parts wait only
+once.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from threading import Barrier
@@ -21,10 +21,10 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def spread(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+def run_in_threads(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """``[task(part) for part in parts]``, without gradients, on as many threads as torch may use.
 
-    Whether inference mode is on goes along; other modes of the calling thread do not.
+    The threads take over inference mode from the calling thread, and no other mode.
     """
     threads = min(torch.get_num_threads(), len(parts))
     if threads < 2:
@@ -36,28 +36,30 @@ def spread(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result
         with torch.inference_mode(inference), torch.no_grad():
             return task(part)
 
-    pool, futures = _pool(torch.get_num_threads()), []
-    with suppress(RuntimeError):  # the interpreter is at its end, and so are its pools
-        for part in parts if pool else ():
-            futures.append(pool.submit(run, part))
+    pool = _pool(torch.get_num_threads())
+    futures: list[Future[Result]] = []
+    if pool is not None:
+        with suppress(RuntimeError):  # the interpreter is shutting down and takes no new work
+            for part in parts:
+                futures.append(pool.submit(run, part))
     return [f.result() for f in futures] + [run(part) for part in parts[len(futures) :]]
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor | None:
-    """None where the system gives no more threads."""
+    """Threads that each run an operator without torch's; None if the system gives no more."""
     pool = ThreadPoolExecutor(threads, "fpn_neck")
-    everyone = Barrier(threads)
+    all_started = Barrier(threads)
 
     def start(_: int) -> None:
-        everyone.wait()  # so that each thread gets one of these calls
-        torch.get_num_threads()  # the thread's first call takes over the process's number
-        torch.set_num_threads(1)  # for this thread, and for those that will start later
+        all_started.wait()  # so that each thread runs one of these calls
+        torch.get_num_threads()  # a thread's first call takes over the number of the process
+        torch.set_num_threads(1)  # for this thread and for threads that start later
 
     try:
         list(pool.map(start, range(threads)))
     except RuntimeError:
-        everyone.abort()  # or those that did start would wait for good
+        all_started.abort()  # or the threads that did start would wait for ever
         pool.shutdown(wait=False)
         return None
     finally:

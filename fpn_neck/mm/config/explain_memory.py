@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from fpn_neck.models.tiled_head import TILE
+from fpn_neck.models.tiled_head import PHOTO_TILE
 
 # Of torch on CPUs and GPUs, cuDNN and cuBLAS, oneDNN, OpenCV, numpy and C++.
 _SIGNS = re.compile(
@@ -73,7 +73,7 @@ def _decode_heads(cfg: Config) -> list[tuple[str, dict]]:
 def _of_testing(cfg: Config, split: str) -> str:
     ways = [f"{split}_dataloader.batch_size or the size of what it loads"]
     if cfg.model.get("type") == "fpn_neck.EncoderDecoder":
-        ways.append(f"model.test_cfg.tile ({TILE} unless set)")
+        ways.append(f"model.test_cfg.tile ({PHOTO_TILE} unless set)")
     return ", or ".join(ways)
 
 

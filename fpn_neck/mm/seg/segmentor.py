@@ -12,7 +12,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from fpn_neck.mm.registry import MODELS
-from fpn_neck.models.tiled_head import TILE, fits, is_large, logits_by_tiles
+from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.label_map import fill_labels
 from fpn_neck.strips.row_map import RowMap
 
@@ -54,7 +54,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         padded = data_samples[0].metainfo
         size = padded.get("pad_shape", padded["img_shape"])[:2]
         for image, sample in zip(logits.split(1), data_samples, strict=True):
-            self._set_labels(sample, RowMap.of(image).finite(), size)
+            self._set_labels(sample, RowMap.from_tensor(image).finite(), size)
         return data_samples
 
     def _set_labels(self, sample: Any, logits: RowMap, size: Sequence[int]) -> None:
@@ -79,13 +79,13 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
     def _in_tiles(self, data: dict) -> bool:
         photos, samples = data["inputs"], data.get("data_samples")
-        tile = self.test_cfg.get("tile", TILE)
+        tile = self.test_cfg.get("tile", PHOTO_TILE)
         return (
             any(is_large(photo.shape[-2:], tile) for photo in photos)
             and samples is not None
             and self._by_rows(samples)
             and not getattr(self.data_preprocessor, "test_cfg", None)
-            and fits(self, getattr(self.decode_head, "scale_heads", None))
+            and can_tile(self, getattr(self.decode_head, "scale_heads", None))
         )
 
     def _logits_by_tiles(self, photo: Tensor) -> RowMap:
@@ -97,5 +97,5 @@ class EncoderDecoder(segmentors.EncoderDecoder):
             tile = self.data_preprocessor(data, False)["inputs"]
             return head._transform_inputs(self.extract_feat(tile))
 
-        tile = self.test_cfg.get("tile", TILE)
+        tile = self.test_cfg.get("tile", PHOTO_TILE)
         return logits_by_tiles(see, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)
