@@ -8,14 +8,14 @@ import torch
 pytest.importorskip("mmengine")
 
 from helpers.toy_run import ToyMetric, toy_config, train  # noqa: E402
-from mmengine.runner import FlexibleRunner  # noqa: E402
+from mmengine.runner import FlexibleRunner, Runner  # noqa: E402
 
-from fpn_neck.mm.training import finite_loss_hook  # noqa: E402
-from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard  # noqa: E402
-from fpn_neck.mm.training.last_checkpoint import (  # noqa: E402
+from fpn_neck.mm.last_checkpoint import (  # noqa: E402
     check_last_checkpoint,
     last_checkpoint,
 )
+from fpn_neck.mm.training import finite_loss_hook  # noqa: E402
+from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard, guard_checkpoints  # noqa: E402
 from fpn_neck.mm.training.randomness_hook import seed_from  # noqa: E402
 from fpn_neck.mm.training.resuming import check_resumable, optimizer_kinds  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
@@ -94,6 +94,19 @@ def test_a_moved_work_dir_finds_its_best_checkpoint_and_the_last(a):
     assert last_checkpoint(moved) == str(moved / "iter_8.pth")
 
 
+@pytest.mark.parametrize("kind", [Runner, FlexibleRunner])
+def test_a_checkpoint_is_read_on_the_cpu(first, tmp_path, monkeypatch, kind):
+    """A GPU would hold weights and optimizer twice; the device "meta" stands for it."""
+    runner = kind.from_cfg(toy_config(tmp_path, steps=1, env_cfg={"mp_cfg": {}}))
+    runner.train()
+    guard_checkpoints(runner)
+    for module in ("runner.runner", "_strategy.single_device"):
+        monkeypatch.setattr(f"mmengine.{module}.get_device", lambda: "meta")
+    runner.resume(str(first / "iter_4.pth"))
+    weights = load_checkpoint(first / "iter_4.pth")["state_dict"]
+    assert all(torch.equal(v, weights[k]) for k, v in runner.model.state_dict().items())
+
+
 # ---------------------------------------------------------------------------- the last checkpoint
 
 
@@ -107,7 +120,7 @@ def test_a_work_dir_that_was_never_used_has_no_last_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, r"isn't there, beside it iter_4\.pth, iter_6\.pth: give --resume FILE, or another"),
+        (None, r"is missing, beside it iter_4\.pth, iter_6\.pth: give --resume FILE, or another"),
         ("", r"is empty, beside it iter_4\.pth: give"),
         ("/gone/iter_2.pth", r"names /gone/iter_2\.pth, which is neither there nor beside it"),
     ],
@@ -196,7 +209,7 @@ def test_a_run_refuses_before_it_goes_on(a):
 
 @pytest.mark.parametrize("other", ["Adam", "Adamax", "SGD"])
 def test_another_kind_of_optimizer_is_refused(a, other):
-    with pytest.raises(ValueError, match=f"another optimizer, AdamW, than {other} .set optim_"):
+    with pytest.raises(ValueError, match=f"another optimizer, AdamW, than {other} .restore optim_"):
         resumed(a, optim_wrapper=dict(optimizer=dict(type=other, lr=0.01)))
 
 
