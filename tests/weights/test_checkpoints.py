@@ -291,7 +291,7 @@ def test_a_truncated_file_of_the_old_format_is_refused(tmp_path, cut):
 
 @pytest.mark.parametrize("content", [b"hello world", b"h\xe9llo", b"not found\n"])
 def test_a_short_text_is_refused(tmp_path, content):
-    """torch's unpickler takes the first letters for opcodes, and raises KeyError."""
+    """torch's unpickler reads the first letters as opcodes, and raises KeyError."""
     path = tmp_path / "text.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"text\.pth"):
@@ -311,7 +311,7 @@ def test_damaged_names_in_a_zip_are_refused_by_file(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"hello world", bytes(100), b"\xff" * 20])
 def test_a_broken_safetensors_file_is_refused(tmp_path, content):
-    """safetensors' own error is no ValueError."""
+    """safetensors' own error is not a ValueError."""
     pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
