@@ -1,7 +1,10 @@
-"""The door through which mmengine finds this package: it imports ``<scope>.registry``.
+"""mmengine's entry to this package.
 
-It does so the first time it meets a ``type='fpn_neck.<name>'``. That is why
-``type='fpn_neck.FPN'`` works in every framework's config without ``custom_imports``.
+mmengine imports ``<scope>.registry`` when it first meets a ``type='<scope>.<name>'``. So
+``type='fpn_neck.FPN'`` works in the config of every framework without ``custom_imports``.
+
+Importing this module has one effect on the whole process: mmengine then reads local checkpoint
+files by `fpn_neck.weights.checkpoints.load_checkpoint`.
 """
 
 from fpn_neck.mm.registry import (

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.explain_build import building
 from fpn_neck.mm.config.explain_memory import memory_advice
@@ -45,6 +46,7 @@ def with_tiles(cfg: Config, tile: int | None) -> Config:
 
 def main() -> int:
     args = parse_args()
+    read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmseg":
         raise ValueError(f"{args.config}: default_scope is not mmseg; only segmenters see tiles")

@@ -2,8 +2,8 @@
 
 Neck, segmentation head and ResNet backbone move between mmdet, mmseg, torchvision, detectron2,
 segmentation_models_pytorch (smp) and the article's decoder. Every key is reported: mapped, ignored
-(other parts, such as detection heads), unmapped or missing. Nothing is written where a key is
-unmapped or missing, for the result would not be equal; --allow-unmapped leaves such keys out.
+(other parts, such as detection heads), unmapped or missing. If a key is unmapped or missing, the
+result would not be equal, and nothing is written; --allow-unmapped leaves such keys out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--allow-unmapped",
         action="store_true",
-        help="write although keys are unmapped or missing: a start for training, no equal model",
+        help="write OUT even if keys are unmapped or missing: a start for training, not an equal "
+        "model",
     )
     return parser.parse_args()
 
 
 def print_account(conversion: Conversion, advice: Iterable[str]) -> None:
-    """Every key under its heading, then what the weights don't show."""
+    """Print every key under its heading, then the options that weights do not show."""
     accounts = {
         "mapped": [f"{a} -> {b}" for a, b in conversion.mapped.items()],
         "ignored": conversion.ignored,
@@ -54,7 +55,7 @@ def print_account(conversion: Conversion, advice: Iterable[str]) -> None:
 
 
 def check_equal(conversion: Conversion) -> None:
-    """Refuse what the weights show can't be equal.
+    """Refuse a conversion that cannot give an equal model.
 
     Raises:
         ValueError: keys are unmapped or missing.
@@ -73,20 +74,20 @@ def check_equal(conversion: Conversion) -> None:
 
 def check_output(output: Path, source: Path) -> None:
     if output.suffix not in (".pth", ".pt"):
-        raise ValueError(f"OUT {output}: torch.save writes it; give it the suffix .pth or .pt")
+        raise ValueError(f"OUT {output}: torch.save writes it; use the suffix .pth or .pt")
     if output.is_dir() or output.resolve() == source.resolve():
-        raise ValueError(f"OUT {output}: is IN itself or a folder; choose another name")
+        raise ValueError(f"OUT {output} is a folder or IN itself; choose another name")
 
 
 def checkpoint_of(state_dict: dict[str, Any], target: str, meta: Mapping[str, Any]) -> dict:
-    """The file's content as the target's own loader expects it."""
+    """The content of the file, as the target library loads it."""
     if target in MM:
         return {"state_dict": state_dict, "meta": dict(meta)}
     return {"model": state_dict} if target == "detectron2" else state_dict
 
 
 def kept_meta(checkpoint: Any, source: str) -> dict[str, Any]:
-    """Class names and palette of an mm checkpoint."""
+    """Class names and palette, if the checkpoint is one of mmdet or mmseg."""
     meta = checkpoint.get("meta") if source in MM and isinstance(checkpoint, Mapping) else None
     return {k: meta[k] for k in META if k in meta} if isinstance(meta, Mapping) else {}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import load_config
 
@@ -31,6 +32,7 @@ def parse_args() -> Namespace:
 
 def main() -> None:
     args = parse_args()
+    read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmdet":
         raise ValueError(f"{args.config}: proposals come from an mmdet config of an RPN")

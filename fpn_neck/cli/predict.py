@@ -24,6 +24,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
 from fpn_neck.mm.config.explain_build import building
 from fpn_neck.mm.config.explain_memory import memory_advice
@@ -149,6 +150,7 @@ def build_predictor(cfg: Config, args: Namespace) -> Predict:
 def main() -> int:
     args = parse_args()
     images = find_images(args.images, args.out)
+    read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     predict = build_predictor(cfg, args)
     check_folder(args.out)

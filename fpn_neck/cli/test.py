@@ -8,13 +8,14 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.data_sources import check_data
 from fpn_neck.mm.config.explain_build import building
 from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import drop_pretraining, resolve_config
 from fpn_neck.mm.distributed.launch import joined_processes
-from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard
+from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -65,10 +66,11 @@ def _use_tta(cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
+    read_urls_safely()
     cfg = resolve_config(args)
     check_data(cfg, "test")
     apply_flags(cfg, args)
     with joined_processes(cfg), building(cfg), memory_advice(cfg):
         runner = RUNNERS.build(cfg)
-        runner.register_hook(CheckpointGuard(args.allow_mismatch))
+        guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
         runner.test()

@@ -11,6 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import find_latest_checkpoint
 
 from fpn_neck.datasets.check.findings import RefusedData
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.data_sources import check_data, check_files
 from fpn_neck.mm.config.explain_build import building
@@ -22,9 +23,9 @@ from fpn_neck.mm.distributed.launch import (
     joined_processes,
     refuse,
 )
-from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard
+from fpn_neck.mm.last_checkpoint import check_last_checkpoint, last_checkpoint
+from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.install_hooks import make_dependable
-from fpn_neck.mm.training.last_checkpoint import check_last_checkpoint, last_checkpoint
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -117,6 +118,7 @@ def refusals(cfg: Config, args: Namespace) -> list[str]:
 
 def main() -> int | None:
     args = parse_args()
+    read_urls_safely()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
     with joined_processes(cfg):
@@ -125,5 +127,5 @@ def main() -> int | None:
             return refuse(lines)
         with building(cfg), memory_advice(cfg):
             runner = RUNNERS.build(cfg)
-            runner.register_hook(CheckpointGuard(args.allow_mismatch))
+            guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
             runner.train()

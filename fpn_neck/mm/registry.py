@@ -10,26 +10,27 @@ from typing import Any
 
 from mmengine import registry as root
 
+from fpn_neck.mm.checkpoint_reader import read_files_safely
 from fpn_neck.models.backbones import BUILDERS
-from fpn_neck.weights.mmengine_files import load_mmengines_checkpoints_here
 
-# torch 2.6 made weights_only the default, under which mmengine can't read its own checkpoints.
-load_mmengines_checkpoints_here()
+# Needed as soon as a config names a type of this package: mmengine 0.10 cannot read its own
+# checkpoints on torch 2.6 and later.
+read_files_safely()
 
-# framework -> where this package's part of it registers
+# framework -> the module that registers this package's classes for it
 _PARTS = {"mmdet": "fpn_neck.mm.det", "mmseg": "fpn_neck.mm.seg"}
 _FRAMEWORKS = [name for name in _PARTS if find_spec(name)]
 
 
 class _Registry(root.Registry):
-    """Imports a framework's part of this package for a name that nothing imported so far has.
+    """Imports a framework's part of this package only for a name that is not registered yet.
 
-    ``fpn_neck.FPN`` in an mmdet config thus never loads mmseg, which takes seconds.
+    So ``fpn_neck.FPN`` in an mmdet config does not import mmseg, which takes seconds.
     """
 
     def get(self, key: str) -> type | None:
         self.import_from_location()
-        # A framework that is in use already comes first.
+        # Frameworks that are already imported come first.
         for framework in sorted(_FRAMEWORKS, key=lambda name: name not in sys.modules):
             if key.rpartition(".")[2] not in self.module_dict:
                 import_module(_PARTS[framework])

@@ -1,4 +1,4 @@
-"""Reading checkpoints without running code that they might carry."""
+"""Checkpoint files: read without running code, and compared with the model that takes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from fpn_neck.utils.text import first_few
+
+if TYPE_CHECKING:
+    from torch.serialization import MAP_LOCATION
 
 # Where frameworks keep the weights in a training checkpoint, and what wrappers put before a name.
 _CONTAINERS = ("state_dict", "model", "state_dict_ema", "model_ema")
@@ -19,10 +24,17 @@ _COUNTER = "num_batches_tracked"
 _SHOWN = 3  # names and shapes of each kind of difference
 
 
-def load_checkpoint(path: str | Path) -> Any:
-    """Load a checkpoint file on the CPU with ``weights_only=True``.
+def load_checkpoint(path: str | Path, map_location: MAP_LOCATION = "cpu") -> Any:
+    """Load a checkpoint file without running code that it might carry.
 
-    ``.safetensors``, and ``.pkl`` files of numpy arrays (detectron2's model zoo), are read too.
+    It reads files of `torch.save` with ``weights_only=True``, mmengine's checkpoints among them
+    (mmengine need not be installed), ``.safetensors`` files, and ``.pkl`` files of numpy arrays
+    (detectron2's model zoo).
+
+    Args:
+        path: a local file; ``~`` is the home folder.
+        map_location: the device of the tensors, or what else `torch.load` takes for files of
+            `torch.save`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -32,29 +44,35 @@ def load_checkpoint(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if path.suffix == ".pkl":
-            from fpn_neck.weights.array_pickles import load_array_pickle
-
-            return load_array_pickle(path)
-        if find_spec("mmengine"):
-            from fpn_neck.weights.mmengine_files import load_local
-
-            return load_local(path, "cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _read(path, map_location)
     except Exception as e:  # torch raises nearly anything on a file that is cut or no checkpoint
         raise ValueError(
-            f"checkpoint {path} cannot be read as plain tensors ({why_not_read(e)}); files that "
-            "need arbitrary code are refused: save a state_dict, or fetch the file again if it is "
+            f"checkpoint {path} cannot be read as plain tensors ({_reason(e)}); files that need "
+            "arbitrary code are refused: save a state_dict, or fetch the file again if it is "
             "truncated"
         ) from e
 
 
-def why_not_read(error: Exception) -> str:
-    """What a file asks for that torch refuses, without its advice on how to run it; else line 1."""
+def _read(path: Path, map_location: MAP_LOCATION) -> Any:
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path, device=str(device))
+    if path.suffix == ".pkl":
+        from fpn_neck.weights.array_pickles import load_array_pickle
+
+        return load_array_pickle(path, device)
+    if not find_spec("numpy"):  # torch does not require it; mmengine does
+        return torch.load(path, map_location=map_location, weights_only=True)
+    from fpn_neck.weights.mmengine_files import allowed_objects
+
+    with torch.serialization.safe_globals(allowed_objects()):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """What a file asks for that torch refuses, without torch's advice to allow it; else line 1."""
     text = str(error).strip() or type(error).__name__
     refused = text.partition("WeightsUnpickler error:")[2].strip().splitlines()
     blocked = [line for line in text.splitlines() if "GLOBAL" in line]
@@ -62,10 +80,10 @@ def why_not_read(error: Exception) -> str:
 
 
 def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
-    """The name -> tensor mapping inside a training checkpoint, ``module.`` prefixes taken off.
+    """The mapping of names to tensors inside a checkpoint, without ``module.`` before the names.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the checkpoint holds no such mapping.
     """
     for name in _CONTAINERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
@@ -84,7 +102,7 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
     }
 
 
-def fitting(
+def matching_weights(
     model: Mapping[str, Tensor],
     state_dict: Mapping[str, Tensor],
     name: str,
@@ -92,17 +110,17 @@ def fitting(
     allow_mismatch: bool = False,
     warn: Callable[[str], object] = warnings.warn,
 ) -> dict[str, Tensor]:
-    """The weights that a model can take: all of them, or a refusal before anything is loaded.
+    """The weights that match a model in name and shape; those of another model are refused.
 
     Args:
         model: the model's own ``state_dict()``.
         state_dict: the weights to load.
-        name: of the checkpoint, for the message.
-        allow_mismatch: take what fits in name and shape, and tell ``warn`` what is left out.
+        name: the checkpoint's name, for the message.
+        allow_mismatch: return the weights that match, and tell ``warn`` about the others.
 
     Raises:
         ValueError: tensors are missing, left over, or of another shape; names the first few of
-            each. With ``allow_mismatch``: nothing fits.
+            each. With ``allow_mismatch``: no tensor matches.
     """
     text = differences(model, state_dict)
     if text and not allow_mismatch:
@@ -110,18 +128,18 @@ def fitting(
             f"checkpoint {name} is of another model: {text}; use its own config (train, test and "
             "predict load the rest with --allow-mismatch)"
         )
-    fits = {k: v for k, v in state_dict.items() if k in model and model[k].shape == v.shape}
-    if not fits:
-        raise ValueError(f"checkpoint {name}: nothing of it fits: {text}; use its own config")
+    matching = {k: v for k, v in state_dict.items() if k in model and model[k].shape == v.shape}
+    if not matching:
+        raise ValueError(f"checkpoint {name}: no tensor matches: {text}; use its own config")
     if text:
-        warn(f"checkpoint {name}: {len(fits)} tensors loaded; {text}")
-    return fits
+        warn(f"checkpoint {name}: {len(matching)} tensors loaded; {text}")
+    return matching
 
 
 def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> str:
-    """What keeps weights from fitting a model, in one line with the first few names and shapes.
+    """How weights differ from those of a model, in one line with the first few names and shapes.
 
-    Empty where they fit. Batch norm's counters may be missing; torch then starts them at 0.
+    Empty if they match. Batch norm's counters may be missing; torch then starts them at 0.
     """
     own = {k: f"{k} {tuple(v.shape)}" for k, v in model.items()}
     given = {k: f"{k} {tuple(v.shape)}" for k, v in state_dict.items()}
@@ -134,13 +152,16 @@ def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -
             if k in given and state_dict[k].shape != v.shape
         ],
     }
-    return "; ".join(f"{len(v)} {what}{_first_few(v)}" for what, v in found.items() if v)
+    return "; ".join(
+        f"{len(v)} {what}{_counts_by_part(v)}: {first_few(v, _SHOWN)}"
+        for what, v in found.items()
+        if v
+    )
 
 
-def _first_few(lines: list[str]) -> str:
-    """``: a (1,), b (2,)``, or where there are more, how many in which part of the model too."""
+def _counts_by_part(lines: list[str]) -> str:
+    """`` (backbone 240, neck 16)`` for a list that is too long to be shown."""
     if len(lines) <= _SHOWN:
-        return f": {', '.join(lines)}"
+        return ""
     parts = Counter(line.split(".")[0] for line in lines)
-    counts = ", ".join(f"{part} {count}" for part, count in parts.most_common(_SHOWN))
-    return f" ({counts}): {', '.join(lines[:_SHOWN])} and {len(lines) - _SHOWN} more"
+    return f" ({', '.join(f'{part} {count}' for part, count in parts.most_common(_SHOWN))})"

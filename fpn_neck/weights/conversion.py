@@ -1,4 +1,4 @@
-"""From one library's state dict to another's, with an account of every key."""
+"""Renames the keys of one library's state dict to another's, and reports every key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLASSIFIER = "head.classifier.conv.weight"
 _LATERAL = re.compile(r"lateral_convs\.\d|inner_blocks\.\d|fpn_lateral\d|decoder\.p(5|\d\.skip)")
 _FPN_CONV = re.compile(r"^(neck\.)?fpn_convs\.\d+")
 _PLACES = {
-    "merged": "on every merged map, beside the top-down path",
+    "merged": "on every merged map, outside the top-down path",
     "chained": "inside the top-down path",
     "none": "nowhere",
 }
@@ -24,12 +24,12 @@ _PLACES = {
 
 @dataclass
 class Conversion:
-    """What became of every key.
+    """The result, and the account of every key.
 
     Attributes:
-        state_dict: the target's names -> the source's tensors.
+        state_dict: {target's name: source's tensor}.
         mapped: {source's name: target's name}.
-        ignored: source's names that are no backbone, neck or segmentation head.
+        ignored: source's names of other parts than backbone, neck and segmentation head.
         unmapped: {source's name: why the target has no place for it}.
         missing: {target's name: why the source has nothing for it}.
         roles: the mapped tensors under the names of `fpn_neck.weights.key_maps`.
@@ -44,39 +44,40 @@ class Conversion:
 
 
 def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conversion:
-    """Rename weights; nothing is computed but the order of a concatenating classifier's inputs.
+    """Rename weights. Values stay; only a concatenating classifier may get its inputs reordered.
 
-    What the weights show can't be equal is in ``unmapped`` and ``missing``; what they don't show
-    (strides, normalisation, ReLU before P7, ...) is said by
-    `fpn_neck.weights.conversion_notes.notes`. They don't show ``top_down=False`` either, nor one
-    extra level after ``smooth='chained'``, which looks like ``'merged'``.
+    A key that keeps the two models from being equal is in ``unmapped`` or ``missing``. Options
+    that weights do not show (strides, normalization, ReLU before P7, ...) are listed by
+    `fpn_neck.weights.conversion_notes.notes`. Two more are not shown by weights:
+    ``top_down=False``, and one extra level after ``smooth='chained'``, which looks like
+    ``'merged'``.
 
     Args:
         state_dict: {name: tensor}, as `fpn_neck.weights.checkpoints.find_state_dict` gives it.
         source, target: keys of `fpn_neck.weights.key_maps.LIBRARIES`.
 
     Raises:
-        ValueError: source and target are the same, no key is one of the source's, or there are
-            laterals or 3x3 too few for a pyramid.
+        ValueError: source and target are the same; no key is one of the source's; or the numbers
+            of lateral and 3x3 convolutions do not make a pyramid.
     """
     if source == target:
-        raise ValueError(f"from {source} to {target}: the same names, nothing to convert")
-    theirs, ours = LIBRARIES[source], LIBRARIES[target]
-    layout = _layout(state_dict, theirs)
+        raise ValueError(f"from {source} to {target}: nothing to convert; name two libraries")
+    from_library, to_library = LIBRARIES[source], LIBRARIES[target]
+    layout = _layout(state_dict, from_library)
     result = Conversion()
-    names = _read(state_dict, theirs, layout, result)
+    names = _read(state_dict, from_library, layout, result)
     if not names:
         raise ValueError(
-            f"no backbone, neck or segmentation head under {source}'s names in these weights, of "
-            f"which the first is {next(iter(state_dict), None)!r}; name the library they come from"
+            f"no backbone, neck or segmentation head under {source}'s names in these weights; "
+            f"their first key is {next(iter(state_dict), None)!r}; name the library they come from"
         )
     roles = {role: state_dict[name] for role, name in names.items()}
-    modules = ours.modules(replace(layout, smooth=ours.smooth or layout.smooth))
-    obstacles = _obstacles(roles, layout, theirs, ours)
-    for role, tensor in _reorder(roles, theirs, ours).items():
+    modules = to_library.modules(replace(layout, smooth=to_library.smooth or layout.smooth))
+    obstacles = _obstacles(roles, layout, from_library, to_library)
+    for role, tensor in _reorder(roles, from_library, to_library).items():
         module, _, part = role.rpartition(".")
         name = names[role]
-        if ours.verbatim and module.startswith("backbone."):
+        if to_library.verbatim and module.startswith("backbone."):
             modules.setdefault(module, module)
         if role in obstacles or module not in modules:
             result.unmapped[name] = obstacles.get(role, f"{target} has no counterpart")
@@ -84,28 +85,28 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
         result.roles[role] = tensor
         result.mapped[name] = f"{modules[module]}.{part}"
         result.state_dict[result.mapped[name]] = tensor
-    for role in _expected(roles, modules, theirs, ours):
+    for role in _expected(roles, modules, from_library, to_library):
         module, _, part = role.rpartition(".")
         if role not in roles and module in modules:
-            reason = _other_place(role, layout, ours) or f"these {source} weights have none"
+            reason = _other_place(role, layout, to_library) or f"these {source} weights have none"
             result.missing[f"{modules[module]}.{part}"] = reason
     return result
 
 
 def _layout(state_dict: Mapping[str, Tensor], library: Library) -> Layout:
-    """Count laterals and 3x3; only mm's names leave the place of the 3x3 open."""
+    """Count laterals and 3x3 convolutions; mm's names do not tell the place of the 3x3."""
     n = len({m[0] for m in map(_LATERAL.search, state_dict) if m})
     if library.smooth or not n:
         return Layout(n or 4, library.smooth or "merged")
     convs = len({m[0] for m in map(_FPN_CONV.search, state_dict) if m})
     if n == 1 and convs > 1:
         raise ValueError(
-            f"1 lateral_conv and {convs} fpn_convs: a pyramid with laterals=False, which no other "
-            "library has"
+            f"1 lateral_conv and {convs} fpn_convs: no other library has a pyramid with "
+            "laterals=False"
         )
     if convs < n and convs not in (0, n - 1):
         raise ValueError(
-            f"{n} lateral_convs and {convs} fpn_convs make no pyramid: expected {n} or more "
+            f"{n} lateral_convs and {convs} fpn_convs are not a pyramid: expected {n} or more "
             f"fpn_convs, {n - 1} (smooth='chained') or none (smooth='none')"
         )
     return Layout(n, "merged" if convs >= n else "chained" if convs else "none")
@@ -114,7 +115,7 @@ def _layout(state_dict: Mapping[str, Tensor], library: Library) -> Layout:
 def _read(
     state_dict: Mapping[str, Tensor], library: Library, layout: Layout, result: Conversion
 ) -> dict[str, str]:
-    """{role's tensor: source's name}; what has no role goes to the result's other accounts."""
+    """{role's tensor: source's name}; a name without a role goes into ``result``."""
     modules: dict[str, list[str]] = {name: [role] for name, role in library.aliases(layout).items()}
     for role, module in library.modules(layout).items():
         modules.setdefault(module, []).append(role)
@@ -123,7 +124,7 @@ def _read(
         module, _, part = name.rpartition(".")
         known = [p + module for p in library.prefixes if p + module in modules]
         if known:
-            roles = modules[known[0]]  # one; or .bn and .gn, and running statistics are .bn's
+            roles = modules[known[0]]  # one, or .bn and .gn; only .bn has running statistics
             is_batch_norm = f"{module}.running_mean" in state_dict
             names[f"{roles[0 if is_batch_norm else -1]}.{part}"] = name
         elif library.verbatim and name.startswith("backbone."):
@@ -140,52 +141,55 @@ def _concatenates(roles: Mapping[str, Tensor]) -> bool:
     return classifier is not None and tower is not None and classifier.shape[1] > tower.shape[0]
 
 
-def _reorder(roles: StateDict, theirs: Library, ours: Library) -> StateDict:
-    """Turn the classifier's inputs round where the other library begins at the other end."""
-    if not _concatenates(roles) or theirs.concatenates == ours.concatenates:
+def _reorder(roles: StateDict, from_library: Library, to_library: Library) -> StateDict:
+    """Reverse the levels of the classifier's inputs if the target concatenates them reversed."""
+    if not _concatenates(roles) or from_library.concatenates == to_library.concatenates:
         return roles
     weight = roles[_CLASSIFIER]  # (K, 4 * C, 1, 1)
     return roles | {_CLASSIFIER: weight.unflatten(1, (4, -1)).flip(1).flatten(1, 2)}
 
 
-def _obstacles(roles: StateDict, layout: Layout, theirs: Library, ours: Library) -> dict[str, str]:
-    """{role: why the target can't hold it, or would compute something else with it}."""
-    limits = dict(ours.limits)
-    if {theirs.align_corners, ours.align_corners} == {True, False}:
+def _obstacles(
+    roles: StateDict, layout: Layout, source: Library, target: Library
+) -> dict[str, str]:
+    """{role: why the target can't hold it, or would compute another result with it}."""
+    limits = dict(target.limits)
+    if {source.align_corners, target.align_corners} == {True, False}:
         limits[r"head\."] = (
-            f"the target's head has align_corners={ours.align_corners}, the source's "
-            f"{theirs.align_corners}"
+            f"the target's head has align_corners={target.align_corners}, the source's "
+            f"{source.align_corners}"
         )
-    if ours.concatenates is None and _concatenates(roles):
+    if target.concatenates is None and _concatenates(roles):
         limits.setdefault(r"head\.", "the target's head adds levels, the source concatenates them")
-    obstacles = {role: _other_place(role, layout, ours) for role in roles}
+    obstacles = {role: _other_place(role, layout, target) for role in roles}
     for pattern, reason in limits.items():
         obstacles |= {role: reason for role in roles if re.match(pattern, role)}
     return {role: reason for role, reason in obstacles.items() if reason}
 
 
-def _other_place(role: str, layout: Layout, ours: Library) -> str | None:
-    if not role.startswith(("neck.merged", "neck.chained")) or ours.smooth in (None, layout.smooth):
+def _other_place(role: str, layout: Layout, target: Library) -> str | None:
+    is_smooth = role.startswith(("neck.merged", "neck.chained"))
+    if not is_smooth or target.smooth in (None, layout.smooth):
         return None
-    return f"the target has its 3x3 {_PLACES[ours.smooth]}, the source {_PLACES[layout.smooth]}"
+    return f"the target has its 3x3 {_PLACES[target.smooth]}, the source {_PLACES[layout.smooth]}"
 
 
 def _expected(
-    roles: StateDict, modules: Mapping[str, str], theirs: Library, ours: Library
+    roles: StateDict, modules: Mapping[str, str], from_library: Library, to_library: Library
 ) -> Iterator[str]:
-    """What the target needs for the parts that are there: weights, and a bias or a norm to each."""
+    """Weights that the target needs for the parts in ``roles``, each with a bias or a norm."""
     parts = {role.split(".")[0] for role in roles}
     has_extra = any(role.startswith("neck.extra") for role in roles)
     for module in modules:
         base, is_conv, _ = module.partition(".conv")
         if module.startswith("backbone.") or not is_conv or module.split(".")[0] not in parts:
             continue
-        if module.startswith("neck.extra") and not (has_extra and ours.smooth):
-            continue  # mm may have P6 alone; the others make P6 and P7 together
+        if module.startswith("neck.extra") and not (has_extra and to_library.smooth):
+            continue  # mm may have P6 without P7; the others have both
         norm = next((n for n in ("bn", "gn") if f"{base}.{n}.weight" in roles), "conv")
         yield from (f"{module}.weight", f"{base}.{norm}.bias")
-    if theirs.verbatim and ours.verbatim:
-        return  # any backbone goes
+    if from_library.verbatim and to_library.verbatim:
+        return  # any backbone is accepted
     for role in roles:
         conv = re.fullmatch(r"(backbone\..*)conv(\d)\.weight", role)
         if conv:

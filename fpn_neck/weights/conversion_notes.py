@@ -1,4 +1,4 @@
-"""What weights alone don't show, and has to be set or checked for the converted model to be equal.
+"""Options that weights do not show. Set or check them, so that the converted model is equal.
 
 Sources: torchvision ``ops/feature_pyramid_network.py``, ``models/detection/faster_rcnn.py``;
 detectron2 0.6 ``modeling/backbone/{fpn,resnet}.py``, ``config/defaults.py``; mmdet 3.3
@@ -20,7 +20,7 @@ _ALL = (*_MM, *_P7, *_SMP)
 
 @dataclass(frozen=True)
 class Note:
-    """``text`` holds wherever a role matches ``part`` and goes from ``source`` to ``target``."""
+    """``text`` applies if a role matches the pattern ``part``, from ``source`` to ``target``."""
 
     part: str
     source: tuple[str, ...]
@@ -48,7 +48,7 @@ NOTES = (
         "neck.extra",
         _MM,
         _ALL,
-        "equal only if the neck had smooth='merged', as which its 3x3 convolutions are counted",
+        "equal only if the neck had smooth='merged': its 3x3 convolutions are counted as such",
     ),
     Note("backbone", _SMP, _ALL, "equal only if the encoder had encoder_depth=5: C2 to C5"),
     Note("neck.extra6", _P7, _MM, "set neck.add_extra_convs='{p6_source}', with num_outs to match"),

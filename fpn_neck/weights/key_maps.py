@@ -4,20 +4,20 @@ Every table maps a *role*, a module named after the papers, to the module's name
 
 - ``backbone.*``: torchvision's (and mmdet's) own ResNet names, ``backbone.layer1.0.conv1``
 - ``neck.lateral2`` .. ``neck.lateral5``: the 1x1 on C2..C5
-- ``neck.merged2`` .. ``merged5``, or ``neck.chained2`` .. ``chained4``: the 3x3, beside the
-  top-down path or inside it (`fpn_neck.FPN`'s ``smooth``)
+- ``neck.merged2`` .. ``merged5``, or ``neck.chained2`` .. ``chained4``: the 3x3 outside or inside
+  the top-down path (`fpn_neck.FPN`'s ``smooth``)
 - ``neck.extra6``, ``neck.extra7``: the 3x3 of stride 2 that makes P6, P7
-- ``head.5.0`` .. ``head.5.2``, ..., ``head.2.0``: the 3x3 of each level's tower, first one first
+- ``head.5.0`` .. ``head.5.2``, ..., ``head.2.0``: the 3x3 of each level's tower, in order
 - ``head.classifier``: the 1x1
 
 A convolution with a norm is ``ROLE.conv`` and ``ROLE.bn`` or ``ROLE.gn``. The coarsest backbone map
-of a pyramid is taken for C5, so three laterals are C3..C5.
+of a pyramid counts as C5, so three laterals are C3..C5.
 
 Sources: mmdet 3.3, mmseg 1.2, torchvision 0.20 to 0.30, segmentation_models_pytorch 0.5, as
 installed; detectron2 0.6, ``modeling/backbone/{fpn,resnet}.py``,
-``modeling/meta_arch/semantic_seg.py``. The article published no checkpoint and its code was not at
-hand: its decoder is known to be smp's with a 3x3 inside the top-down path, and
-``decoder.p{4,3,2}.conv`` is an assumed name for that 3x3.
+``modeling/meta_arch/semantic_seg.py``. The article published neither checkpoint nor code: its
+decoder is smp's with a 3x3 inside the top-down path, and ``decoder.p{4,3,2}.conv`` is an assumed
+name for that 3x3.
 """
 
 from __future__ import annotations
@@ -61,14 +61,15 @@ class Library:
     Args:
         modules: layout -> {role: the library's module}.
         aliases: layout -> {another name that is read but never written: role}.
-        prefixes: what a part that was saved by itself leaves off; '' is the whole model.
-        smooth: the only place of the 3x3 that the library knows; None means any.
-        ignored: beginnings of names that are no backbone, neck or segmentation head.
+        prefixes: prefixes that names lack if a part was saved by itself; '' is the whole model.
+        smooth: the only place of the 3x3 that the library supports; None means any.
+        ignored: prefixes of other parts than backbone, neck and segmentation head.
         limits: {pattern of a role's tensor: why the library cannot hold it}.
-        verbatim: backbones of other kinds than ResNet keep their names (among mm's).
-        concatenates: 'finest first' or 'coarsest first', the order of the levels before a
-            classifier that concatenates them; None where levels are always added.
-        align_corners: of the head's upsampling; None where it is an option, or there is no head.
+        verbatim: backbones other than ResNet keep their names (between mm's libraries).
+        concatenates: 'finest first' or 'coarsest first', the order in which the head concatenates
+            levels; None if it always adds them.
+        align_corners: of the head's upsampling; None if it is an option, or if the library has no
+            such head.
     """
 
     modules: Callable[[Layout], Modules]
@@ -96,7 +97,7 @@ def _towers() -> list[tuple[int, int]]:
 
 
 def _norm(role: str, name: str) -> Modules:
-    """A library that calls both norms the same; running statistics tell which one it is."""
+    """The library has one name for both norms; running statistics tell which one it is."""
     return {f"{role}.bn": name, f"{role}.gn": name}
 
 
@@ -120,7 +121,7 @@ def _mm_neck(layout: Layout) -> Modules:
 def _mmseg(layout: Layout) -> Modules:
     modules = _mm_neck(layout) | {"head.classifier.conv": "decode_head.conv_seg"}
     for level, i in _towers():
-        name = f"decode_head.scale_heads.{level - 2}.{2 * i}"  # upsampling stands between
+        name = f"decode_head.scale_heads.{level - 2}.{2 * i}"  # odd places are upsampling
         modules |= _conv_module(f"head.{level}.{i}", name)
     return modules
 
@@ -148,7 +149,7 @@ def _torchvision(layout: Layout) -> Modules:
 
 
 def _torchvision_old(layout: Layout) -> Modules:
-    """Before 0.14 the pyramid's convolutions stood one level higher."""
+    """Before 0.14 the names of the pyramid's convolutions lacked their last part."""
     return {
         name.removesuffix(".0"): role
         for role, name in _torchvision(layout).items()

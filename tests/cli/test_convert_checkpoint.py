@@ -111,7 +111,7 @@ def test_without_the_flag_nothing_is_written(convert, assert_refused):
         done, "8 keys unmapped, e.g. neck.fpn_convs.0", "its 3x3 nowhere", "--allow-unmapped"
     )
     assert not out.exists()
-    assert len(section(done, "unmapped")) == 8  # the report comes all the same
+    assert len(section(done, "unmapped")) == 8  # the report is printed anyway
 
 
 def test_a_refusal_leaves_an_older_file_as_it_was(convert, assert_refused, tmp_path):
@@ -197,7 +197,7 @@ def test_an_evil_file_is_refused(call_tool, evil_checkpoint, assert_refused, tmp
 def test_an_output_that_could_not_be_read_back_is_refused(convert, assert_refused, out):
     state = named("neck.", FPN(CHANNELS, WIDTH))
     done, _ = convert(state, "mmdet", "mmseg", out=out)
-    assert_refused(done, f"{out}: ", "in.pth" if out == "in.pth" else "suffix .pth")
+    assert_refused(done, out, "IN itself" if out == "in.pth" else f"{out}: torch.save writes it")
 
 
 @pytest.mark.parametrize(

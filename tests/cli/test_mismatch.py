@@ -142,7 +142,7 @@ def detector(tmp_path):
 
 def test_detecting_with_another_k(detector, call_tool, assert_refused, photo, tmp_path):
     k = ["--cfg-options", "model.roi_head.bbox_head.num_classes=9"]
-    # Finds of every class, to be named and drawn.
+    # Detections of every class, to be named and drawn.
     k += ["model.test_cfg.rcnn.score_thr=0.0", "model.test_cfg.rcnn.max_per_img=-1"]
     k += ["model.test_cfg.rpn.max_per_img=20"]
     arguments = [*detector, photo, "--out", tmp_path / "out", "--score-thr", "0", *k]

@@ -1,4 +1,4 @@
-"""From where `--resume` goes on, and what it refuses: on a model of two layers, in this process."""
+"""Where `--resume` continues, and what it refuses: on a model of two layers, in this process."""
 
 import shutil
 
@@ -8,14 +8,14 @@ import torch
 pytest.importorskip("mmengine")
 
 from helpers.toy_run import ToyMetric, toy_config, train  # noqa: E402
-from mmengine.runner import FlexibleRunner  # noqa: E402
+from mmengine.runner import FlexibleRunner, Runner  # noqa: E402
 
-from fpn_neck.mm.training import finite_loss_hook  # noqa: E402
-from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard  # noqa: E402
-from fpn_neck.mm.training.last_checkpoint import (  # noqa: E402
+from fpn_neck.mm.last_checkpoint import (  # noqa: E402
     check_last_checkpoint,
     last_checkpoint,
 )
+from fpn_neck.mm.training import finite_loss_hook  # noqa: E402
+from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard, guard_checkpoints  # noqa: E402
 from fpn_neck.mm.training.randomness_hook import seed_from  # noqa: E402
 from fpn_neck.mm.training.resuming import check_resumable, optimizer_kinds  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
@@ -23,14 +23,14 @@ from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def generators():
-    """mmengine seeds the process's generators; what runs after these tests shall not notice."""
+    """mmengine seeds the process's generators: reset them for the tests that follow."""
     yield
     seed_from(0)
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """The work dir of a run of four steps: a checkpoint at each second, and a best one at 4."""
+    """The work dir of a run of four steps: a checkpoint every two steps, and a best one at 4."""
     work_dir = tmp_path_factory.mktemp("first") / "a"
     train(toy_config(work_dir, steps=4))
     return work_dir
@@ -38,10 +38,10 @@ def first(tmp_path_factory):
 
 @pytest.fixture
 def a(first, tmp_path):
-    """Another work dir with its files, which are named by their new paths."""
+    """A copy of that work dir, in which files name each other by their new paths."""
     work_dir = shutil.copytree(first, tmp_path / "a")
     content = load_checkpoint(work_dir / "iter_4.pth")
-    # Saved before the validation: as the next one would be.
+    # This one was saved before the validation; the next one would hold the best score.
     best = {"best_ckpt": str(work_dir / "best_acc_iter_4.pth"), "best_score": 0.0, "validated": 4}
     content["message_hub"]["runtime_info"].update(best)
     content["message_hub"]["resumed_keys"].update(dict.fromkeys(best, True))
@@ -82,7 +82,7 @@ def test_a_best_checkpoint_that_is_not_beaten_is_still_named(a, monkeypatch, tmp
 def test_a_best_checkpoint_that_is_gone_is_forgotten(a, monkeypatch):
     monkeypatch.setattr(ToyMetric, "value", -100)
     (a / "best_acc_iter_4.pth").unlink()
-    runner = resumed(a, steps=5)  # with its score, which this one doesn't reach
+    runner = resumed(a, steps=5)  # its score too, which this run does not reach
     assert runner.message_hub.get_info("best_ckpt") == str(a / "best_acc_iter_5.pth")
 
 
@@ -92,6 +92,19 @@ def test_a_moved_work_dir_finds_its_best_checkpoint_and_the_last(a):
     resumed(moved, last_checkpoint(moved))
     assert [p.name for p in moved.glob("best*")] == ["best_acc_iter_8.pth"]
     assert last_checkpoint(moved) == str(moved / "iter_8.pth")
+
+
+@pytest.mark.parametrize("kind", [Runner, FlexibleRunner])
+def test_a_checkpoint_is_read_on_the_cpu(first, tmp_path, monkeypatch, kind):
+    """A GPU would hold weights and optimizer twice; the device "meta" stands for it."""
+    runner = kind.from_cfg(toy_config(tmp_path, steps=1, env_cfg={"mp_cfg": {}}))
+    runner.train()
+    guard_checkpoints(runner)
+    for module in ("runner.runner", "_strategy.single_device"):
+        monkeypatch.setattr(f"mmengine.{module}.get_device", lambda: "meta")
+    runner.resume(str(first / "iter_4.pth"))
+    weights = load_checkpoint(first / "iter_4.pth")["state_dict"]
+    assert all(torch.equal(v, weights[k]) for k, v in runner.model.state_dict().items())
 
 
 # ---------------------------------------------------------------------------- the last checkpoint
@@ -107,7 +120,7 @@ def test_a_work_dir_that_was_never_used_has_no_last_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, r"isn't there, beside it iter_4\.pth, iter_6\.pth: give --resume FILE, or another"),
+        (None, r"is missing, beside it iter_4\.pth, iter_6\.pth: give --resume FILE, or another"),
         ("", r"is empty, beside it iter_4\.pth: give"),
         ("/gone/iter_2.pth", r"names /gone/iter_2\.pth, which is neither there nor beside it"),
     ],
@@ -158,7 +171,7 @@ SPOILT = {
 
 @pytest.fixture(scope="module")
 def runners(tmp_path_factory):
-    """Two that have been built, of both kinds, to check other checkpoints by."""
+    """One of each kind, built, to check other checkpoints with."""
     cfg = toy_config(tmp_path_factory.mktemp("plain"), steps=1)
     flexible = FlexibleRunner.from_cfg(
         toy_config(tmp_path_factory.mktemp("flexible"), steps=1, env_cfg={"mp_cfg": {}})
@@ -169,7 +182,7 @@ def runners(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["Runner", "FlexibleRunner"])
 @pytest.mark.parametrize("how", SPOILT)
-def test_what_would_begin_anew_is_refused(first, runners, kind, how):
+def test_what_would_start_from_zero_is_refused(first, runners, kind, how):
     content = load_checkpoint(first / "iter_4.pth")
     check_resumable(runners[kind], content, "some.pth")
     spoil, words = SPOILT[how]
@@ -196,7 +209,7 @@ def test_a_run_refuses_before_it_goes_on(a):
 
 @pytest.mark.parametrize("other", ["Adam", "Adamax", "SGD"])
 def test_another_kind_of_optimizer_is_refused(a, other):
-    with pytest.raises(ValueError, match=f"another optimizer, AdamW, than {other} .set optim_"):
+    with pytest.raises(ValueError, match=f"another optimizer, AdamW, than {other} .restore optim_"):
         resumed(a, optim_wrapper=dict(optimizer=dict(type=other, lr=0.01)))
 
 

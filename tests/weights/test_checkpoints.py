@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from fpn_neck.weights.checkpoints import differences, find_state_dict, fitting, load_checkpoint
+from fpn_neck.weights.checkpoints import (
+    differences,
+    find_state_dict,
+    load_checkpoint,
+    matching_weights,
+)
 
 WEIGHTS = {"conv.weight": torch.arange(12.0).reshape(3, 4), "conv.bias": torch.tensor([1, 2, 3])}
 OLD_FORMAT = {"_use_new_zipfile_serialization": False}  # torch < 1.6, and many published files
@@ -51,7 +56,19 @@ def test_a_safetensors_file_comes_back_as_it_was_saved(tmp_path):
     assert same(load_checkpoint(path), WEIGHTS)
 
 
-def test_an_optimiser_and_an_ordered_dict_are_plain_enough(tmp_path):
+@pytest.mark.parametrize("location", ["cpu", "meta", torch.device("meta")], ids=str)
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_tensors_come_to_the_device_that_is_named(tmp_path, suffix, location):
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(WEIGHTS, path)
+    else:
+        path.write_bytes(pickle.dumps({k: v.numpy() for k, v in WEIGHTS.items()}))
+    devices = {str(x.device) for x in load_checkpoint(path, location).values()}
+    assert devices == {str(location)}
+
+
+def test_an_optimizer_and_an_ordered_dict_are_plain_enough(tmp_path):
     module = nn.Linear(2, 3)
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(1, 2)).sum().backward()
@@ -84,7 +101,6 @@ def test_an_evil_file_does_not_run_and_is_refused(tmp_path, writer):
 
 
 def test_a_refusal_says_what_the_file_asks_for(tmp_path):
-    pytest.importorskip("mmengine")
     torch.save({"w": torch.ones(1), "x": np.array([None])}, tmp_path / "objects.pth")
     with pytest.raises(ValueError, match=r"Can only build Tensor.*\.ObjectDType") as refused:
         load_checkpoint(tmp_path / "objects.pth")
@@ -200,7 +216,7 @@ def refuse(text):
 @pytest.mark.parametrize("allow_mismatch", [False, True])
 def test_weights_that_fit_are_taken_whole_in_any_order(allow_mismatch):
     weights = dict(reversed(WEIGHTS.items()))
-    taken = fitting(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch, warn=refuse)
+    taken = matching_weights(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch, warn=refuse)
     assert same(taken, WEIGHTS)
 
 
@@ -223,14 +239,14 @@ MISMATCHES = pytest.mark.parametrize(
 def test_weights_of_another_model_are_refused_with_the_findings(changes, finding):
     weights = {k: v for k, v in (WEIGHTS | changes).items() if v is not None}
     with pytest.raises(ValueError, match=rf"a\.pth is of another model: {finding}; use its own"):
-        fitting(WEIGHTS, weights, "a.pth")
+        matching_weights(WEIGHTS, weights, "a.pth")
 
 
 @MISMATCHES
 def test_what_fits_is_taken_where_a_mismatch_is_allowed(changes, finding):
     weights = {k: v for k, v in (WEIGHTS | changes).items() if v is not None}
     with pytest.warns(UserWarning, match=rf"a\.pth: [12] tensors loaded; {finding}$"):
-        taken = fitting(WEIGHTS, weights, "a.pth", allow_mismatch=True)
+        taken = matching_weights(WEIGHTS, weights, "a.pth", allow_mismatch=True)
     assert same(taken, {k: v for k, v in WEIGHTS.items() if k not in changes or k == "x"})
 
 
@@ -238,7 +254,7 @@ def test_what_fits_is_taken_where_a_mismatch_is_allowed(changes, finding):
 def test_weights_of_which_nothing_fits_are_refused(allow_mismatch):
     weights = {"conv.bias": torch.zeros(4), "x": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"a\.pth.*1 missing.*1 left over.*1 of another shape"):
-        fitting(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch)
+        matching_weights(WEIGHTS, weights, "a.pth", allow_mismatch=allow_mismatch)
 
 
 def test_many_differences_are_counted_by_part_and_a_few_named():
@@ -257,7 +273,7 @@ def test_counters_of_batch_norm_may_be_missing():
     weights = {k: v + 1 for k, v in model.state_dict().items() if "num_batches" not in k}
     assert len(weights) == 6
     assert not differences(model.state_dict(), weights)
-    model.load_state_dict(fitting(model.state_dict(), weights, "a.pth"))
+    model.load_state_dict(matching_weights(model.state_dict(), weights, "a.pth"))
     assert same({k: model.state_dict()[k] for k in weights}, weights)
 
 
@@ -275,7 +291,7 @@ def test_a_truncated_file_of_the_old_format_is_refused(tmp_path, cut):
 
 @pytest.mark.parametrize("content", [b"hello world", b"h\xe9llo", b"not found\n"])
 def test_a_short_text_is_refused(tmp_path, content):
-    """torch's unpickler takes the first letters for opcodes, and raises KeyError."""
+    """torch's unpickler reads the first letters as opcodes, and raises KeyError."""
     path = tmp_path / "text.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"text\.pth"):
@@ -295,7 +311,7 @@ def test_damaged_names_in_a_zip_are_refused_by_file(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"hello world", bytes(100), b"\xff" * 20])
 def test_a_broken_safetensors_file_is_refused(tmp_path, content):
-    """safetensors' own error is no ValueError."""
+    """safetensors' own error is not a ValueError."""
     pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)

@@ -1,8 +1,8 @@
-"""weights.key_maps and conversion: real modules of every library give the same output after it.
+"""weights.key_maps and conversion: real modules of every library give equal output after it.
 
-detectron2 can't be installed here: its side are modules with the attribute names and the forward
+detectron2 has no plain wheel. It is replaced by modules with the attribute names and the forward
 pass that its own files document (modeling/backbone/{fpn,resnet}.py, meta_arch/semantic_seg.py).
-The article's side is smp's decoder with a 3x3 in the top-down path, under assumed names.
+The article is replaced by smp's decoder with a 3x3 in the top-down path, under assumed names.
 """
 
 import re
@@ -35,7 +35,7 @@ def assert_close(ours, theirs):
 
 
 def converted(state_dict, source, target):
-    """The weights, after everything was mapped and nothing else was there."""
+    """The weights, after a check that every key was mapped or ignored."""
     result = convert(state_dict, source, target)
     assert not (result.unmapped or result.missing), (result.unmapped, result.missing)
     assert set(result.mapped) | set(result.ignored) == set(state_dict)
@@ -297,7 +297,7 @@ def test_resnet_fpn_backbone_becomes_mmdets_and_comes_back(name, frozen, shake):
     shake(theirs)
     state = converted(prefixed("backbone.", theirs), "torchvision", "mmdet")
     ours.load_state_dict(state, strict=True)
-    theirs.double().eval(), ours.double().eval()  # a frozen norm rounds otherwise
+    theirs.double().eval(), ours.double().eval()  # a frozen norm rounds differently
     photo = torch.randn(1, 3, 64, 96).double()
     assert_close(neck(backbone(photo)), list(theirs(photo).values()))
 
@@ -522,8 +522,8 @@ REFUSED = {
         lambda: weights("smp", parts=("neck",)),
         "smp",
         "detectron2",
-        "fpn_output2.weight: the target has its 3x3 on every merged map, beside the top-down path, "
-        "the source nowhere",
+        "fpn_output2.weight: the target has its 3x3 on every merged map, outside the top-down "
+        "path, the source nowhere",
     ),
     "3x3 chained to none": (lambda: weights("article"), "article", "smp", "p2.conv.weight: the"),
     "norm": (lambda: mm(smooth="none", norm_cfg=BN), "mmdet", "smp", "its pyramid has no norm"),

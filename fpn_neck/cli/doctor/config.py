@@ -33,10 +33,12 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
         return [section]
     try:  # neither may be imported with torch alone
         from fpn_neck.cli.doctor.classes import examine_classes
+        from fpn_neck.mm.checkpoint_reader import read_urls_safely
         from fpn_neck.mm.config.load import load_config
     except Exception as e:
         section.problems.append(Problem(f"{name} can't be read: {reason(e)}", MM))
         return [section]
+    read_urls_safely()
     try:
         cfg = load_config(name)
     except ImportError as e:  # of custom_imports

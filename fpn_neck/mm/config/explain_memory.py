@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.models.tiled_head import PHOTO_TILE
 
 # Of torch on CPUs and GPUs, cuDNN and cuBLAS, oneDNN, OpenCV, numpy and C++.
@@ -123,7 +123,5 @@ def _takes_checkpointing(backbone: dict, scope: str | None) -> bool:
 
 
 def _checkpoint(cfg: Config) -> str:
-    path = Path(cfg.get("work_dir") or ".") / "last_checkpoint"
-    if not path.is_file():
-        return ""
-    return f"; last good checkpoint: {path.read_text().strip()}, --resume goes on from it"
+    last = last_checkpoint(cfg.get("work_dir") or ".")
+    return f"; last good checkpoint: {last}, --resume goes on from it" if last else ""

@@ -20,7 +20,6 @@ import fpn_neck.mm.registry  # noqa: F401 (lets torch read mmengine's checkpoint
 from fpn_neck.mm.config.sections import (
     check_sections,
 )
-from fpn_neck.mm.training.checkpoint_guard import refuse_code
 
 # mmengine imports it for every config that inherits from a package.
 warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
@@ -37,7 +36,6 @@ def _find_onedl() -> None:
 
 
 _find_onedl()
-refuse_code()
 
 
 def drop_pretraining(model: Any) -> None:

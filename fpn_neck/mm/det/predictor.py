@@ -21,7 +21,7 @@ from fpn_neck.mm.config.load import drop_pretraining, photo_pipeline
 from fpn_neck.mm.det.drawer import Drawer
 from fpn_neck.mm.det.proposals_file import fits_file, key_of, load_proposals
 from fpn_neck.utils.command_line import check_device
-from fpn_neck.weights.checkpoints import find_state_dict, fitting, load_checkpoint
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
 
 Propose = Callable[[Path, np.ndarray], np.ndarray]  # file, BGR photo -> boxes (n, 4) in its px
 
@@ -44,7 +44,7 @@ def load_model(
     drop_pretraining(cfg.model)
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    state = fitting(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
+    state = matching_weights(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
     model.load_state_dict(state, strict=not allow_mismatch)
     meta = content.get("meta", {})
     old = {"classes": meta["CLASSES"]} if "CLASSES" in meta else {}  # mmdet 2

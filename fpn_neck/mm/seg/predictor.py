@@ -12,7 +12,7 @@ from mmseg.apis import init_model
 
 from fpn_neck.mm.config.load import drop_pretraining, photo_pipeline
 from fpn_neck.utils.command_line import check_device
-from fpn_neck.weights.checkpoints import find_state_dict, fitting, load_checkpoint
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
 
 
 class Predictor:
@@ -41,7 +41,9 @@ class Predictor:
             cfg.model.type = "fpn_neck.EncoderDecoder"
         model = init_model(cfg, device=device)
         weights = find_state_dict(state)
-        weights = fitting(model.state_dict(), weights, checkpoint, allow_mismatch=allow_mismatch)
+        weights = matching_weights(
+            model.state_dict(), weights, checkpoint, allow_mismatch=allow_mismatch
+        )
         model.load_state_dict(weights, strict=not allow_mismatch)
         self.classes, self.palette = _names(state.get("meta", {}), checkpoint)
         self._model = model

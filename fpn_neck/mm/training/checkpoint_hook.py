@@ -1,4 +1,4 @@
-"""Checkpoints that are whole at any moment, whatever kills the run."""
+"""Checkpoints that stay whole at any moment, even if the run is killed."""
 
 from __future__ import annotations
 
@@ -20,48 +20,50 @@ INTERRUPTED = "interrupted.pth"
 
 @register_backend("whole")
 class WholeFiles(LocalBackend):
-    """Local files that are whole or not there; what is removed stays until `sweep`."""
+    """Local files that are whole or missing; `sweep` deletes those that `remove` has marked."""
 
     def __init__(self) -> None:
-        self._old: list[str] = []
+        self._removed: list[str] = []
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         try:
             write_whole(Path(filepath), lambda path: path.write_bytes(obj), sync=True)
         except OSError as e:
             raise OSError(
-                f"checkpoint {filepath} can't be written ({e.strerror}); earlier ones are as they "
-                "were: make room or mend the folder, then go on with --resume"
+                f"checkpoint {filepath} can't be written ({e.strerror}); earlier ones are "
+                "unchanged: free space or repair the folder, then continue with --resume"
             ) from e
 
     def remove(self, filepath: str | Path) -> None:
-        self._old.append(str(filepath))
+        self._removed.append(str(filepath))
 
     def sweep(self) -> None:
-        for path in self._old:
+        for path in self._removed:
             Path(path).unlink(missing_ok=True)
-        self._old.clear()
+        self._removed.clear()
 
 
 @HOOKS.register_module()
 class CheckpointHook(hooks.CheckpointHook):
-    """``mmengine.CheckpointHook``, its arguments and files; a kill at any moment loses none.
+    """``mmengine.CheckpointHook`` with its arguments and files; a kill loses no checkpoint.
 
     mmengine removes the old checkpoint, writes the new one under its final name, and empties
     ``last_checkpoint`` before it fills it. Here a checkpoint is written under another name, synced
-    and renamed, ``last_checkpoint`` likewise, and only then are old ones removed.
-    (Storage that mmengine reaches over a network is written in mmengine's way.)
+    and renamed. ``last_checkpoint`` is written the same way, and old checkpoints are removed last.
+    (mmengine's own way is kept for storage that it reaches over a network.)
     """
 
-    saved_iter: int | None = None  # iterations behind the newest whole checkpoint
-    _position: dict[str, int] = {}  # of the one that is being saved
+    backend_args: dict | None
+    keep_ckpt_ids: deque[int]
+    saved_iter: int | None = None  # number of iterations in the newest whole checkpoint
+    _position: dict[str, int] = {}  # epoch and iteration of the checkpoint that is being saved
 
     def before_train(self, runner: Runner) -> None:
         folder = self.out_dir or runner.work_dir
         if type(get_file_backend(folder, backend_args=self.backend_args)) is LocalBackend:
             self.backend_args = {"backend": "whole"}
         super().before_train(runner)
-        self._own_best(runner)
+        self._keep_best_of_others(runner)
         self._sweep()
         if is_main_process():
             for path in {Path(self.out_dir), Path(runner.work_dir)}:
@@ -71,10 +73,10 @@ class CheckpointHook(hooks.CheckpointHook):
             self.saved_iter = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save the gradients that steps have accumulated, which are None after an update."""
+        """Save accumulated gradients too; they are None after an update."""
         super().before_save_checkpoint(runner, checkpoint)
         checkpoint["meta"]["optimizers"] = optimizer_kinds(runner.optim_wrapper)
-        checkpoint["meta"].update(self._position)  # FlexibleRunner counts one too many at times
+        checkpoint["meta"].update(self._position)  # FlexibleRunner's own count may be one too high
         parameters = runner.model.named_parameters()
         gradients = {name: p.grad for name, p in parameters if p.grad is not None}
         if self.save_optimizer and get_world_size() == 1 and gradients:
@@ -88,25 +90,25 @@ class CheckpointHook(hooks.CheckpointHook):
                 p.grad = gradients[name].to(p.device)
 
     def save_now(self, runner: Runner, iteration: int) -> None:
-        """Save ``interrupted.pth``, from which ``--resume`` goes on, in mid-epoch too.
+        """Save ``interrupted.pth``, from which ``--resume`` continues, even inside an epoch.
 
-        The next regular checkpoint takes its place.
+        The next regular checkpoint replaces it.
 
         Args:
-            iteration: how many are behind the weights.
+            iteration: number of iterations that the weights were trained for.
         """
         self._save(runner, INTERRUPTED, {"epoch": runner.epoch, "iter": iteration}, by_epoch=False)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self.max_keep_ckpts > 0:
-            # With the one to remove: should this run be killed before, a resumed one does it.
+            # The oldest one included: if this run is killed now, the resumed run removes it.
             self.keep_ckpt_ids = deque(dict.fromkeys([*self.keep_ckpt_ids, step]))
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
         self._save(runner, self.filename_tmpl.format(step), meta, by_epoch=self.by_epoch)
-        old = [INTERRUPTED]
+        outdated = [INTERRUPTED]
         while 0 < self.max_keep_ckpts < len(self.keep_ckpt_ids):
-            old.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
-        for name in old:
+            outdated.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+        for name in outdated:
             path = self.file_backend.join_path(self.out_dir, name)
             if is_main_process() and self.file_backend.isfile(path):
                 self.file_backend.remove(path)
@@ -137,34 +139,35 @@ class CheckpointHook(hooks.CheckpointHook):
             write_whole(pointer, lambda path: path.write_text(self.last_ckpt), sync=True)
         self.saved_iter = position["iter"]
 
-    def _own_best(self, runner: Runner) -> None:
-        """Leave alone the best checkpoint of the run in another folder that this one goes on from.
+    def _keep_best_of_others(self, runner: Runner) -> None:
+        """Do not remove the best checkpoint of another run's folder, from which this run resumed.
 
-        mmengine would remove it at the first better one. One that isn't there any more is looked
-        for in this run's folder, which may have been moved, else forgotten with its score.
+        mmengine would remove it when a better one is saved. A best checkpoint that is missing is
+        looked for in this run's folder, which may have been moved; else it is forgotten with its
+        score.
         """
         hub = runner.message_hub
         for key in [key for key in hub.runtime_info if key.startswith("best_ckpt")]:
-            path = all_gather_object(self._find(hub.get_info(key)))[0]  # all save at one score
+            path = all_gather_object(self._find(hub.get_info(key)))[0]  # the same in all processes
             if path:
                 hub.update_info(key, path)
             else:
                 hub.pop_info(key)
                 hub.pop_info(key.replace("best_ckpt", "best_score"))
         if hasattr(self, "best_ckpt_path"):
-            self.best_ckpt_path = self._if_own(hub.get_info("best_ckpt"))
+            self.best_ckpt_path = self._if_in_this_run(hub.get_info("best_ckpt"))
         for name in getattr(self, "best_ckpt_path_dict", {}):
-            self.best_ckpt_path_dict[name] = self._if_own(hub.get_info(f"best_ckpt_{name}"))
+            self.best_ckpt_path_dict[name] = self._if_in_this_run(hub.get_info(f"best_ckpt_{name}"))
 
     def _find(self, path: str) -> str | None:
-        there = [p for p in (path, self._beside(path)) if self.file_backend.exists(p)]
-        return there[0] if there else None
+        paths = (path, self._in_this_run(path))
+        return next((p for p in paths if self.file_backend.exists(p)), None)
 
-    def _if_own(self, path: str | None) -> str | None:
-        return path if path and realpath(path) == realpath(self._beside(path)) else None
+    def _if_in_this_run(self, path: str | None) -> str | None:
+        return path if path and realpath(path) == realpath(self._in_this_run(path)) else None
 
-    def _beside(self, path: str) -> str:
-        """Of that name in this run's folder."""
+    def _in_this_run(self, path: str) -> str:
+        """The file of that name in this run's folder."""
         return self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _sweep(self) -> None:

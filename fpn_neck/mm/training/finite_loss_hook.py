@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from fpn_neck.mm.distributed.agreement import any_process
+from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.utils.arguments import check_flag
 
@@ -109,5 +109,4 @@ def _files(batch: Any) -> str:
 
 
 def _last_checkpoint(runner: Runner) -> str:
-    path = Path(runner.work_dir) / "last_checkpoint"
-    return path.read_text().strip() if path.is_file() else "none yet"
+    return last_checkpoint(runner.work_dir) or "none yet"

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.curves import METRICS, Series, draw_curves, read_scalars
 from fpn_neck.utils.arguments import check_flag, check_whole
@@ -74,10 +75,8 @@ class SummaryHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         work_dir, series = Path(runner.work_dir), self._draw(runner)
-        last = work_dir / "last_checkpoint"
-        checkpoint = runner.message_hub.get_info("best_ckpt") or (
-            last.read_text() if last.is_file() else "none"
-        )
+        best = runner.message_hub.get_info("best_ckpt")
+        checkpoint = best or last_checkpoint(work_dir) or "none"
         final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
         runner.logger.info(f"checkpoint: {checkpoint}")
         runner.logger.info(f"last validation: {', '.join(final) or 'none'}")

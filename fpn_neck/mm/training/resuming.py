@@ -1,8 +1,8 @@
-"""Whether a checkpoint holds all that a run needs to go on from it."""
+"""Whether a checkpoint holds all that a resumed run needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -11,22 +11,23 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
 _HUB = ("log_scalars", "runtime_info", "resumed_keys")
-# What many kinds of optimizers have, or have since a version of torch.
+# Hyperparameters of many optimizers, and those that a newer torch added: they tell no type.
 _COMMON = {
     *("initial_lr", "params", "lr", "weight_decay", "decoupled_weight_decay", "maximize"),
     *("foreach", "fused", "capturable", "differentiable"),
 }
-_OF_ITS_SHAPE = ("exp_avg", "momentum_buffer", "square_avg", "sum")  # of a parameter
+_SHAPED = ("exp_avg", "momentum_buffer", "square_avg", "sum")  # states of a parameter's shape
 
 
 def check_resumable(runner: Runner, checkpoint: Mapping, name: str) -> None:
-    """Refuse what would begin anew, in part, without a word.
+    """Refuse a checkpoint from which parts of the run would start from zero without a warning.
 
-    mmengine leaves out what a checkpoint doesn't hold: schedules begin at step 0, the optimizer's
-    averages at zero.
+    mmengine ignores what a checkpoint does not hold: schedules then start at step 0, the
+    optimizer's averages at zero.
 
     Raises:
-        ValueError: no position, optimizer, schedules or message hub; or those of another run.
+        ValueError: the position, the optimizer, the schedules or the message hub are missing, or
+            they are those of another run.
     """
     why = _why_no_position(checkpoint.get("meta"))
     why = why or _why_no_hub(checkpoint.get("message_hub"))
@@ -40,13 +41,13 @@ def check_resumable(runner: Runner, checkpoint: Mapping, name: str) -> None:
 
 
 def optimizer_kinds(wrapper: Any) -> dict[str, str]:
-    """The types' names of a run's optimizers, under '' where there is one."""
+    """{name of the optimizer: name of its type}; the name is '' if a run has one optimizer."""
     return {name: type(optimizer).__name__ for name, optimizer in _optimizers(wrapper).items()}
 
 
 def _optimizers(wrapper: Any) -> dict[str, Optimizer]:
     if isinstance(wrapper, OptimWrapperDict):
-        return {name: one.optimizer for name, one in wrapper.optim_wrappers.items()}
+        return {name: part.optimizer for name, part in wrapper.optim_wrappers.items()}
     return {"": wrapper.optimizer} if isinstance(wrapper, OptimWrapper) else {}
 
 
@@ -56,7 +57,7 @@ def _why_no_position(meta: Any) -> str:
     for key in ("iter", "epoch"):
         value = meta.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            return f"has meta.{key}={value!r}, not a whole number from 0 up"
+            return f"has meta.{key}={value!r}, not a whole number of at least 0"
     return ""
 
 
@@ -89,7 +90,8 @@ def _why_no_optimizers(runner: Runner, checkpoint: Mapping) -> str:
     states, kinds = checkpoint.get("optimizer"), checkpoint["meta"].get("optimizers")
     for name, optimizer in _optimizers(runner.optim_wrapper).items():
         state = states.get(name) if name and isinstance(states, Mapping) else states
-        groups = state.get("param_groups") if isinstance(state, Mapping) else None
+        state = state if isinstance(state, Mapping) else {}
+        groups = state.get("param_groups")
         if not isinstance(groups, (list, tuple)) or not all(isinstance(g, dict) for g in groups):
             of = f" of optimizer {name}" if name else " of the optimizer"
             return f"holds no state{of} (published, or saved with save_optimizer=False)"
@@ -102,13 +104,13 @@ def _why_no_optimizers(runner: Runner, checkpoint: Mapping) -> str:
     return ""
 
 
-def _why_another_kind(optimizer: Optimizer, groups: list[dict], kind: str | None) -> str:
+def _why_another_kind(optimizer: Optimizer, groups: Sequence[dict], kind: str | None) -> str:
     own = type(optimizer).__name__
-    back = "(set optim_wrapper.optimizer back to go on)"
+    back = "(restore optim_wrapper.optimizer to resume)"
     if kind:
         text = f"holds the state of another optimizer, {kind}, than {own} {back}"
         return text if kind != own else ""
-    # What only one side has may be the doing of another version of torch, or of a schedule.
+    # A key on one side only may come from another version of torch, or from a schedule.
     given = {key for group in groups for key in group} - _COMMON
     wanted = {key for group in optimizer.param_groups for key in group} - _COMMON
     if not (given - wanted and wanted - given):
@@ -119,7 +121,7 @@ def _why_another_kind(optimizer: Optimizer, groups: list[dict], kind: str | None
     )
 
 
-def _why_another_shape(optimizer: Optimizer, groups: list[dict], state: Any) -> str:
+def _why_another_shape(optimizer: Optimizer, groups: Sequence[dict], state: Any) -> str:
     own = [group["params"] for group in optimizer.param_groups]
     given = [group.get("params", []) for group in groups]
     if [len(group) for group in own] != [len(group) for group in given]:
@@ -129,7 +131,7 @@ def _why_another_shape(optimizer: Optimizer, groups: list[dict], state: Any) -> 
         )
     state = state if isinstance(state, Mapping) else {}
     for parameter, key in zip(sum(own, []), sum(given, []), strict=True):
-        for name in _OF_ITS_SHAPE:
+        for name in _SHAPED:
             value = (state.get(key) or {}).get(name)
             if value is not None and value.shape != parameter.shape:
                 return (

@@ -1,10 +1,6 @@
-"""What a Runner loads in our tools: no code, nothing of another model unless that is asked for."""
+"""What a Runner loads in our tools: no code, and nothing of another model without the option."""
 
-import functools
-import http.server
 import itertools
-import os
-import threading
 
 import pytest
 import torch
@@ -13,25 +9,15 @@ pytest.importorskip("mmengine")
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.model import BaseModel, BaseTTAModel  # noqa: E402
-from mmengine.runner import CheckpointLoader, Runner  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-import fpn_neck.mm.config.load  # noqa: E402,F401 (replaces mmengine's loaders)
-from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard  # noqa: E402
+import fpn_neck.mm.registry  # noqa: E402,F401 (lets mmengine read its own checkpoints)
+from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
-NUMBERS = itertools.count()  # mmengine wants a name of its own for every Runner
-
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+NUMBERS = itertools.count()  # mmengine wants another name for every Runner
 
 
 class Classifier(BaseModel):
@@ -51,7 +37,7 @@ class Augmented(BaseTTAModel):
 
 @pytest.fixture
 def runner(tmp_path):
-    """A Runner for one step more than a checkpoint has, guarded as our tools do it."""
+    """Build a Runner with guarded checkpoints, as our tools do."""
 
     def build(num_classes=3, *, steps=1, allow_mismatch=False, augmented=False, **options):
         model = Classifier(num_classes)
@@ -67,7 +53,7 @@ def runner(tmp_path):
             cfg=Config(options),
             **options,
         )
-        runner.register_hook(CheckpointGuard(allow_mismatch))
+        guard_checkpoints(runner, allow_mismatch=allow_mismatch)
         return runner
 
     return build
@@ -75,7 +61,7 @@ def runner(tmp_path):
 
 @pytest.fixture
 def checkpoint(runner, tmp_path):
-    """mmengine's own, after one step, with HistoryBuffer and optimiser."""
+    """mmengine's own checkpoint after one step, with HistoryBuffer and optimizer."""
     runner().train()
     path = tmp_path / "work/iter_1.pth"
     content = torch.load(path, weights_only=False)
@@ -90,59 +76,6 @@ def changed(path, **parts):
     other = path.with_name(f"changed_{'_'.join(parts)}.pth")
     torch.save(content | parts, other)
     return str(other)
-
-
-# ------------------------------------------------------------------------------- no code is run
-
-
-@pytest.fixture
-def evil(tmp_path):
-    path = tmp_path / "evil.pth"
-    content = {"state_dict": {"w": torch.ones(1)}, "meta": Call(os.mkdir, str(tmp_path / "ran"))}
-    torch.save(content, path)
-    return path
-
-
-@pytest.fixture
-def served(evil):
-    """The same file at an address of this machine."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=evil.parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{evil.name}"
-        server.shutdown()
-
-
-def test_a_file_that_a_config_names_runs_nothing(evil):
-    with pytest.raises(ValueError, match=r"evil\.pth cannot be read as plain tensors"):
-        CheckpointLoader.load_checkpoint(str(evil))
-    assert not (evil.parent / "ran").exists()
-    torch.load(evil, weights_only=False)
-    assert (evil.parent / "ran").exists()  # it would have
-
-
-def test_a_download_runs_nothing(served, evil, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(evil.parent / "hub"))
-    with pytest.raises(ValueError, match=r"http://.*evil\.pth cannot be read as plain tensors"):
-        CheckpointLoader.load_checkpoint(served)
-    assert not (evil.parent / "ran").exists()
-    torch.hub.load_state_dict_from_url(served, weights_only=False)
-    assert (evil.parent / "ran").exists()
-
-
-def test_a_download_of_plain_tensors_is_read(served, evil, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(evil.parent / "hub"))
-    torch.save({"state_dict": {"w": torch.ones(1)}}, evil.with_name("good.pth"))
-    content = CheckpointLoader.load_checkpoint(served.replace("evil", "good"))
-    assert content["state_dict"]["w"] == 1
-
-
-def test_pretrained_weights_of_a_backbone_run_nothing(evil):
-    model = Classifier(3)
-    model.init_cfg = dict(type="Pretrained", checkpoint=str(evil))
-    with pytest.raises(ValueError, match=r"evil\.pth"):
-        model.init_weights()
-    assert not (evil.parent / "ran").exists()
 
 
 def test_resuming_does_not_run_the_config_in_the_checkpoint(runner, checkpoint, tmp_path):
@@ -213,7 +146,7 @@ def test_resuming_with_another_k_is_refused(runner, checkpoint, explicit):
         runner(5, steps=2, resume=True, **options).train()
 
 
-def test_the_rest_is_loaded_where_that_is_asked_for(runner, checkpoint, capsys):
+def test_the_rest_is_loaded_with_allow_mismatch(runner, checkpoint, capsys):
     made = runner(5, load_from=str(checkpoint), allow_mismatch=True)
     before = made.model.head.weight.clone()
     made.load_or_resume()
@@ -226,7 +159,7 @@ def test_the_rest_is_loaded_where_that_is_asked_for(runner, checkpoint, capsys):
     )
 
 
-def test_weights_alone_cannot_be_resumed(runner, checkpoint):
+def test_a_file_of_weights_only_cannot_be_resumed(runner, checkpoint):
     path = checkpoint.with_name("bare.pth")
     torch.save(load_checkpoint(checkpoint)["state_dict"], path)
     with pytest.raises(ValueError, match=r"bare\.pth doesn't say at which iteration.*load_from"):
