@@ -1,6 +1,6 @@
-"""Runs that are killed, stopped, or meet a full disk or a loss that is NaN; and go on.
+"""Runs that are killed, stopped, or meet a full disk or a loss that is NaN, and go on.
 
-Most of it runs on a model of two layers, in this process; tools/train.py itself at the end.
+Most tests train a model of two layers in this process; those of tools/train.py are at the end.
 """
 
 import os
@@ -86,7 +86,7 @@ def checkpoints(work_dir):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The last checkpoint of a run that nothing stopped, and the data it saw at every step."""
+    """The last checkpoint of a run that was not stopped, and its data at every step."""
     done = {}
 
     def get(by_epoch):
