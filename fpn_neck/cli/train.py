@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
@@ -17,15 +18,16 @@ from fpn_neck.mm.config.data_sources import check_data, check_files
 from fpn_neck.mm.config.explain_build import building
 from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import resolve_config
-from fpn_neck.mm.distributed.launch import (
-    agreed,
-    different_starts,
-    joined_processes,
-    refuse,
+from fpn_neck.mm.distributed.consensus import (
+    differing_checkpoints,
+    gather_errors,
+    print_errors,
 )
+from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.last_checkpoint import check_last_checkpoint, last_checkpoint
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
-from fpn_neck.mm.training.install_hooks import make_dependable
+from fpn_neck.mm.training.install_hooks import install_hooks
+from fpn_neck.mm.training.restoring_hook import train
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -74,7 +76,7 @@ def apply_flags(cfg: Config, args: Namespace) -> None:
         cfg.visualizer = cfg.get("visualizer") or local
         others = cfg.visualizer.get("vis_backends") or []
         cfg.visualizer.vis_backends = [*others, dict(type="TensorboardVisBackend")]
-    make_dependable(cfg, skip_nan=args.skip_nan)
+    install_hooks(cfg, skip_nan=args.skip_nan)
 
 
 def set_start(cfg: Config, args: Namespace) -> None:
@@ -121,11 +123,15 @@ def main() -> int | None:
     read_urls_safely()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
-    with joined_processes(cfg):
-        lines = agreed(partial(refusals, cfg, args)) or different_starts(cfg)
+    with process_group(cfg):
+        lines = gather_errors(partial(refusals, cfg, args)) or differing_checkpoints(cfg)
         if lines:
-            return refuse(lines)
+            return print_errors(lines)
         with building(cfg), memory_advice(cfg):
             runner = RUNNERS.build(cfg)
             guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
-            runner.train()
+            try:
+                train(runner)
+            except SystemExit:  # by SIGTERM; another one must not change the exit code
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                raise

@@ -1,4 +1,4 @@
-"""What any mmengine framework can name, and mmcv's convolutions for the configs that use them."""
+"""Registers what any mmengine framework can name; adds mmcv's convolutions for configs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from importlib.util import find_spec
 
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm import select_levels  # noqa: F401 (registers)
-from fpn_neck.mm.distributed import fsdp, launch  # noqa: F401 (register)
+from fpn_neck.mm.distributed import (  # noqa: F401 (register)
+    cpu_data_parallel,
+    fsdp,
+    mean_loss_hook,
+)
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.training import install_hooks, report_hooks  # noqa: F401 (register)
 from fpn_neck.models.fpn import FPN

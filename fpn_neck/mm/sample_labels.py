@@ -1,8 +1,8 @@
-"""Labels of a batch, before they reach a loss that would only say that an index is wrong."""
+"""Labels of a sample, before a loss gets them and reports no more than a wrong index."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -10,19 +10,21 @@ from fpn_neck.losses import check_labels
 
 
 def mmseg_classes(head: nn.Module) -> int:
-    """K of a decode head; one logit tells 0 from 1."""
-    return max(2, head.num_classes) if head.out_channels == 1 else head.num_classes
+    """Number of classes of an mmseg decode head; a head of one logit tells class 0 from 1."""
+    num_classes = cast(int, head.num_classes)
+    return max(2, num_classes) if head.out_channels == 1 else num_classes
 
 
 def check_sample(sample: Any, labels: Tensor, num_classes: int, ignore_index: int) -> None:
     """See `check_labels`.
 
     Args:
-        sample: of mmseg or mmdet; its file's name comes with the error.
-        labels: of the sample.
+        sample: of mmseg or mmdet; the error names its file.
+        labels: of the sample, integers.
 
     Raises:
-        TypeError, ValueError: labels of another dtype; a label that is neither a class nor ignored.
+        TypeError, ValueError: labels of another dtype; a label that is neither a class nor the
+            label to ignore.
     """
     try:
         check_labels(labels, num_classes, ignore_index)

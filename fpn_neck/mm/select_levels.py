@@ -1,4 +1,4 @@
-"""A part of a pyramid, for heads that use every level they get."""
+"""A neck that selects levels of a pyramid, for heads that use every level they get."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fpn_neck.utils.arguments import check_wholes
 
 @MODELS.register_module()
 class SelectLevels(nn.Module):
-    """The levels of these indices, for ``neck=[dict(type='fpn_neck.FPN', ...), dict(type=...)]``.
+    """Selects levels, as in ``neck=[dict(type='fpn_neck.FPN', ...), dict(type=...)]``.
 
-    The paper's table 1 row (f), for example, gives the RPN P2 alone: ``indices=[0]``.
+    The RPN of the paper's table 1, row (f), for example, gets only P2: ``indices=[0]``.
 
     Args:
-        indices: of the levels to keep, 0 the finest, in the order to return.
+        indices: of the levels to keep, in the order to return; 0 is the finest level.
     """
 
     def __init__(self, indices: Sequence[int]) -> None:
@@ -25,14 +25,14 @@ class SelectLevels(nn.Module):
         self.indices = check_wholes("indices", indices, 0)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Levels, finest first -> those of ``indices``, unchanged.
+        """Levels (N, C_i, H_i, W_i), finest first -> those of ``indices``, unchanged.
 
         Raises:
-            ValueError: fewer levels than an index asks for.
+            ValueError: an index is not below the number of levels.
         """
         if max(self.indices) >= len(inputs):
             raise ValueError(
-                f"indices={self.indices}: there are {len(inputs)} levels, 0 the finest; "
+                f"indices={self.indices}: there are {len(inputs)} levels, 0 is the finest; "
                 "lower the index or raise the neck's num_outs"
             )
         return tuple(inputs[i] for i in self.indices)

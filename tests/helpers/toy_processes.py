@@ -1,9 +1,9 @@
 """A run of a few seconds for several processes: toy_processes.py LAUNCHER WORK_DIR [TASK].
 
-The model has a frozen layer, one without a gradient, and no batch norm; the validation set is of
-odd length. The first process prints what it logged and measured. TASK: 'die' kills the second
-process at step 3, 'term' sends it SIGTERM, 'refuse' lets both refuse the same data and one
-something of its own.
+The model has a frozen layer, one without a gradient, and no batch norm. The length of the
+validation set is odd. The first process prints what it logged and measured, and whether the
+environment is as before. TASK: 'die' kills the second process at step 3, 'term' sends it SIGTERM,
+'refuse' lets both processes find the same error in the data, and each an error of its own.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from fpn_neck.mm.distributed.launch import (
-    agreed,
-    different_starts,
-    joined_processes,
-    refuse,
+from fpn_neck.mm.distributed.consensus import (
+    differing_checkpoints,
+    gather_errors,
+    print_errors,
 )
-from fpn_neck.mm.training.install_hooks import make_dependable
+from fpn_neck.mm.distributed.launch import process_group
+from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.utils.command_line import run_tool
 
 STEPS, BATCH = 20, 4
@@ -43,7 +43,7 @@ class Parts(BaseModel):
         self.neck = nn.Linear(4, 8).requires_grad_(False)
         self.norm = nn.GroupNorm(2, 8)
         self.head = nn.Linear(8, 1)
-        self.p6 = nn.Linear(8, 8)  # nothing takes it
+        self.p6 = nn.Linear(8, 8)  # nothing uses it
 
     def forward(self, inputs: list, data_samples: list, mode: str = "loss") -> Any:
         pyramid = self.norm(self.neck(torch.stack(inputs)))
@@ -115,7 +115,7 @@ def config(launcher: str, work_dir: str) -> Config:
             randomness=dict(seed=0),
         )
     )
-    make_dependable(cfg)
+    install_hooks(cfg)
     return cfg
 
 
@@ -125,12 +125,21 @@ def check() -> list[str]:
 
 
 def main() -> int | None:
+    before = dict(os.environ)
+    code = run()
+    names = before.keys() | os.environ.keys()
+    changed = {name for name in names if before.get(name) != os.environ.get(name)}
+    print("environment as before:", changed <= {"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
+    return code
+
+
+def run() -> int | None:
     launcher, work_dir, *task = sys.argv[1:]
     cfg = config(launcher, work_dir)
-    with joined_processes(cfg):
+    with process_group(cfg):
         if task == ["refuse"]:
             cfg.load_from = f"start{get_rank()}.pth"
-            return refuse(agreed(check) + different_starts(cfg))
+            return print_errors(gather_errors(check) + differing_checkpoints(cfg))
         runner = Runner.from_cfg(cfg)
         if task:
             number = {"die": signal.SIGKILL, "term": signal.SIGTERM}[task[0]]

@@ -21,7 +21,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from fpn_neck.mm.training.install_hooks import make_dependable
+from fpn_neck.mm.training import restoring_hook
+from fpn_neck.mm.training.install_hooks import install_hooks
 
 SAMPLES = 10
 loaded: list[int] = []
@@ -30,13 +31,13 @@ numbers = itertools.count()
 
 @MODELS.register_module(force=True)
 class ToyModel(BaseModel):
-    """Args: poison: file name -> what to make of the loss of a batch that holds it."""
+    """Args: spoil: file name -> what to make of the loss of a batch that holds it."""
 
-    seen: list[tuple[list[str], float]] = []  # by the last run: a batch's files, and its sum
+    seen: list[tuple[list[str], float]] = []  # in the last run: files and sum of each batch
 
-    def __init__(self, poison: dict[str, str] | None = None) -> None:
+    def __init__(self, spoil: dict[str, str] | None = None) -> None:
         super().__init__()
-        self.poison = poison or {}
+        self.spoil = spoil or {}
         self.net = nn.Sequential(
             nn.Linear(4, 4096), nn.BatchNorm1d(4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 1)
         )
@@ -44,7 +45,7 @@ class ToyModel(BaseModel):
     def forward(self, inputs: list, data_samples: list, mode: str = "loss") -> Any:
         x = torch.stack(inputs)
         names = [sample.img_path for sample in data_samples]
-        (what,) = {self.poison[n] for n in names if n in self.poison} or {None}
+        (what,) = {self.spoil[n] for n in names if n in self.spoil} or {None}
         if mode == "loss" and what == "input":
             x = x * torch.nan
         y = self.net(x)
@@ -88,7 +89,7 @@ class ToyMetric(BaseMetric):
 
 
 class StopHook(Hook):
-    """SIGTERM, a crash, or anything else, at a training step or in the validation after one."""
+    """SIGTERM, a crash, or anything else, at a training step or in the validation after it."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ def toy_config(
     skip_nan: bool = False,
     **changes: dict,
 ) -> Config:
-    """Of 12 steps, or of 3 epochs of 5."""
+    """A config of 12 steps, or of 3 epochs of 5 steps."""
     sampler = "DefaultSampler" if by_epoch else "InfiniteSampler"
     loader = dict(batch_size=2, num_workers=workers, dataset=dict(type="ToyData"))
     cfg = Config(
@@ -159,7 +160,7 @@ def toy_config(
         )
     )
     cfg.merge_from_dict(changes)
-    make_dependable(cfg, skip_nan=skip_nan)
+    install_hooks(cfg, skip_nan=skip_nan)
     return cfg
 
 
@@ -168,5 +169,5 @@ def train(cfg: Config, *hooks: Hook) -> Runner:
     runner = Runner.from_cfg(cfg)
     for hook in hooks:
         runner.register_hook(hook)
-    runner.train()
+    restoring_hook.train(runner)
     return runner

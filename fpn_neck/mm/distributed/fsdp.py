@@ -1,4 +1,4 @@
-"""Models that don't fit on one device, sharded over all of them by torch's FSDP."""
+"""Models that do not fit on one device, sharded over all of them by torch's FSDP."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class FSDPStrategy(_strategy.FSDPStrategy):
     """``mmengine.FSDPStrategy`` on CPUs too, with checkpoints for any number of processes.
 
     mmengine clips each shard's gradient by the norm of that shard, resumes with arguments in an
-    order that torch changed, writes checkpoints under their final names, and wants a GPU.
+    order that torch changed, writes checkpoints under their final names, and needs a GPU.
 
     Args:
-        model_wrapper: of ``MMFullyShardedDataParallel``; ``use_orig_params=True`` where parts are
-            frozen or have a learning rate of their own.
-        **kwargs: mmengine's.
+        model_wrapper: arguments of ``MMFullyShardedDataParallel``; ``use_orig_params=True`` if
+            parts of the model are frozen or have their own learning rate.
+        **kwargs: of ``mmengine.FSDPStrategy``.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any) -> None:
@@ -35,8 +35,8 @@ class FSDPStrategy(_strategy.FSDPStrategy):
         on_cpu = get_device() == "cpu"
         if on_cpu:
             wrapper["device_id"] = torch.device("cpu")
-        # The whole model in one file, put together in the first process's memory. What is there
-        # already must not be moved there: older torch frees it.
+        # The first process collects the whole model in its memory, and writes one file. On CPUs
+        # the model is in memory already, and must not be moved there: older torch frees it.
         whole = {"rank0_only": True, "offload_to_cpu": not on_cpu}
         state_dict_cfg = {
             "state_dict_type": "FULL_STATE_DICT",
@@ -48,13 +48,15 @@ class FSDPStrategy(_strategy.FSDPStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         whole = sum(p.numel() for p in model.parameters())
         model = super()._wrap_model(model)
-        own = sum(p.numel() for p in model.parameters())
-        self.logger.info(f"FSDP: {own} of {whole} parameters in each process")
+        shard = sum(p.numel() for p in model.parameters())
+        self.logger.info(f"FSDP: {shard} of {whole} parameters in each process")
         return model
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> Any:
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
-        if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
+        clips_by_norm = getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_
+        if clips_by_norm and isinstance(model, FullyShardedDataParallel):
+            # The wrapper belongs to this strategy, which also gave it a sharded optimizer.
             wrapper.clip_func = partial(_clip_by_whole_norm, model)
         return wrapper
 
@@ -70,7 +72,7 @@ class FSDPStrategy(_strategy.FSDPStrategy):
         if is_main_process():
             write_whole(Path(filename), lambda path: save(str(path), **kwargs), sync=True)
         else:
-            save(filename, **kwargs)  # gives its shards, writes nothing
+            save(filename, **kwargs)  # sends its shards to the first process, writes nothing
 
 
 def _clip_by_whole_norm(model: FullyShardedDataParallel, parameters: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,9 @@
 """Lets mmcv run without its compiled extension, on torchvision's operators.
 
-``mmcv-lite`` (and mmcv or onedl-mmcv built with ``MMCV_WITH_OPS=0``) holds every Python file of
-``mmcv.ops`` but not the extension ``mmcv._ext`` behind them, so ``import mmdet.models`` and
-``import mmseg.models`` fail. After `install()` they work: the file ``_ext.py`` of this folder is
-loaded under that name, and only then. A compiled extension, where there is one, always wins.
+``mmcv-lite`` (and mmcv or onedl-mmcv built with ``MMCV_WITH_OPS=0``) has every Python file of
+``mmcv.ops`` but not the extension ``mmcv._ext`` that they call, so ``import mmdet.models`` and
+``import mmseg.models`` fail. After `install()` they work: Python loads the file ``_ext.py`` of this
+folder under that name. A compiled extension always comes first.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ _NAME = "mmcv._ext"
 
 
 class _Finder:
-    """A meta path entry that knows one module: the substitute for ``mmcv._ext``."""
+    """An entry of ``sys.meta_path`` that finds one module: the substitute for ``mmcv._ext``."""
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -27,13 +27,13 @@ class _Finder:
 
 
 def install() -> bool:
-    """Serve ``mmcv._ext`` from torchvision and torch if mmcv lacks it.
+    """Provide ``mmcv._ext`` by torchvision and torch if mmcv lacks it.
 
-    Imports nothing and may be called any number of times. It does nothing where mmcv is missing
-    or its compiled extension can be found.
+    Imports nothing and may be called any number of times. It does nothing if mmcv is missing or
+    its compiled extension can be found.
 
     Returns:
-        True if ``mmcv._ext`` is served by this package, False if nothing was done.
+        True if this package provides ``mmcv._ext``, False if nothing was done.
     """
     if _Finder in sys.meta_path:
         return True

@@ -1,7 +1,7 @@
-"""The module loaded as ``mmcv._ext``: served operators by name, a clear refusal for the rest.
+"""The module loaded as ``mmcv._ext``: the operators that torchvision and torch can compute.
 
-``mmcv.ops`` looks up some 120 operators when it is imported, so every public name exists here;
-one that is not served raises when it is called.
+``mmcv.ops`` looks up some 120 operators when it is imported, so every public name exists here.
+An operator that is not implemented raises an error when it is called.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def get_compiler_version() -> str:
-    """What ``mmcv.utils.collect_env`` prints; it calls this unguarded, so it must not raise."""
+    """What ``mmcv.utils.collect_env`` prints. It does not catch errors, so this must not raise."""
     return f"none (operators of torchvision {torchvision.__version__})"
 
 

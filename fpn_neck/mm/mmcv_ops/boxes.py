@@ -14,7 +14,7 @@ _NAIVE, _LINEAR, _GAUSSIAN = 0, 1, 2  # mmcv.ops.soft_nms(method=...)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy suppression of boxes that overlap a better one by more than the threshold.
+    """Greedy suppression of boxes whose IoU with a better one exceeds the threshold.
 
     Args:
         boxes: (N, 4).
@@ -23,7 +23,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Indices of the kept boxes, best first, (K,) int64.
     """
-    boxes, scores = at_least_float32(_closed(boxes, offset), scores)
+    boxes, scores = at_least_float32(_inclusive(boxes, offset), scores)
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
 
@@ -37,24 +37,24 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Soft-NMS (Bodla et al., ICCV 2017, eq. 2-3): overlapping boxes lose score, not life.
+    """Soft-NMS (Bodla et al., ICCV 2017, eq. 2-3): overlapping boxes get a lower score.
 
-    The best box is taken, every other score is multiplied by a weight of its overlap with it, and
-    boxes now below `min_score` are dropped; until none is left. The first box is never dropped.
-    Of equal scores the first is taken.
+    Until no box is left, the best box is taken, every other score is multiplied by a weight that
+    depends on the overlap with it, and boxes below `min_score` are dropped. The first box is never
+    dropped. Of equal scores the first is taken.
 
     Args:
         boxes: (N, 4).
         scores: (N,).
         dets: (N, 5), whose first K rows are overwritten with the taken boxes and their scores.
-        method: 0 drops what reaches the threshold, 1 multiplies it by ``1 - iou``, 2 multiplies
-            every box by ``exp(-iou^2 / sigma)``.
+        method: 0 drops boxes whose overlap reaches the threshold, 1 multiplies their scores by
+            ``1 - iou``, 2 multiplies every score by ``exp(-iou^2 / sigma)``.
 
     Returns:
         Indices of the taken boxes in the order they were taken, (K,) int64.
     """
     remaining = torch.arange(len(boxes), device=boxes.device)
-    taken = []
+    taken: list[Tensor] = []
     while len(remaining):
         best = scores.argmax()
         dets[len(taken), :4], dets[len(taken), 4] = boxes[best], scores[best]
@@ -62,41 +62,41 @@ def softnms(
 
         iou = _iou_with(boxes[best], boxes, offset)
         scores = scores * _soft_weight(iou, iou_threshold, sigma, method)
-        alive = scores >= min_score
-        alive[best] = False
-        boxes, scores, remaining = boxes[alive], scores[alive], remaining[alive]
+        kept = scores >= min_score
+        kept[best] = False
+        boxes, scores, remaining = boxes[kept], scores[kept], remaining[kept]
     return torch.stack(taken) if taken else remaining
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group each kept box with the boxes it suppresses, those that reach the threshold.
+    """Group each kept box with the boxes it suppresses: those whose IoU reaches the threshold.
 
     Args:
         dets: (N, 5), boxes and scores.
 
     Returns:
-        One list of indices for each kept box, best first: the box itself, then what it suppressed
-        in the order of the scores.
+        One list of indices for each kept box, best first: the box itself, then the boxes it
+        suppresses in the order of their scores.
     """
     order = dets[:, 4].argsort(descending=True, stable=True)
-    groups = []
+    groups: list[list[int]] = []
     while len(order):
         iou = _iou_with(dets[order[0], :4], dets[order, :4], offset=0)
         matched = iou >= iou_threshold
-        matched[0] = True  # also where the box has no area
+        matched[0] = True  # even if the box has no area
         groups.append(order[matched].tolist())
         order = order[~matched]
     return groups
 
 
-def _closed(boxes: Tensor, offset: int) -> Tensor:
-    """Boxes (…, 4) whose plain widths are those with the offset."""
+def _inclusive(boxes: Tensor, offset: int) -> Tensor:
+    """Boxes (…, 4) whose width ``x2 - x1``, without an offset, is the width with the offset."""
     return boxes + boxes.new_tensor([0, 0, offset, offset]) if offset else boxes
 
 
 def _iou_with(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
     """Overlap of one box (4,) with many (N, 4), as (N,)."""
-    iou = torchvision.ops.box_iou(_closed(box, offset)[None], _closed(boxes, offset))[0]
+    iou = torchvision.ops.box_iou(_inclusive(box, offset)[None], _inclusive(boxes, offset))[0]
     return iou.nan_to_num(0.0)
 
 

@@ -1,7 +1,7 @@
 """Focal losses as ``mmcv._ext`` names and calls them.
 
-Lin et al., ICCV 2017, eq. 5: ``FL = -a (1 - p)^gamma log(p)`` with p the probability given to the
-truth. Reductions are done by mmcv. `weight` holds a factor for each class, (C,), or is empty.
+Lin et al., ICCV 2017, eq. 5: ``FL = -a (1 - p)^gamma log(p)``, p is the probability of the true
+class. mmcv does the reductions. `weight` holds a factor for each class, (C,), or is empty.
 """
 
 import torch
@@ -18,14 +18,14 @@ def sigmoid_focal_loss_forward(
 
     Args:
         input: logits, (N, C).
-        target: class of each row, (N,) int64; any other number means background, which no class
-            is the truth of and no class weight applies to.
+        target: class of each row, (N,) int64; any other number means background, where every class
+            is a negative and no class weight applies.
         output: (N, C).
         alpha: factor of the positives; the negatives have ``1 - alpha``.
     """
     logits, factors = at_least_float32(input, weight)
     positive = _one_hot(target, input)
-    logits = torch.where(positive, logits, -logits)  # of the truth, be it yes or no
+    logits = torch.where(positive, logits, -logits)  # of the true answer, yes or no
     loss = -(-logits).sigmoid().pow(gamma) * F.logsigmoid(logits)
     output.copy_(loss * _balance(positive, alpha, loss) * _class_factor(target, factors))
 
@@ -56,7 +56,7 @@ def softmax_focal_loss_forward(
         alpha: factor of all losses.
     """
     probs, factors = at_least_float32(input, weight)
-    p, q = _of_truth(probs, target)
+    p, q = _true_class_probability(probs, target)
     loss = -alpha * q.pow(gamma) * p.log() * _class_factor(target, factors)[:, 0]
     output.copy_(loss.where(target >= 0, 0.0))
 
@@ -75,7 +75,7 @@ def softmax_focal_loss_backward(
     `buff`, (N,), is overwritten with d loss / d log p, which the rows of the gradient share.
     """
     probs, factors = at_least_float32(input, weight)
-    p, q = _of_truth(probs, target)
+    p, q = _true_class_probability(probs, target)
     slope = alpha * (gamma * q.pow(gamma - 1) * p * p.log() - q.pow(gamma))
     slope = slope * _class_factor(target, factors)[:, 0]
     slope = slope.where(target >= 0, 0.0)
@@ -84,7 +84,7 @@ def softmax_focal_loss_backward(
 
 
 def _one_hot(target: Tensor, input: Tensor) -> Tensor:
-    """(N, C) bool; all False in rows of no class."""
+    """(N, C) bool; all False in rows without a class."""
     return target[:, None] == torch.arange(input.shape[1], device=input.device)
 
 
@@ -93,15 +93,15 @@ def _balance(positive: Tensor, alpha: float, like: Tensor) -> Tensor:
 
 
 def _class_factor(target: Tensor, factors: Tensor) -> Tensor:
-    """The factor of each row's class, (N, 1); 1 for rows of no class or without factors."""
+    """The factor of each row's class, (N, 1); 1 for rows without a class or without factors."""
     if len(factors) == 0:
         return factors.new_ones(len(target), 1)
     classified = (target >= 0) & (target < len(factors))
     return factors[target.where(classified, 0)].where(classified, 1.0)[:, None]
 
 
-def _of_truth(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The true class' probability and its complement, (N,), kept off 0 for logarithm and power."""
+def _true_class_probability(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of the true class and its complement, (N,), above 0 for logarithm and power."""
     p = probs.gather(1, target.clamp(min=0)[:, None])[:, 0]
     tiny = torch.finfo(p.dtype).tiny
     return p.clamp(min=tiny), (1 - p).clamp(min=tiny)

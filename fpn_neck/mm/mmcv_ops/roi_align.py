@@ -1,8 +1,8 @@
 """RoIAlign (He et al., Mask R-CNN, ICCV 2017, sec. 3) as ``mmcv._ext`` names and calls it.
 
-Each bin is sampled on a grid of bilinear readings: `sampling_ratio` a side, or one for each pixel
-the bin spans if it is 0. torchvision averages them. The maximum, which torchvision lacks, is
-taken over its output at the resolution of the grid, where a bin is exactly one reading.
+Each bin is sampled on a grid of bilinear samples: `sampling_ratio` per side, or one for each pixel
+that the bin spans if `sampling_ratio` is 0. torchvision averages the samples. The maximum, which
+torchvision lacks, is taken over its output at the resolution of the grid, one sample per bin.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fpn_neck.mm.mmcv_ops.precision import at_least_float32
 
 _MAX = 0  # pool_mode of the maximum; 1 is the average
-_NO_SAMPLE = -1.0  # argmax of a bin without a reading
+_NO_SAMPLE = -1.0  # argmax of a bin without a sample
 
 
 def roi_align_forward(
@@ -29,14 +29,14 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fill `output`, and with ``pool_mode=0`` the places of the maxima.
+    """Fill `output`, and with ``pool_mode=0`` the positions of the maxima.
 
     Args:
         input: (N, C, H, W).
         rois: (K, 5), image index and (x1, y1, x2, y2) in image pixels.
         output: (K, C, aligned_height, aligned_width), overwritten.
         argmax_y: like `output`, overwritten with the rows of the maxima in feature pixels, -1
-            where a region without extent has none; untouched by the average.
+            for a region of size 0; unchanged by the average.
         argmax_x: the same for columns.
         spatial_scale: feature pixels per image pixel.
         aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
@@ -72,7 +72,8 @@ def roi_align_backward(
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
     if pool_mode == _MAX:
-        result = _scatter_max(grad, boxes, *at_least_float32(argmax_y, argmax_x), grad_input.shape)
+        rows, columns = at_least_float32(argmax_y, argmax_x)
+        result = _scatter_max(grad, boxes, rows, columns, grad_input.shape)
     else:
         result = torch.ops.torchvision._roi_align_backward(
             grad,
@@ -100,17 +101,17 @@ def _align_max(
     values = source.new_zeros(len(boxes), source.shape[1], *size)
     rows, columns = torch.full_like(values, _NO_SAMPLE), torch.full_like(values, _NO_SAMPLE)
 
-    # regions with the same number of samples a bin are read together
+    # regions with the same number of samples per bin are sampled together
     samples = _samples_per_bin(extent, size, sampling_ratio)
     for grid in samples.unique(dim=0).tolist():
         if 0 in grid:
             continue
         chosen = (samples == samples.new_tensor(grid)).all(dim=1)
         fine = (size[0] * grid[0], size[1] * grid[1])
-        readings = torch.ops.torchvision.roi_align(
+        sampled = torch.ops.torchvision.roi_align(
             source, boxes[chosen], spatial_scale, *fine, 1, aligned
         )
-        values[chosen], index = F.max_pool2d(readings, grid, return_indices=True)
+        values[chosen], index = F.max_pool2d(sampled, grid, return_indices=True)
         step = (extent[chosen] / extent.new_tensor(fine))[:, :, None, None, None]
         origin = start[chosen][:, :, None, None, None]
         rows[chosen] = origin[:, 0] + (index // fine[1] + 0.5) * step[:, 0]
@@ -126,7 +127,7 @@ def _regions(boxes: Tensor, spatial_scale: float, aligned: bool) -> tuple[Tensor
 
 
 def _samples_per_bin(extent: Tensor, size: tuple[int, int], sampling_ratio: int) -> Tensor:
-    """Rows and columns of readings in a bin of each region, (K, 2) int64."""
+    """Rows and columns of samples in a bin of each region, (K, 2) int64."""
     if sampling_ratio > 0:
         return torch.full_like(extent, sampling_ratio, dtype=torch.long)
     return (extent / extent.new_tensor(size)).ceil().clamp(min=0).long()
@@ -135,10 +136,10 @@ def _samples_per_bin(extent: Tensor, size: tuple[int, int], sampling_ratio: int)
 def _scatter_max(
     grad: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor, shape: torch.Size
 ) -> Tensor:
-    """Send each gradient to the four pixels that its maximum was interpolated from.
+    """Add each gradient to the four pixels that its maximum was interpolated from.
 
-    Every maximum lies elsewhere in every channel, so each is a region of one pixel and one bin in
-    a batch of single channels.
+    A maximum has another position in every channel. So each becomes a region of one pixel and one
+    bin, in a batch of images with a single channel.
     """
     batch, channels, height, width = shape
     grad = grad.where(rows != _NO_SAMPLE, 0.0)

@@ -1,9 +1,9 @@
 """RoIPool (Girshick, Fast R-CNN, ICCV 2015, sec. 2.1) as ``mmcv._ext`` names and calls it.
 
 mmcv and torchvision round differently: mmcv scales the region from x1 to x2 + 1 and rounds the
-bins outwards, torchvision rounds the region before it divides it. The two agree where region
-borders fall on feature pixels, so mmcv's bins are computed here and each is given to torchvision
-as a region of its own.
+bins outwards, torchvision rounds the region before it divides it. The two agree for regions whose
+borders fall on feature pixels. So mmcv's bins are computed here, and torchvision gets each bin
+as a region.
 """
 
 import torch
@@ -50,9 +50,9 @@ def roi_pool_forward(
     empty = ((bins[..., 3] < bins[..., 1]) | (bins[..., 4] < bins[..., 2])).unsqueeze(1)
 
     pooled = torch.ops.torchvision.roi_pool(source, bins.reshape(-1, 5), 1.0, 1, 1)
-    values, places = (t.reshape(*bins.shape[:3], channels).permute(0, 3, 1, 2) for t in pooled)
+    values, positions = (t.reshape(*bins.shape[:3], channels).permute(0, 3, 1, 2) for t in pooled)
     output.copy_(values.masked_fill(empty, 0))
-    argmax.copy_(places.masked_fill(empty, -1))
+    argmax.copy_(positions.masked_fill(empty, -1))
 
 
 def roi_pool_backward(

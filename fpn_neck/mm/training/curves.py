@@ -26,8 +26,8 @@ def read_scalars(work_dir: Path) -> Series:
     """Name -> [(step, value), ...] over the runs in a work dir.
 
     Reads ``<work_dir>/<timestamp>/vis_data/scalars.json``, one JSON object per line; a line that a
-    killed run left unfinished is passed over. A later run takes the place of everything from its
-    own first step on: all of it for a new run, the rest for a resumed one.
+    killed run left unfinished is ignored. A later run replaces everything from its own first step
+    on: all earlier values if it is a new run, the later part of them if it was resumed.
     """
     series: Points = defaultdict(dict)
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
@@ -38,7 +38,7 @@ def read_scalars(work_dir: Path) -> Series:
                 if name != "step" and isinstance(value, (int, float)):
                     run[name][row["step"]] = value
         start = min((row["step"] for row in rows), default=math.inf)
-        for name in series | run:  # per name: some count iterations, others epochs
+        for name in series | run:  # each by itself: some steps are iterations, others epochs
             first = min(run[name], default=start)
             earlier = {step: value for step, value in series[name].items() if step < first}
             series[name] = earlier | run[name]
@@ -54,8 +54,8 @@ def _parse(line: str) -> dict | None:
 
 
 def draw_curves(series: Series, path: Path, metrics: Iterable[str] = METRICS) -> None:
-    """Draw the losses on the left and the validation metrics on the right into a PNG."""
-    from matplotlib.figure import Figure  # no pyplot: needs no display and leaks no figure
+    """Draw the losses (left) and the validation metrics (right) into a PNG file."""
+    from matplotlib.figure import Figure  # unlike pyplot, it needs no display and keeps no figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

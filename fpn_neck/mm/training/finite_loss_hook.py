@@ -8,25 +8,25 @@ from functools import wraps
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from fpn_neck.mm.distributed.agreement import any_process
+from fpn_neck.mm.distributed.consensus import any_process
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.registry import HOOKS
+from fpn_neck.mm.training.restoring_hook import RestoringHook
 from fpn_neck.utils.arguments import check_flag
 
-MAX_DROPPED = 50  # batches in a row
+MAX_SKIPPED = 50  # batches in a row
 
 
 @HOOKS.register_module()
-class FiniteLossHook(Hook):
+class FiniteLossHook(RestoringHook):
     """Stops a run at a loss or gradient that is not finite; the weights stay as they were.
 
     Args:
-        skip: drop such a batch, with what it did to the norms' statistics, and go on.
+        skip: drop such a batch, with its effect on the statistics of norm layers, and go on.
 
     Raises:
         ValueError: names the iteration, the batch's files and the last checkpoint. With ``skip``:
@@ -36,8 +36,9 @@ class FiniteLossHook(Hook):
     priority = "HIGHEST"  # before the hook that logs the losses
 
     def __init__(self, skip: bool = False) -> None:
+        super().__init__()
         self.skip = check_flag("skip", skip)
-        self._skipped, self._dropped = False, 0
+        self._skipped, self._skipped_in_a_row = False, 0
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
@@ -47,20 +48,21 @@ class FiniteLossHook(Hook):
         update, step = wrapper.update_params, wrapper.step
 
         def checked_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
-            self._unless_bad(runner, "loss", loss.detach(), update, loss, *args, **kwargs)
+            self._run_if_finite(runner, "loss", loss.detach(), update, loss, *args, **kwargs)
 
         @wraps(step)  # mmengine's schedules look for their mark on it
         def checked_step(**kwargs: Any) -> None:
             norm = _gradient_norm(wrapper)
-            self._unless_bad(runner, "norm of the gradient", norm, step, **kwargs)
+            self._run_if_finite(runner, "norm of the gradient", norm, step, **kwargs)
 
-        wrapper.update_params = checked_update
-        if not hasattr(wrapper, "loss_scaler"):  # one expects such gradients and lowers its scale
-            wrapper.step = checked_step
+        self.replace(wrapper, "update_params", checked_update)
+        # A loss scaler expects gradients that are not finite, and lowers its scale at them.
+        if not hasattr(wrapper, "loss_scaler"):
+            self.replace(wrapper, "step", checked_step)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self._dropped = self._dropped + 1 if self._skipped else 0
-        self._data, self._skipped = data_batch, False
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._skipped else 0
+        self._batch, self._skipped = data_batch, False
         if self.skip:
             self._buffers = [(b, b.clone()) for b in runner.model.buffers()]
 
@@ -70,27 +72,39 @@ class FiniteLossHook(Hook):
         if self._skipped and outputs:
             outputs.clear()  # NaN would stay in the log's averages
 
-    def _unless_bad(
-        self, runner: Runner, what: str, value: Tensor, do: Callable, *args: Any, **kwargs: Any
+    def _run_if_finite(
+        self,
+        runner: Runner,
+        name: str,
+        value: Tensor,
+        function: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         bad = not math.isfinite(value)
         if not any_process(bad):
-            do(*args, **kwargs)
+            function(*args, **kwargs)
             return
-        of = f" of {_files(self._data)}" if bad else " in another process"
-        text = f"iteration {runner.iter + 1}: the {what}{of} is {float(value) if bad else 'bad'}"
+        if bad:
+            problem = f"{name} of {_files(self._batch)} is {float(value)}"
+        else:
+            problem = f"{name} is NaN or infinite in another process"
+        self._stop_or_skip(runner, f"iteration {runner.iter + 1}: the {problem}")
+
+    def _stop_or_skip(self, runner: Runner, problem: str) -> None:
+        checkpoint = last_checkpoint(runner.work_dir) or "none yet"
         if not self.skip:
             raise ValueError(
-                f"{text}; weights untouched, last good checkpoint: {_last_checkpoint(runner)}; "
-                "look at these files, lower the learning rate, or drop such batches by --skip-nan"
+                f"{problem}; the weights are unchanged, the last good checkpoint: {checkpoint}; "
+                "check these files, lower the learning rate, or drop such batches with --skip-nan"
             )
-        if self._dropped + 1 >= MAX_DROPPED:
+        if self._skipped_in_a_row + 1 >= MAX_SKIPPED:
             raise ValueError(
-                f"{text}; that makes {MAX_DROPPED} dropped batches in a row: the weights or the "
-                "learning rate are at fault, not the files; start from other weights or lower it "
-                f"(last checkpoint: {_last_checkpoint(runner)})"
+                f"{problem}; that makes {MAX_SKIPPED} dropped batches in a row: the cause is the "
+                "weights or the learning rate, not the files; start from other weights or lower "
+                f"the learning rate (last checkpoint: {checkpoint})"
             )
-        runner.logger.warning(f"{text}; batch dropped")
+        runner.logger.warning(f"{problem}; batch dropped")
         self._skipped = True
         with torch.no_grad():
             for buffer, before in self._buffers:
@@ -106,7 +120,3 @@ def _files(batch: Any) -> str:
     samples = batch.get("data_samples", []) if isinstance(batch, dict) else []
     paths = [str(sample.get("img_path", "?")) for sample in samples]
     return ", ".join(paths) or "a batch that names no files"
-
-
-def _last_checkpoint(runner: Runner) -> str:
-    return last_checkpoint(runner.work_dir) or "none yet"

@@ -1,4 +1,4 @@
-"""What makes any mmengine training survive crashes, bad batches and being stopped."""
+"""Hooks by which any mmengine training survives crashes, bad batches and being stopped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from fpn_neck.mm.training import (  # noqa: F401 (register)
 )
 
 
-def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
-    """Give a config of any framework this package's checkpoints, randomness and checks.
+def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
+    """Add this package's hooks for training to a config of any framework.
 
-    mmengine's CheckpointHook is replaced, with its settings; another one is left alone.
+    mmengine's CheckpointHook is replaced by this package's, with the same settings. Another
+    checkpoint hook is kept.
 
     Args:
         skip_nan: drop batches whose loss is not finite, instead of stopping.
 
     Raises:
-        ValueError: the checkpoint hook has a setting that mmengine's doesn't know.
+        ValueError: the checkpoint hook has a setting that mmengine's hook does not have.
     """
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
@@ -37,20 +38,20 @@ def make_dependable(cfg: Config, *, skip_nan: bool = False) -> None:
     if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
         _check_settings(checkpoint)
         checkpoint.type = "fpn_neck.CheckpointHook"
-    ours = [
+    added: list[dict[str, Any]] = [
         dict(type="fpn_neck.RandomnessHook"),
         dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),
         dict(type="fpn_neck.LabelHook"),
         dict(type="fpn_neck.TerminationHook"),
         dict(type="fpn_neck.ValidationHook"),
     ]
-    names = {hook["type"] for hook in ours}
+    names = {hook["type"] for hook in added}
     others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in names]
-    cfg.custom_hooks = [*others, *ours]
+    cfg.custom_hooks = [*others, *added]
 
 
 def _check_settings(checkpoint: Mapping[str, Any]) -> None:
-    """mmengine's hook takes any, and fails with them at the first save."""
+    """mmengine's hook accepts any setting, and fails with unknown ones at the first save."""
     parameters = inspect.signature(hooks.CheckpointHook).parameters
     known = [name for name in parameters if name != "kwargs"]
     for name in checkpoint:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, islice, repeat
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from fpn_neck.mm.registry import HOOKS
+from fpn_neck.mm.training.restoring_hook import RestoringHook
 
 _STEP, _BATCH = 0, 1  # what a seed is for
 _LOADER_ARGUMENTS = (
@@ -39,13 +39,13 @@ def seed_from(*numbers: int) -> None:
 
 
 @HOOKS.register_module()
-class RandomnessHook(Hook):
-    """Makes randomness a function of the run's seed and the iteration's number alone.
+class RandomnessHook(RestoringHook):
+    """Makes randomness a function of only the run's seed and the iteration's number.
 
-    mmengine seeds its generators once and saves none of them, so a resumed run augments, drops out
-    and (without a fixed seed) shuffles differently from one that was never stopped; and to skip the
-    batches behind it, it loads them all. Here every batch and every step gets a seed of its own,
-    nothing needs to be saved, and skipped batches are counted, not loaded.
+    mmengine seeds its generators once and saves none of them. So a resumed run augments, drops out
+    and (without a fixed seed) shuffles differently from a run that was never stopped, and it loads
+    all earlier batches to skip them. Here every batch and every step has a seed of its own: nothing
+    needs to be saved, and earlier batches are counted, not loaded.
     """
 
     priority = "VERY_HIGH"
@@ -53,28 +53,30 @@ class RandomnessHook(Hook):
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         self._endless = isinstance(loop, IterBasedTrainLoop)
-        self._batches = NumberedBatches(
+        self._batches = SeededBatchSampler(
             _build_batch_sampler(runner), runner.seed, endless=self._endless
         )
-        loop.dataloader = _with_batches(loop.dataloader, self._batches)
         if self._endless:
-            loop.dataloader_iterator = _AfterSkipped(loop.iter, loop.dataloader)
+            _end_loading(runner)
+        loader = loop.dataloader
+        self.replace(loader.dataset, "__getitems__", SeededFetch(loader.dataset))
+        self.replace(loop, "dataloader", _loader_like(loader, batch_sampler=self._batches))
+        if self._endless:
+            # Putting the other one back ends this one's processes. If that were left to the garbage
+            # collector, torch would wait seconds for each.
+            iterator = _LoopIterator(loop.dataloader, skipped=loop.iter)
+            self.replace(loop, "dataloader_iterator", iterator)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        begin = 0 if self._endless else _begin_of_epoch(runner)
+        begin = 0 if self._endless else _epoch_begin(runner)
         self._batches.start(begin, skip=runner.iter - begin)
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         seed_from(runner.seed, _STEP, runner.iter)
 
-    def after_train(self, runner: Runner) -> None:
-        if self._endless:
-            # Ends its processes; left to the garbage collector, torch waits seconds for each.
-            runner.train_loop.dataloader_iterator = None
 
-
-def _begin_of_epoch(runner: Runner) -> int:
-    """Steps before this epoch; a checkpoint knows, for the data may have grown or shrunk since."""
+def _epoch_begin(runner: Runner) -> int:
+    """Iterations before this epoch, from the checkpoint: the data may have grown or shrunk."""
     epoch, begin = runner.message_hub.get_info("epoch_begin", (None, 0))
     if epoch != runner.epoch:
         begin = runner.iter
@@ -82,11 +84,48 @@ def _begin_of_epoch(runner: Runner) -> int:
     return begin
 
 
-class _AfterSkipped:
-    """An iterator over batches, for a loop that first asks for as many as are behind it."""
+def _end_loading(runner: Runner) -> None:
+    """Give an iteration-based loop a loader and an iterator like its own, but not begun.
 
-    def __init__(self, behind: int, dataloader: DataLoader) -> None:
-        self._batches = chain(repeat(None, behind), dataloader)
+    The loop has begun its own ones. Their processes would wait until the end of the training, and
+    samplers without an end can't begin again.
+    """
+    loop = runner.train_loop
+    loader, iterator_type = loop.dataloader, type(loop.dataloader_iterator)
+    batches = _build_batch_sampler(runner)
+    if loader.batch_size is None:
+        loop.dataloader = _loader_like(loader, batch_sampler=batches)
+    else:
+        loop.dataloader = _loader_like(
+            loader,
+            sampler=batches.sampler,
+            batch_size=loader.batch_size,
+            drop_last=loader.drop_last,
+        )
+    if iterator_type is not _LoopIterator:  # which an earlier training leaves, not begun
+        loop.dataloader_iterator = _LoopIterator(_begin_later(iterator_type, loop.dataloader))
+
+
+def _loader_like(loader: DataLoader, **batches: Any) -> DataLoader:
+    """The same loader over other batches."""
+    return DataLoader(
+        loader.dataset, **batches, **{name: getattr(loader, name) for name in _LOADER_ARGUMENTS}
+    )
+
+
+def _begin_later(iterator_type: Callable[[DataLoader], Iterator], loader: DataLoader) -> Iterator:
+    yield from iterator_type(loader)
+
+
+class _LoopIterator:
+    """Batches for a loop that first asks for those before the iteration it is resumed at.
+
+    Args:
+        skipped: how many batches these are. The loop drops them, and gets None for each.
+    """
+
+    def __init__(self, batches: Iterable, *, skipped: int = 0) -> None:
+        self._batches = chain(repeat(None, skipped), batches)
 
     def __iter__(self) -> Iterator:
         return self._batches
@@ -94,19 +133,19 @@ class _AfterSkipped:
     def __next__(self) -> Any:
         return next(self._batches)
 
-    def skip_iter(self, behind: int) -> None:
-        """Ask at once, as OneDL's loop does."""
-        for _ in range(behind):
+    def skip_iter(self, skipped: int) -> None:
+        """Skip all of them in one call, as OneDL's loop does."""
+        for _ in range(skipped):
             next(self)
 
 
-class NumberedBatches:
-    """A batch sampler whose batches know their seed.
+class SeededBatchSampler:
+    """A batch sampler whose batches have a seed each.
 
     Args:
-        batch_sampler: yields lists of indices, and holds its ``sampler``.
+        batch_sampler: yields lists of indices, and has the attribute ``sampler``.
         seed: of the run.
-        endless: begin anew at the end, as iteration-based training does.
+        endless: start again at the end, as iteration-based training does.
     """
 
     def __init__(self, batch_sampler: Any, seed: int, *, endless: bool) -> None:
@@ -116,7 +155,7 @@ class NumberedBatches:
         self.start(0)
 
     def start(self, first: int, *, skip: int = 0) -> None:
-        """Number the coming pass's batches from ``first`` on, and pass over ``skip`` of them."""
+        """Number the next pass's batches from ``first`` on, and leave out ``skip`` of them."""
         self.first, self.skip = first, skip
 
     def __len__(self) -> int:
@@ -137,42 +176,36 @@ class NumberedBatches:
 class SeededBatch(list):
     """Indices of a batch's samples; ``seed`` goes with them to the process that loads them."""
 
-    def __init__(self, indices: list[int] = (), seed: tuple[int, ...] = ()) -> None:
+    def __init__(self, indices: Iterable[int] = (), seed: tuple[int, ...] = ()) -> None:
         super().__init__(indices)
         self.seed = seed
 
 
 class SeededFetch:
-    """A data set's ``__getitems__``, by which torch's loader fetches a batch where there is one."""
+    """A data set's ``__getitems__``: loads a batch after seeding, by the data set's own if any."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+        self._dataset = dataset
+        self._fetch = getattr(dataset, "__getitems__", None)
 
-    def __call__(self, batch: SeededBatch) -> list:
+    def __call__(self, batch: SeededBatch) -> Any:
         seed_from(*batch.seed)
-        return [self.dataset[i] for i in batch]
+        if self._fetch:
+            return self._fetch(batch)
+        return [self._dataset[i] for i in batch]
 
 
 def _build_batch_sampler(runner: Runner) -> Any:
     """The config's batch sampler, as mmengine builds it, but with a resumed run's seed.
 
-    Samplers without an end go on where they were left, and the loop has begun one already.
+    mmengine's own one can't be used: the loop has begun it, and a sampler without an end goes on
+    where it was left.
     """
     cfg, dataset = runner.cfg.train_dataloader, runner.train_dataloader.dataset
     differ = runner.cfg.get("randomness", {}).get("diff_rank_seed", False)
-    seed = runner.seed - get_rank() * differ  # one order for all processes, who share it
+    seed = runner.seed - get_rank() * differ  # all processes share one order
     sampler = DATA_SAMPLERS.build(cfg.sampler, default_args=dict(dataset=dataset, seed=seed))
     if not cfg.get("batch_sampler"):
         return BatchSampler(sampler, cfg.batch_size, cfg.get("drop_last", False))
     arguments = dict(sampler=sampler, batch_size=cfg.batch_size)
     return DATA_SAMPLERS.build(cfg.batch_sampler, default_args=arguments)
-
-
-def _with_batches(loader: DataLoader, batches: NumberedBatches) -> DataLoader:
-    """The same loader over other batches."""
-    loader.dataset.__getitems__ = SeededFetch(loader.dataset)
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        **{name: getattr(loader, name) for name in _LOADER_ARGUMENTS},
-    )

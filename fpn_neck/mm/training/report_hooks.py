@@ -24,27 +24,31 @@ from fpn_neck.utils.pictures import side_by_side
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Photo, truth and prediction side by side, of samples spread evenly over the data set.
+    """Draws photo, truth and prediction side by side, for samples spread evenly over the data set.
 
-    Written to ``<work_dir>/pictures``; every validation or test replaces them.
+    The pictures are in ``<work_dir>/pictures``; every validation or test replaces them.
 
     Args:
-        count: how many.
-        with_photo: False draws the label maps alone, for photos that may not be shown.
+        count: number of pictures.
+        with_photo: False draws only the label maps, for photos that must not be shown.
     """
 
     def __init__(self, count: int = 12, with_photo: bool = True) -> None:
         self.count = check_whole("count", count, 1)
         self.with_photo = check_flag("with_photo", with_photo)
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self._draw(runner, runner.val_loop, batch_idx, outputs)
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None):
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self._draw(runner, runner.test_loop, batch_idx, outputs)
 
     @master_only
-    def _draw(self, runner: Runner, loop, batch_idx: int, outputs: Sequence) -> None:
+    def _draw(self, runner: Runner, loop: Any, batch_idx: int, outputs: Sequence[Any]) -> None:
         batches = len(loop.dataloader)
         if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
             return
@@ -64,7 +68,7 @@ class PicturesHook(Hook):
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
-    """``<work_dir>/curves.png`` after every validation; where everything is, after training."""
+    """Draws ``<work_dir>/curves.png`` after every validation; after training, logs all paths."""
 
     priority = "LOWEST"  # after the scalars and the last checkpoint are written
 
@@ -76,10 +80,9 @@ class SummaryHook(Hook):
     def after_train(self, runner: Runner) -> None:
         work_dir, series = Path(runner.work_dir), self._draw(runner)
         best = runner.message_hub.get_info("best_ckpt")
-        checkpoint = best or last_checkpoint(work_dir) or "none"
-        final = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
-        runner.logger.info(f"checkpoint: {checkpoint}")
-        runner.logger.info(f"last validation: {', '.join(final) or 'none'}")
+        metrics = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
+        runner.logger.info(f"checkpoint: {best or last_checkpoint(work_dir) or 'none'}")
+        runner.logger.info(f"last validation: {', '.join(metrics) or 'none'}")
         runner.logger.info(f"curves: {work_dir / 'curves.png'}")
         if (work_dir / "pictures").is_dir():
             runner.logger.info(f"pictures: {work_dir / 'pictures'}")

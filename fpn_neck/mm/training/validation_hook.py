@@ -12,14 +12,14 @@ from fpn_neck.mm.registry import HOOKS
 class ValidationHook(Hook):
     """Makes up for the validation that was due at the checkpoint a run is resumed from.
 
-    mmengine saves before it validates and goes on with the next iteration after resuming: the best
-    checkpoint could be missed, and a run that was stopped at the very end had no result.
+    mmengine saves before it validates and goes on with the next iteration after resuming. The best
+    checkpoint could be missed, and a run that was stopped at its last iteration had no result.
     """
 
     priority = "LOWEST"  # when all else is ready for training
 
     def before_val(self, runner: Runner) -> None:
-        # In every checkpoint that is saved after this validation.
+        # Every checkpoint that is saved after this validation holds it.
         runner.message_hub.update_info("validated", runner.iter)
 
     def before_train(self, runner: Runner) -> None:
@@ -35,6 +35,6 @@ class ValidationHook(Hook):
         done, last = loop.iter, loop.max_iters
         if not isinstance(loop, IterBasedTrainLoop):
             if runner.message_hub.get_info("epoch_begin", [None])[0] == loop.epoch:
-                return False  # in mid-epoch
+                return False  # the checkpoint is from the middle of an epoch
             done, last = loop.epoch, loop.max_epochs
         return done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)

@@ -17,7 +17,7 @@ from fpn_neck.mm.config.sections import (  # noqa: E402
     require,
     require_photos,
 )
-from fpn_neck.mm.training.install_hooks import make_dependable  # noqa: E402
+from fpn_neck.mm.training.install_hooks import install_hooks  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_section_of_another_type_is_named(name, cfg):
 @pytest.mark.parametrize("hooks", [{}, {"default_hooks": None}, {"default_hooks": {}}], ids=str)
 def test_a_config_without_a_checkpoint_hook_gets_one(hooks):
     cfg = Config(hooks)
-    make_dependable(cfg)
+    install_hooks(cfg)
     assert cfg.default_hooks.checkpoint.type == "fpn_neck.CheckpointHook"
 
 
@@ -84,11 +84,11 @@ def test_an_option_without_a_value_is_named():
 
 def test_settings_that_no_checkpoint_hook_knows_are_named():
     with pytest.raises(ValueError, match="default_hooks.checkpoint.foo=0"):
-        make_dependable(
+        install_hooks(
             Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", foo=0))))
         )
     known = dict(type="CheckpointHook", interval=2, save_best="mIoU", priority="LOW")
-    make_dependable(Config(dict(default_hooks=dict(checkpoint=known))))
+    install_hooks(Config(dict(default_hooks=dict(checkpoint=known))))
 
 
 @pytest.mark.parametrize("cfg", [{}, {"model": None}, {"model": {}}])

@@ -11,7 +11,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from fpn_neck.datasets.shapes.write import write_shapes  # noqa: E402
-from fpn_neck.mm.training.install_hooks import make_dependable  # noqa: E402
+from fpn_neck.mm.training.install_hooks import install_hooks  # noqa: E402
 
 CONFIG = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 
@@ -36,7 +36,7 @@ def config(root, work_dir):
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.param_scheduler = None
     cfg.custom_hooks = []
-    make_dependable(cfg)
+    install_hooks(cfg)
     return cfg
 
 
