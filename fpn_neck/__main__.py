@@ -1,38 +1,44 @@
-"""python -m fpn_neck doctor [CONFIG] [--size HxW]: what is installed, what a config makes of it."""
+"""python -m fpn_neck VERB ...: every verb is a module of `fpn_neck.cli`."""
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentParser
+import ast
+import sys
+from argparse import REMAINDER, SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
-from fpn_neck.cli.doctor import diagnose, print_report
+import fpn_neck
+from fpn_neck import cli
 from fpn_neck.utils.command_line import run_tool
 
 
-def main() -> int:
-    """Exit code 0 if nothing is wrong, 1 if something is, 2 for bad usage."""
-    parser = ArgumentParser(prog="python -m fpn_neck")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    doctor = commands.add_parser("doctor", help="what is installed, and what is wrong with it")
-    doctor.add_argument(
-        "config", nargs="?", help="also examine this config; a file, or mmdet::path, mmseg::path"
+def main() -> int | None:
+    """Run a verb, which is imported only then; its exit code."""
+    verbs = [module.name for module in iter_modules(cli.__path__)]
+    width = max(map(len, verbs))
+    parser = ArgumentParser(
+        prog="python -m fpn_neck",
+        usage="%(prog)s COMMAND ...",
+        epilog="commands, each with --help:\n"
+        + "\n".join(f"  {verb:{width}}  {_summary(verb)}" for verb in verbs),
+        formatter_class=RawDescriptionHelpFormatter,
     )
-    doctor.add_argument(
-        "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
-    )
+    parser.add_argument("--version", action="version", version=fpn_neck.__version__)
+    parser.add_argument("verb", choices=verbs, metavar="COMMAND", help=SUPPRESS)
+    parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help=SUPPRESS)
     args = parser.parse_args()
-    if args.size and not args.config:
-        doctor.error("--size goes with a CONFIG")
-    sections = diagnose(args.config, _size(args.size) if args.size else None)
-    print_report(sections)
-    return int(any(section.problems for section in sections))
+    sys.argv = [f"{parser.prog} {args.verb}", *args.arguments]
+    return import_module(f"fpn_neck.cli.{args.verb}").main()
 
 
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not found or not int(found[1]) * int(found[2]):
-        raise ValueError(f"--size {text}: expected height x width in px, e.g. --size 800x1216")
-    return int(found[1]), int(found[2])
+def _summary(verb: str) -> str:
+    """What the verb's docstring says first; nothing is imported for it."""
+    path = Path(cli.__path__[0]) / verb
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return text.splitlines()[0].partition(": tools/")[0].rstrip(".")
 
 
 if __name__ == "__main__":

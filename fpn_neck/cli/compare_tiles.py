@@ -17,10 +17,9 @@ from mmengine.config import Config
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.mm.config.explain_build import building
-from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import require_photos
+from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import read_photo
 from fpn_neck.models.tiled_head import PHOTO_TILE
 
@@ -53,7 +52,7 @@ def main() -> int:
     require_photos(cfg)
     from fpn_neck.mm.seg.predictor import Predictor
 
-    with building(cfg):
+    with explained(cfg, "test"):
         configs = [with_tiles(cfg, tile) for tile in (None, args.tile)]
         whole, tiled = (Predictor(each, args.checkpoint, args.device) for each in configs)
     failed: list[str] = []
@@ -63,7 +62,7 @@ def main() -> int:
         except Exception as e:  # OpenCV's own for some files
             failed.append(f"{path}: {' '.join(str(e).split())}")
             continue
-        with memory_advice(cfg):
+        with explained(cfg, "test", building=False):
             size, share = "{}x{}".format(*photo.shape), np.mean(whole(photo) == tiled(photo))
         print(f"{path}: {100 * share:.4f} % of {size} px alike", flush=True)
     print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)

@@ -26,10 +26,9 @@ from rich.progress import track
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.config.explain_build import building
-from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import require_photos
+from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import read_photo
 from fpn_neck.utils.files import check_folder, write_whole
 from fpn_neck.utils.pictures import save_labels, side_by_side
@@ -143,7 +142,7 @@ def build_predictor(cfg: Config, args: Namespace) -> Predict:
     if scope not in builders:
         raise ValueError(f"{args.config}: default_scope is {scope!r}, not one of {list(builders)}")
     require_photos(cfg)
-    with building(cfg):
+    with explained(cfg, "test"):
         return builders[scope](cfg, args)
 
 
@@ -159,7 +158,7 @@ def main() -> int:
     jobs = list(zip(images, output_names(images), strict=True))
     for image, name in track(jobs, "photos", console=Console(stderr=True)):
         try:
-            with memory_advice(cfg):
+            with explained(cfg, "test", building=False):
                 boxes = predict(image, read_photo(image), name)
         except Exception as e:  # OpenCV's own for some files; one photo must not end the rest
             failed.append(f"{image}: {' '.join(str(e).split())}")

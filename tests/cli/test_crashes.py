@@ -22,6 +22,7 @@ from helpers import toy_run  # noqa: E402
 from helpers.toy_run import StopHook, ToyModel, toy_config, train  # noqa: E402
 
 from fpn_neck.cli import train as train_verb  # noqa: E402
+from fpn_neck.mm.prepare import prepare_training  # noqa: E402
 from fpn_neck.mm.training.randomness_hook import seed_from  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
@@ -478,10 +479,7 @@ def configure(tiny, monkeypatch):
 
     def make(*arguments):
         monkeypatch.setattr(sys, "argv", ["train.py", str(tiny), *map(str, arguments)])
-        args = train_verb.parse_args()
-        cfg = train_verb.resolve_config(args)
-        train_verb.apply_flags(cfg, args)
-        return cfg
+        return prepare_training(train_verb.parse_args())
 
     return make
 

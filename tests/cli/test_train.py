@@ -4,7 +4,6 @@ import json
 import math
 import pickle
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
 from fpn_neck.datasets.shapes.write import CLASSES  # noqa: E402
-from fpn_neck.mm.config import load as running  # noqa: E402
+from fpn_neck.mm.prepare import prepare_testing, prepare_training  # noqa: E402
 from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 from fpn_neck.utils import command_line  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
@@ -382,12 +381,22 @@ def test_a_config_without_a_model_is_one_line(
     assert_refused(call_tool(name, config, *checkpoint), "config: model=None")
 
 
-def arguments(config=DEMO, **others):
-    defaults = {"work_dir": None, "cfg_options": None, "launcher": "none"}
-    return Namespace(config=str(config), **(defaults | others))
+@pytest.fixture
+def tool(monkeypatch):
+    """The config that a tool makes of a command line."""
+    import sys
+    from importlib import import_module
+
+    prepare = {"train": prepare_training, "test": prepare_testing}
+
+    def load(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        return prepare[name](import_module(f"fpn_neck.cli.{name}").parse_args())
+
+    return load
 
 
-def test_work_dir_is_the_flags_then_the_configs_then_the_name(write_config):
+def test_work_dir_is_the_flags_then_the_configs_then_the_name(tool, write_config):
     text = f"_base_ = '{DEMO}'\nwork_dir = 'from/config'\n"
     with_dir = write_config("with_dir", text)
     for config, flag, expected in [
@@ -397,24 +406,8 @@ def test_work_dir_is_the_flags_then_the_configs_then_the_name(write_config):
         (DEMO, None, f"work_dirs/{DEMO.stem}"),
         ("mmdet::rpn/rpn_r50_fpn_1x_coco.py", None, "work_dirs/rpn_r50_fpn_1x_coco"),
     ]:
-        assert running.resolve_config(arguments(config, work_dir=flag)).work_dir == expected
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """The functions of a tool, and its configuration for a command line."""
-    import sys
-    from importlib import import_module
-
-    def load(name, *arguments):
-        verb = import_module(f"fpn_neck.cli.{name}")
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        args = verb.parse_args()
-        cfg = running.resolve_config(args)
-        verb.apply_flags(cfg, args)
-        return cfg
-
-    return load
+        flags = ["--work-dir", flag] if flag else []
+        assert tool("train", config, *flags).work_dir == expected
 
 
 def test_options_override_the_config(tool):

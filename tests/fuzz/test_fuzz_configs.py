@@ -14,10 +14,10 @@ from helpers.project import PROJECT  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from fpn_neck import registry  # noqa: E402
-from fpn_neck.cli import train  # noqa: E402
 from fpn_neck.datasets.check.findings import RefusedData  # noqa: E402
-from fpn_neck.mm.config import data_sources  # noqa: E402
-from fpn_neck.mm.config import load as running
+from fpn_neck.mm.before_run import check_data  # noqa: E402
+from fpn_neck.mm.config.data_sources import check_files  # noqa: E402
+from fpn_neck.mm.prepare import prepare_training  # noqa: E402
 
 junk = st.sampled_from([j for j in JUNK if not isinstance(j, (torch.Tensor, range))])
 
@@ -172,10 +172,9 @@ def check_config(tmp_path, shapes):
         content, path = case
         file.write_text("\n".join(f"{key} = {value!r}" for key, value in content.items()))
         try:
-            cfg = running.resolve_config(args)
-            train.apply_flags(cfg, args)
-            data_sources.check_files(cfg, args.config, "train", "val")
-            data_sources.check_data(cfg, "train", "val")
+            cfg = prepare_training(args)
+            check_files(cfg, args.config, "train", "val")
+            check_data(cfg, "train", "val")
         except RefusedData as refused:
             assert path, refused.brief()
             return REFUSED

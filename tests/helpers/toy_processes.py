@@ -29,7 +29,7 @@ from fpn_neck.mm.distributed.consensus import (
     gather_errors,
     print_errors,
 )
-from fpn_neck.mm.distributed.launch import process_group
+from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.utils.command_line import run_tool
 
@@ -116,6 +116,7 @@ def config(launcher: str, work_dir: str) -> Config:
         )
     )
     install_hooks(cfg)
+    adapt_to_launcher(cfg)
     return cfg
 
 

@@ -1,9 +1,11 @@
-"""python -m fpn_neck doctor: what is installed, what a config makes of it, and what is wrong."""
+"""Examine what is installed and what a config makes of it; name what is wrong."""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
@@ -43,3 +45,27 @@ def print_report(sections: Sequence[Section]) -> None:
     print("what is wrong")
     for number, (what, remedy) in enumerate(problems, 1):
         print(f"  {number}. {what}\n     remedy: {remedy}")
+
+
+def main() -> int:
+    """Exit code 0 if nothing is wrong, 1 if something is, 2 for bad usage."""
+    parser = ArgumentParser(prog="python -m fpn_neck doctor")
+    parser.add_argument(
+        "config", nargs="?", help="also examine this config; a file, or mmdet::path, mmseg::path"
+    )
+    parser.add_argument(
+        "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
+    )
+    args = parser.parse_args()
+    if args.size and not args.config:
+        parser.error("--size goes with a CONFIG")
+    sections = diagnose(args.config, _size(args.size) if args.size else None)
+    print_report(sections)
+    return int(any(section.problems for section in sections))
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not found or not int(found[1]) * int(found[2]):
+        raise ValueError(f"--size {text}: expected height x width in px, e.g. --size 800x1216")
+    return int(found[1]), int(found[2])

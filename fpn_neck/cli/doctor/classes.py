@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fpn_neck.cli.doctor.section import Problem, Section, reason
 from fpn_neck.datasets.check.heads import check_classes, check_weights, heads
+from fpn_neck.utils.walk import data_sets
 
 _SHOWN = 8  # names of classes
 
@@ -48,18 +49,6 @@ def examine_classes(cfg: Any, name: str) -> Section:
             section.rows.append((path, str(head["type"]), text))
     section.problems = list(dict.fromkeys(section.problems))  # val and test are often one
     return section
-
-
-def data_sets(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    """The data sets inside wrappers that repeat, balance or join them."""
-    if isinstance(dataset, (list, tuple)):
-        for each in dataset:
-            yield from data_sets(each)
-    elif isinstance(dataset, Mapping):
-        inner = dataset.get("datasets", dataset.get("dataset"))
-        if inner is None:
-            yield dataset
-        yield from data_sets(inner)
 
 
 def _metainfo(cfg: Any, dataset: Mapping[str, Any], split: str, section: Section) -> dict:

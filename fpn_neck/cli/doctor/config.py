@@ -12,6 +12,7 @@ from torch import nn
 from fpn_neck.cli.doctor.environment import MM, PACKAGES, installed
 from fpn_neck.cli.doctor.pyramid import ChannelsDiffer, pyramid
 from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.utils.walk import data_sets
 
 _SCOPES = ("mmdet", "mmseg")
 _DEFAULT_SIZE = (512, 512)
@@ -108,8 +109,6 @@ def image_size(cfg: Any) -> tuple[int, int]:
     Raises:
         ValueError: the config's are no two sides.
     """
-    from fpn_neck.cli.doctor.classes import data_sets
-
     processor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if processor.get("size"):
         return _two_sides("data_preprocessor.size", processor["size"])

@@ -12,7 +12,7 @@ class Options(DictAction):
     """mmengine's, with a message for an option without a value.
 
     Raises:
-        ValueError: when such a one is parsed.
+        ValueError: an option without "=" is parsed.
     """
 
     def __call__(self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any) -> None:
@@ -27,7 +27,7 @@ def add_mismatch_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="load what fits of a checkpoint of another model, and say what is left out",
+        help="load the tensors that fit of a checkpoint of another model, and name the others",
     )
 
 

@@ -1,15 +1,16 @@
-"""From command-line arguments to an mmengine config; shared by the tools."""
+"""Config files of ours and of installed packages, read as mmengine's Config."""
 
 from __future__ import annotations
 
 import warnings
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -17,34 +18,46 @@ from mmengine.hub import get_config
 from mmengine.runner import FlexibleRunner, Runner
 
 import fpn_neck.mm.registry  # noqa: F401 (lets torch read mmengine's checkpoints)
-from fpn_neck.mm.config.sections import (
-    check_sections,
-)
+from fpn_neck.mm.config.sections import check_sections
+from fpn_neck.utils.text import one_line
+from fpn_neck.utils.walk import dicts
 
-# mmengine imports it for every config that inherits from a package.
-warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
-
-
-def _find_onedl() -> None:
-    """Tell mmengine that mmseg may come from OneDL's distribution; it would fetch upstream's."""
-    for module, upstream in (("mmseg", "mmsegmentation"), ("mmdet", "mmdet")):
-        try:
-            distribution(upstream)
-        except PackageNotFoundError:
-            fork = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}[module]
-            MODULE2PACKAGE[module] = fork
+# package -> distribution of it that mmengine knows, distribution of its fork
+_DISTRIBUTIONS = {
+    "mmdet": ("mmdet", "onedl-mmdetection"),
+    "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
+}
 
 
-_find_onedl()
+@contextmanager
+def reading_configs() -> Iterator[None]:
+    """Let mmengine read configs of OneDL's forks of mmdet and mmseg, and without its warning.
+
+    mmengine would try to install upstream's package beside a fork, and imports the deprecated
+    pkg_resources for every config that inherits from a package.
+    """
+    forks = {
+        package: fork
+        for package, (upstream, fork) in _DISTRIBUTIONS.items()
+        if not _is_installed(upstream)
+    }
+    with warnings.catch_warnings(), patch.dict(MODULE2PACKAGE, forks):
+        warnings.filterwarnings("ignore", ".*pkg_resources", UserWarning)
+        yield
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return distribution(name) is not None
+    except PackageNotFoundError:
+        return False
 
 
 def drop_pretraining(model: Any) -> None:
     """Make every TimmBackbone in a model config start empty: its checkpoint is about to come."""
-    if isinstance(model, dict):
-        if str(model.get("type")).endswith("TimmBackbone"):
-            model.update(pretrained=False, checkpoint=None)
-        for part in model.values():
-            drop_pretraining(part)
+    for _, part in dicts(model):
+        if str(part.get("type")).endswith("TimmBackbone"):
+            part.update(pretrained=False, checkpoint=None)
 
 
 def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
@@ -65,21 +78,24 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
         ImportError: a module of ``custom_imports`` is missing.
         TypeError: a section of another type, see `check_sections`.
     """
-    cfg = _read_config(name)
+    with reading_configs():
+        cfg = _read_config(name)
     for key in options or {}:
         top = key.partition(".")[0]
         if top not in cfg and top not in _settings():
-            raise ValueError(f"--cfg-options {key}: {name} has no {top!r}, nor knows mmengine any")
+            what = f"neither {name} nor mmengine has a setting {top!r}"
+            raise ValueError(f"--cfg-options {key}: {what}")
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as e:  # mmengine raises nearly anything
-        raise ValueError(f"--cfg-options {options} has no place in {name}: {_one_line(e)}") from e
+        why = one_line(e, with_type=True)
+        raise ValueError(f"--cfg-options {options} has no place in {name}: {why}") from e
     check_sections(cfg)
     return cfg
 
 
 def _settings() -> set[str]:
-    """What mmengine's Runners read of a config, at its top; and what the tools do."""
+    """The names of all settings that mmengine's Runners and our tools read."""
     arguments = {*signature(Runner).parameters, *signature(FlexibleRunner).parameters}
     wrapping = {"model_wrapper_cfg", "sync_bn", "find_unused_parameters"}
     return arguments | wrapping | {"runner_type", "tta_model", "tta_pipeline"}
@@ -103,38 +119,12 @@ def _read_config(name: str) -> Config:
             f"config {name}: custom_imports: {e.__cause__}; {remedy}"
         ) from e.__cause__
     except Exception as e:  # it is Python, and may raise anything
-        raise ValueError(f"config {name}: not a config ({_one_line(e)})") from e
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"config {name}: not a config ({one_line(e, with_type=True)})") from e
 
 
 def _package_config(name: str) -> Config:
     package = name.split("::")[0]
     # mmengine would start to install a package that it knows and does not find.
     if package not in MODULE2PACKAGE or find_spec(package) is None:
-        raise ValueError(f"config {name}: no package {package!r} is installed that ships configs")
+        raise ValueError(f"config {name}: package {package!r} is not installed or has no configs")
     return get_config(name)
-
-
-def _replace_proposal_fast(cfg: Config) -> None:
-    """mmdet's ``proposal_fast``, its RPNs' metric, fails with numpy 1.24 and later."""
-    for name in ("val_evaluator", "test_evaluator"):
-        for evaluator in cfg[name] if isinstance(cfg.get(name), list) else [cfg.get(name) or {}]:
-            if evaluator.get("metric") == "proposal_fast":
-                evaluator.metric = "proposal"
-
-
-def resolve_config(args: Namespace) -> Config:
-    """Config of the arguments, with overrides and work dir (flag > config > work_dirs/<name>).
-
-    Raises:
-        FileNotFoundError, ValueError: see `load_config`.
-    """
-    cfg = load_config(args.config, args.cfg_options)
-    _replace_proposal_fast(cfg)
-    cfg.launcher = args.launcher
-    if args.work_dir or not cfg.get("work_dir"):
-        cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
-    return cfg

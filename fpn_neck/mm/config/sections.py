@@ -1,50 +1,70 @@
-"""What the tools expect of a config's sections: which are dicts, and which lists of dicts."""
+"""Settings that our tools read: which must be texts, dicts, or parts that have a type."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SPLITS = ("train", "val", "test")
-_DICTS = ("env_cfg", "randomness", "auto_scale_lr", "visualizer", "model", "optim_wrapper")
-_DICTS += tuple(f"{split}_{part}" for split in _SPLITS for part in ("cfg", "dataloader"))
-_TYPED = ("model", "visualizer")
-_LISTS = ("custom_hooks",)
-_EITHER = ("param_scheduler", "val_evaluator", "test_evaluator")
-_IOU_METRICS = ["mIoU", "mDice", "mFscore"]  # of mmseg
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TEXTS = ("default_scope", "work_dir", "load_from")
+_DICTS = (*_LOADERS, "default_hooks", "env_cfg", "auto_scale_lr", "optim_wrapper")
+_EVALUATORS = ("val_evaluator", "test_evaluator")
+_IOU_METRICS = ["mIoU", "mDice", "mFscore"]  # of mmseg
 
 
 def check_sections(cfg: Mapping[str, Any]) -> None:
-    """Refuse a section of another type than the tools and mmengine's Runner read.
-
-    What stands inside of a model or a transform is left to what builds it.
+    """Refuse settings of another type than our tools read; the others are left to mmengine.
 
     Raises:
-        TypeError: names the section, its value and what is expected.
+        TypeError: names the setting, its value and what is expected.
     """
-    for name in _TEXTS:
-        _expect(cfg.get(name) is None or isinstance(cfg[name], str), name, cfg.get(name), "a text")
-    level = cfg.get("log_level", "INFO")
-    known = not isinstance(level, str) or isinstance(logging.getLevelName(level), int)
-    _expect(known, "log_level", level, "a level's name, as 'INFO'")
-    for name in _DICTS:
-        _check_dict(name, cfg.get(name), typed=name in _TYPED)
-    for name in (*_LISTS, *_EITHER):
-        value = cfg.get(name)
-        if name in _EITHER and isinstance(value, Mapping):
-            value = [value]
-        _check_list(name, value)
-    _check_list("visualizer.vis_backends", (cfg.get("visualizer") or {}).get("vis_backends"))
-    hooks = cfg.get("default_hooks")
-    _check_dict("default_hooks", hooks)
-    for name, hook in (hooks or {}).items():
-        _check_dict(f"default_hooks.{name}", hook, typed=True)
-    for split in _SPLITS:
-        loader = cfg.get(f"{split}_dataloader") or {}
+    for name in (*_TEXTS, *_DICTS):
+        kind, expected = (str, "a text") if name in _TEXTS else (Mapping, "a dict")
+        if cfg.get(name) is not None and not isinstance(cfg[name], kind):
+            raise _wrong(name, cfg[name], expected)
+    for name, part in _parts(cfg):
+        if not isinstance(part, Mapping):
+            raise _wrong(name, part, "a dict with the key 'type'")
+        given = part.get("type")
+        if not isinstance(given, str) and not callable(given):
+            raise _wrong(f"{name}.type", given, "the name of a registered class, or a class")
+
+
+def _wrong(name: str, value: Any, expected: str) -> TypeError:
+    return TypeError(f"config: {name}={value!r}: expected {expected}")
+
+
+def _parts(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every dict with a type that our tools read, with its name."""
+    hooks = {f"default_hooks.{k}": hook for k, hook in (cfg.get("default_hooks") or {}).items()}
+    one_each = {"model": cfg.get("model"), "visualizer": cfg.get("visualizer")} | hooks
+    yield from ((name, part) for name, part in one_each.items() if part is not None)
+    yield from _each("custom_hooks", cfg.get("custom_hooks"))
+    for name in _EVALUATORS:
+        is_one = isinstance(cfg.get(name), Mapping)
+        yield from [(name, cfg[name])] if is_one else _each(name, cfg.get(name))
+    yield from _each("visualizer.vis_backends", (cfg.get("visualizer") or {}).get("vis_backends"))
+    for name in _LOADERS:
+        loader = cfg.get(name) or {}
         if "dataset" in loader:
-            _check_dataset(f"{split}_dataloader.dataset", loader["dataset"])
+            yield from _inside(f"{name}.dataset", loader["dataset"])
+
+
+def _inside(name: str, dataset: Any) -> Iterator[tuple[str, Any]]:
+    """A data set, its transforms, and the data sets inside of it."""
+    if not isinstance(dataset, Mapping) or "type" in dataset:
+        yield name, dataset
+    yield from _each(f"{name}.pipeline", dataset.get("pipeline"))
+    if "dataset" in dataset:
+        yield from _inside(f"{name}.dataset", dataset["dataset"])
+    for inner, part in _each(f"{name}.datasets", dataset.get("datasets")):
+        yield from _inside(inner, part)
+
+
+def _each(name: str, parts: Any) -> Iterator[tuple[str, Any]]:
+    if parts is not None and not isinstance(parts, (list, tuple)):
+        raise _wrong(name, parts, "a list of dicts")
+    yield from ((f"{name}[{i}]", part) for i, part in enumerate(parts or ()))
 
 
 def require(cfg: Mapping[str, Any], *names: str) -> None:
@@ -59,7 +79,7 @@ def require(cfg: Mapping[str, Any], *names: str) -> None:
 
 
 def require_photos(cfg: Mapping[str, Any]) -> None:
-    """Refuse a config whose test pipeline could prepare no photo for its model.
+    """Refuse a config whose test pipeline can't prepare a photo for its model.
 
     Raises:
         ValueError: names what is missing.
@@ -73,7 +93,7 @@ def require_photos(cfg: Mapping[str, Any]) -> None:
 
 
 def check_metrics(name: str, evaluator: Any) -> None:
-    """Refuse what mmseg's IoUMetric would only stumble over after a whole evaluation.
+    """Refuse metrics at which mmseg's IoUMetric would fail only after a whole evaluation.
 
     Raises:
         ValueError: names the metric.
@@ -98,50 +118,11 @@ def check_levels(model: Mapping[str, Any]) -> None:
     neck, head = model.get("neck"), model.get("decode_head")
     if not isinstance(neck, Mapping) or not isinstance(head, Mapping):
         return
-    if not str(neck.get("type")).endswith("FPN"):
-        return
-    indices = head.get("in_index")
-    inputs = neck.get("in_channels")
+    inputs, indices = neck.get("in_channels"), head.get("in_index")
     count = neck.get("num_outs") or (len(inputs) if isinstance(inputs, (list, tuple)) else None)
-    numbers = isinstance(indices, (list, tuple)) and all(isinstance(i, int) for i in indices)
-    if numbers and isinstance(count, int) and max(indices, default=0) >= count:
+    if not isinstance(indices, (list, tuple)) or not all(isinstance(i, int) for i in indices):
+        return
+    is_fpn = str(neck.get("type")).endswith("FPN")
+    if is_fpn and isinstance(count, int) and max(indices, default=0) >= count:
         what = f"config: model.decode_head.in_index={indices}"
         raise ValueError(f"{what}: expected numbers below the {count} levels of model.neck")
-
-
-def _check_dataset(name: str, dataset: Any) -> None:
-    """A data set, or one of data sets, such as RepeatDataset and ConcatDataset."""
-    _expect(isinstance(dataset, Mapping), name, dataset, "a dict")
-    _check_dict(name, dataset, typed="type" in dataset)
-    if "pipeline" in dataset:
-        _check_list(f"{name}.pipeline", dataset["pipeline"])
-    if "dataset" in dataset:
-        _check_dataset(f"{name}.dataset", dataset["dataset"])
-    inner = dataset.get("datasets", [])
-    _expect(isinstance(inner, (list, tuple)), f"{name}.datasets", inner, "a list of dicts")
-    for i, part in enumerate(inner):
-        _check_dataset(f"{name}.datasets[{i}]", part)
-
-
-def _check_list(name: str, value: Any) -> None:
-    if value is None:
-        return
-    _expect(isinstance(value, (list, tuple)), name, value, "a list of dicts")
-    for i, part in enumerate(value):
-        _expect(part is not None, f"{name}[{i}]", part, "a dict with the key 'type'")
-        _check_dict(f"{name}[{i}]", part, typed=True)
-
-
-def _check_dict(name: str, value: Any, *, typed: bool = False) -> None:
-    if value is None:
-        return
-    _expect(isinstance(value, Mapping), name, value, "a dict")
-    if typed:
-        kind = value.get("type")
-        known = isinstance(kind, str) or callable(kind)
-        _expect(known, f"{name}.type", kind, "the name of a registered class, or a class")
-
-
-def _expect(holds: bool, name: str, value: Any, what: str) -> None:
-    if not holds:
-        raise TypeError(f"config: {name}={value!r}: expected {what}")

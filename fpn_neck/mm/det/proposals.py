@@ -20,7 +20,6 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader
 
-from fpn_neck.mm.config.data_sources import dataset_parts
 from fpn_neck.mm.det.predictor import load_rpn
 from fpn_neck.mm.det.proposals_file import (
     Photo,
@@ -31,6 +30,7 @@ from fpn_neck.mm.det.proposals_file import (
     load_proposals,
 )
 from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.walk import data_sets
 
 Track = Callable[[Iterable, int], Iterable]
 
@@ -106,7 +106,7 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
         FileNotFoundError, ValueError: see `load_proposals` and `check_proposals`.
     """
     for split in splits:
-        for part in dataset_parts((cfg.get(f"{split}_dataloader") or {}).get("dataset", {})):
+        for part in data_sets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
             reads = any(str(t["type"]).endswith("LoadProposals") for t in part.get("pipeline", []))
             if reads and not part.get("proposal_file"):
                 raise ValueError(
@@ -122,7 +122,7 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
 
 def _photo_dataset(cfg: Config, split: str) -> CocoDataset:
     """A split's photos under the validation's pipeline without its truth."""
-    train, val = (list(dataset_parts(cfg[f"{s}_dataloader"].dataset)) for s in (split, "val"))
+    train, val = (list(data_sets(cfg[f"{s}_dataloader"].dataset)) for s in (split, "val"))
     if len(train) > 1:
         raise ValueError(
             f"{split}_dataloader.dataset joins {len(train)} data sets; make a file for each"

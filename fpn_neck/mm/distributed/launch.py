@@ -33,7 +33,6 @@ def process_group(cfg: Config) -> Iterator[None]:
         ValueError: nothing has started several processes.
         ConnectionError: inside, another process ended or can't be reached.
     """
-    adapt_to_launcher(cfg)
     if cfg.launcher == "none":
         yield
         return

@@ -36,7 +36,6 @@ from fpn_neck.mm.training.install_hooks import install_hooks  # noqa: E402
         (r"custom_hooks\[0\].type", {"custom_hooks": [{"priority": 3}]}),
         ("val_evaluator", {"val_evaluator": "mIoU"}),
         ("load_from", {"load_from": 3}),
-        ("log_level", {"log_level": "FOO"}),
     ],
 )
 def test_a_section_of_another_type_is_named(name, cfg):
@@ -68,7 +67,7 @@ def test_an_option_without_a_place_is_named(tmp_path):
 def test_an_option_that_nothing_reads_is_named(tmp_path):
     path = tmp_path / "right.py"
     path.write_text("steps = [1, 2]")
-    with pytest.raises(ValueError, match="optim_wraper.optimizer.lr: .*no 'optim_wraper'"):
+    with pytest.raises(ValueError, match="optim_wraper.optimizer.lr: .*setting 'optim_wraper'"):
         load_config(str(path), {"optim_wraper.optimizer.lr": 1})
     cfg = load_config(str(path), {"load_from": "a.pth", "sync_bn": "torch", "steps": [3]})
     assert (cfg.load_from, cfg.steps) == ("a.pth", [3])

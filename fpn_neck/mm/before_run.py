@@ -1,0 +1,49 @@
+"""What stops a run before anything is built: its checkpoint, its files, its config."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from fpn_neck.datasets.check.run import RefusedData
+from fpn_neck.mm.config.data_sources import check_files
+from fpn_neck.mm.config.sections import check_levels, check_metrics
+from fpn_neck.weights.checkpoints import load_checkpoint
+
+
+def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list[str]:
+    """What would stop or spoil a run, a line each; a single reason may be raised instead.
+
+    Args:
+        cfg: the run's config, see `fpn_neck.mm.prepare`.
+        config: the name of its file.
+        splits: of 'train', 'val', 'test', those that the run uses.
+        files: whether to have a quick look at the data, too.
+
+    Raises:
+        FileNotFoundError, ValueError: ``load_from`` can't be read; see `check_data`.
+    """
+    if cfg.get("load_from") and "://" not in cfg.load_from:
+        load_checkpoint(cfg.load_from)
+    if files:
+        try:
+            check_files(cfg, config, *splits)
+        except RefusedData as refused:
+            see = f"tools/check_dataset.py {config} shows all; --no-check skips this check"
+            return [*(f"error: {line}" for line in refused.brief()), see]
+    check_data(cfg, *splits)
+    return []
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Refuse proposals, levels of the pyramid, and metrics at which a run would fail late.
+
+    Raises:
+        FileNotFoundError, ValueError: see `check_proposal_files`, `check_levels`, `check_metrics`.
+    """
+    if cfg.get("default_scope") == "mmdet":
+        from fpn_neck.mm.det.proposals import check_proposal_files
+
+        check_proposal_files(cfg, *splits)
+    check_levels(cfg.model.get("module") or cfg.model)  # of a model for test-time augmentation
+    for split in set(splits) & {"val", "test"}:
+        check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))

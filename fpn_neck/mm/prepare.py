@@ -1,0 +1,175 @@
+"""From command-line arguments to the config of a run: every change of it, in order."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import find_latest_checkpoint
+
+from fpn_neck.mm.config.load import drop_pretraining, load_config
+from fpn_neck.mm.config.sections import require
+from fpn_neck.mm.distributed.launch import use_processes
+from fpn_neck.mm.training.install_hooks import make_dependable
+from fpn_neck.mm.training.last_checkpoint import last_checkpoint
+
+
+def prepare_training(args: Namespace) -> Config:
+    """The config of a training run.
+
+    Args:
+        args: of ``tools/train.py``.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError, TypeError: see `load_config`; a section is
+            missing; a flag has no place in this config or on this machine.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    require(cfg, "model", "train_dataloader", "train_cfg", "optim_wrapper")
+    _set_launcher_and_work_dir(cfg, args)
+    _replace_proposal_fast(cfg)
+    if args.amp:
+        _use_mixed_precision(cfg)
+    if args.auto_scale_lr:
+        _scale_learning_rate(cfg)
+    if args.resume is not None:
+        _resume(cfg, args.resume, allow_mismatch=args.allow_mismatch)
+    _add_summary(cfg)
+    if args.tensorboard:
+        _add_tensorboard(cfg)
+    make_dependable(cfg, skip_nan=args.skip_nan)
+    use_processes(cfg)
+    return cfg
+
+
+def prepare_testing(args: Namespace) -> Config:
+    """The config of an evaluation.
+
+    Args:
+        args: of ``tools/test.py``.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError, TypeError: see `prepare_training`.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    require(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
+    _set_launcher_and_work_dir(cfg, args)
+    _replace_proposal_fast(cfg)
+    cfg.load_from = args.checkpoint
+    drop_pretraining(cfg.model)
+    if args.show_dir:
+        _paint(cfg, args.show_dir)
+    if args.out:
+        _add_output(cfg, args.out)
+    if args.tta:
+        _use_tta(cfg)
+    use_processes(cfg)
+    return cfg
+
+
+def _set_launcher_and_work_dir(cfg: Config, args: Namespace) -> None:
+    """The work dir is the flag's, else the config's, else ``work_dirs/<name of the config>``."""
+    cfg.launcher = args.launcher
+    if args.work_dir or not cfg.get("work_dir"):
+        cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
+
+
+def _replace_proposal_fast(cfg: Config) -> None:
+    """mmdet's ``proposal_fast``, its RPNs' metric, fails with numpy 1.24 and later."""
+    for name in ("val_evaluator", "test_evaluator"):
+        for evaluator in _evaluators(cfg, name):
+            if evaluator.get("metric") == "proposal_fast":
+                evaluator["metric"] = "proposal"
+
+
+def _evaluators(cfg: Config, name: str) -> list[dict]:
+    given = cfg.get(name) or []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def _use_mixed_precision(cfg: Config) -> None:
+    if not torch.cuda.is_available():
+        raise ValueError("--amp: mmengine's AmpOptimWrapper needs a GPU, and there is none")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def _scale_learning_rate(cfg: Config) -> None:
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+    cfg.auto_scale_lr.enable = True
+
+
+def _resume(cfg: Config, resume: str, *, allow_mismatch: bool) -> None:
+    """Where ``--resume`` goes on; `before_run` finds out whether that is possible."""
+    if not resume.strip():
+        raise ValueError(
+            "--resume '' is empty (a variable that isn't set?): give a checkpoint, or --resume "
+            "without a value for the last one in the work dir"
+        )
+    if allow_mismatch:
+        raise ValueError(
+            "--resume goes on with the state of the optimizer, which belongs to the same model: "
+            "--allow-mismatch goes with --cfg-options load_from=FILE instead"
+        )
+    last = last_checkpoint(cfg.work_dir)
+    if resume != "auto":
+        cfg.resume, cfg.load_from = True, resume
+    elif last or not cfg.get("load_from"):
+        # mmengine finds the last one itself, but not in a work dir that was moved.
+        cfg.resume, cfg.load_from = True, None
+        if last and last != find_latest_checkpoint(cfg.work_dir):
+            cfg.load_from = last
+    # else there is no checkpoint yet, and the run starts from the config's weights
+
+
+def _add_summary(cfg: Config) -> None:
+    hooks = cfg.get("custom_hooks") or []
+    if not any(hook["type"] == "fpn_neck.SummaryHook" for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type="fpn_neck.SummaryHook")]
+
+
+def _add_tensorboard(cfg: Config) -> None:
+    local = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+    cfg.visualizer = cfg.get("visualizer") or local
+    others = cfg.visualizer.get("vis_backends") or []
+    cfg.visualizer.vis_backends = [*others, dict(type="TensorboardVisBackend")]
+
+
+# ----------------------------------------------------------------------------------------- testing
+
+
+def _paint(cfg: Config, folder: str) -> None:
+    """Let mmseg's or mmdet's visualization hook draw every photo."""
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if not hook or not cfg.get("visualizer"):
+        raise ValueError("--show-dir needs visualizer and default_hooks.visualization")
+    hook.update(draw=True, interval=1)
+    cfg.visualizer.save_dir = folder
+
+
+def _add_output(cfg: Config, out: str) -> None:
+    evaluators = _evaluators(cfg, "test_evaluator")
+    if cfg.get("default_scope") == "mmseg":
+        evaluators[0]["output_dir"] = out
+    elif not out.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out {out}: mmdet's predictions go into a .pkl file")
+    else:
+        evaluators.append(ConfigDict(type="DumpDetResults", out_file_path=out))
+    cfg.test_evaluator = evaluators
+
+
+def _use_tta(cfg: Config) -> None:
+    """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
+    if "tta_pipeline" not in cfg or "tta_model" not in cfg:
+        raise ValueError("--tta needs tta_model and tta_pipeline in the config")
+    if cfg.get("default_scope") == "mmseg":  # its TTA model averages logits
+        cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = deepcopy(cfg.tta_pipeline)
