@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from fpn_neck.datasets.check.run import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
-from fpn_neck.mm.config.sections import check_levels, check_metrics
+from fpn_neck.mm.config.sections import check_levels, check_metrics, require
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -35,15 +35,21 @@ def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Refuse proposals, levels of the pyramid, and metrics at which a run would fail late.
+    """Refuse proposals, missing sections, levels of the pyramid, and metrics.
+
+    Args:
+        splits: the first one is 'train' or 'test', which the run is for.
 
     Raises:
-        FileNotFoundError, ValueError: see `check_proposal_files`, `check_levels`, `check_metrics`.
+        FileNotFoundError, ValueError: see `check_proposal_files`, `require`, `check_levels` and
+            `check_metrics`.
     """
     if cfg.get("default_scope") == "mmdet":
         from fpn_neck.mm.det.proposals import check_proposal_files
 
         check_proposal_files(cfg, *splits)
+    last = "optim_wrapper" if splits[0] == "train" else f"{splits[0]}_evaluator"
+    require(cfg, "model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg", last)
     check_levels(cfg.model.get("module") or cfg.model)  # of a model for test-time augmentation
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))

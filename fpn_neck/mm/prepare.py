@@ -24,11 +24,10 @@ def prepare_training(args: Namespace) -> Config:
         args: of ``tools/train.py``.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError, TypeError: see `load_config`; a section is
-            missing; a flag has no place in this config or on this machine.
+        FileNotFoundError, ValueError, ImportError, TypeError: see `load_config`; a flag has no
+            place in this config or on this machine.
     """
     cfg = load_config(args.config, args.cfg_options)
-    require(cfg, "model", "train_dataloader", "train_cfg", "optim_wrapper")
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
     if args.amp:
@@ -55,7 +54,6 @@ def prepare_testing(args: Namespace) -> Config:
         FileNotFoundError, ValueError, ImportError, TypeError: see `prepare_training`.
     """
     cfg = load_config(args.config, args.cfg_options)
-    require(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
     cfg.load_from = args.checkpoint
@@ -96,6 +94,7 @@ def _evaluators(cfg: Config, name: str) -> list[dict]:
 def _use_mixed_precision(cfg: Config) -> None:
     if not torch.cuda.is_available():
         raise ValueError("--amp: mmengine's AmpOptimWrapper needs a GPU, and there is none")
+    require(cfg, "optim_wrapper")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
@@ -155,6 +154,7 @@ def _paint(cfg: Config, folder: str) -> None:
 
 
 def _add_output(cfg: Config, out: str) -> None:
+    require(cfg, "test_evaluator")
     evaluators = _evaluators(cfg, "test_evaluator")
     if cfg.get("default_scope") == "mmseg":
         evaluators[0]["output_dir"] = out
@@ -169,6 +169,7 @@ def _use_tta(cfg: Config) -> None:
     """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
     if "tta_pipeline" not in cfg or "tta_model" not in cfg:
         raise ValueError("--tta needs tta_model and tta_pipeline in the config")
+    require(cfg, "model", "test_dataloader")
     if cfg.get("default_scope") == "mmseg":  # its TTA model averages logits
         cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
