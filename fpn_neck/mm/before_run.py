@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from fpn_neck.datasets.check.run import RefusedData
+from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
 from fpn_neck.mm.config.sections import check_levels, check_metrics, require
 from fpn_neck.weights.checkpoints import load_checkpoint

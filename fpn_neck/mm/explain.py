@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from fpn_neck.mm.training.last_checkpoint import last_checkpoint
-from fpn_neck.models.tiled_head import TILE
+from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import Place, dicts
 
@@ -159,7 +159,7 @@ def _to_train_smaller(cfg: Config) -> list[str]:
 def _to_test_smaller(cfg: Config, step: str) -> list[str]:
     ways = [f"{step}_dataloader.batch_size or the size of what it loads"]
     if cfg.model.get("type") == "fpn_neck.EncoderDecoder":
-        ways.append(f"model.test_cfg.tile ({TILE} unless set)")
+        ways.append(f"model.test_cfg.tile ({PHOTO_TILE} unless set)")
     return ways
 
 

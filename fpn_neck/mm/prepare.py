@@ -12,9 +12,9 @@ from mmengine.runner import find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
-from fpn_neck.mm.distributed.launch import use_processes
-from fpn_neck.mm.training.install_hooks import make_dependable
-from fpn_neck.mm.training.last_checkpoint import last_checkpoint
+from fpn_neck.mm.distributed.launch import adapt_to_launcher
+from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.mm.training.install_hooks import install_hooks
 
 
 def prepare_training(args: Namespace) -> Config:
@@ -39,8 +39,8 @@ def prepare_training(args: Namespace) -> Config:
     _add_summary(cfg)
     if args.tensorboard:
         _add_tensorboard(cfg)
-    make_dependable(cfg, skip_nan=args.skip_nan)
-    use_processes(cfg)
+    install_hooks(cfg, skip_nan=args.skip_nan)
+    adapt_to_launcher(cfg)
     return cfg
 
 
@@ -64,7 +64,7 @@ def prepare_testing(args: Namespace) -> Config:
         _add_output(cfg, args.out)
     if args.tta:
         _use_tta(cfg)
-    use_processes(cfg)
+    adapt_to_launcher(cfg)
     return cfg
 
 
