@@ -30,7 +30,7 @@ def check_data(cfg: Config, *splits: str) -> None:
             `mmdet_proposals.check_proposal_files`.
     """
     if cfg.get("default_scope") == "mmdet":
-        from fpn_neck.mm.det.proposals import check_proposal_files
+        from fpn_neck.mm.det.config_proposals import check_proposal_files
 
         check_proposal_files(cfg, *splits)
     first = splits[0]
