@@ -13,7 +13,7 @@ from fpn_neck.utils.arguments import check_choice
 
 @DATASETS.register_module()
 class ClothingDataset(BaseSegDataset):
-    """The clothing photos in Kaggle's layout, see `fpn_neck.datasets.clothing`.
+    """Kaggle's "People Clothing Segmentation" (CCP), see `fpn_neck.datasets.clothing`.
 
     Args:
         split: 'train', 'val' or 'all', see `clothing.split_of`.

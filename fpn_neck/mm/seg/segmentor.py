@@ -23,8 +23,8 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
     mmseg resizes all logits to the network's input and again to the photo: 4.7 GB for 194 classes
     at 2000 x 3000 px, kept in every prediction. This class runs both steps over a few rows at a
-    time. The labels are the same, except where two logits are equal within rounding. It does what
-    mmseg does with ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
+    time. The labels are the same, except where two logits are equal within rounding. mmseg's code
+    still runs with ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
     ``mode='slide'``, for flipped images, for one logit, and for heads with their own ``predict``.
 
     In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are taken in
