@@ -17,10 +17,12 @@ FPN_NECK_TRACEBACK=1 in the environment.
 """
 
 
-def command_parser(description: str | None) -> ArgumentParser:
-    """A parser whose help shows the description as it stands, and how to get a traceback."""
+def command_parser(description: str | None, epilog: str = "") -> ArgumentParser:
+    """A parser whose help keeps the lines of both texts, and says how to get a traceback."""
     return ArgumentParser(
-        description=description, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
+        description=description,
+        epilog=f"{epilog}{_EPILOG}",
+        formatter_class=RawDescriptionHelpFormatter,
     )
 
 
