@@ -35,7 +35,8 @@ from torchvision.utils import draw_bounding_boxes
 from fpn_neck.models.layers import check_whole
 from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
-from fpn_neck.utils.command_line import check_device, run_tool
+from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.command_line import run_tool
 from fpn_neck.utils.files import write_whole
 
 WIDTH = 64  # of the pyramid

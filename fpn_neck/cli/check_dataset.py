@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import check_folder, write_whole
 from fpn_neck.utils.progress import with_progress
 
@@ -29,9 +30,7 @@ exit code: 0 nothing found; 1 findings, each with file, value, rule and remedy; 
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, EPILOG)
     parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all in the config"

@@ -1,15 +1,15 @@
 """How many labels tiles change: tools/compare_tiles.py CONFIG CHECKPOINT PHOTOS... [--tile PX].
 
-Every photo is segmented whole, which takes the memory that tiles save, and in tiles. How far a
-backbone looks decides; a photo is as large as the config's test pipeline makes it. One that cannot
-be read is reported at the end, with exit code 1.
+Every photo is segmented in tiles, and as a whole, which takes the memory that tiles save. The
+result depends on the backbone's receptive field. The config's test pipeline decides how large a
+photo is. A photo that cannot be read is reported at the end, with exit code 1.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,13 @@ from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import read_photo
 from fpn_neck.models.tiled_head import PHOTO_TILE
+from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.text import one_line
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="of mmseg, that the model was trained with")
+    parser = command_parser(__doc__)
+    parser.add_argument("config", help="the mmseg config the model was trained with")
     parser.add_argument("checkpoint", help="its checkpoint file")
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument(
@@ -48,22 +50,24 @@ def main() -> int:
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmseg":
-        raise ValueError(f"{args.config}: default_scope is not mmseg; only segmenters see tiles")
+        raise ValueError(f"{args.config}: default_scope must be mmseg: only segmenters take tiles")
     require_photos(cfg)
-    from fpn_neck.mm.seg.predictor import Predictor
+    from fpn_neck.mm.seg.predictor import SegmentationPredictor
 
-    with explained(cfg, "test"):
-        configs = [with_tiles(cfg, tile) for tile in (None, args.tile)]
-        whole, tiled = (Predictor(each, args.checkpoint, args.device) for each in configs)
+    whole, tiled = (
+        SegmentationPredictor(with_tiles(cfg, tile), args.checkpoint, args.device)
+        for tile in (None, args.tile)
+    )
     failed: list[str] = []
     for path in args.photos:
         try:
             photo = read_photo(path)
-        except Exception as e:  # OpenCV's own for some files
-            failed.append(f"{path}: {' '.join(str(e).split())}")
+        except Exception as e:  # of any type
+            failed.append(f"{path}: {one_line(e)}")
             continue
         with explained(cfg, "test", building=False):
-            size, share = "{}x{}".format(*photo.shape), np.mean(whole(photo) == tiled(photo))
-        print(f"{path}: {100 * share:.4f} % of {size} px alike", flush=True)
+            share = np.mean(whole(path, photo).labels == tiled(path, photo).labels)
+        height, width = photo.shape[:2]
+        print(f"{path}: {100 * share:.4f} % of {height}x{width} px alike", flush=True)
     print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return 1 if failed else 0

@@ -8,7 +8,7 @@ result would not be equal, and nothing is written; --allow-unmapped leaves such 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import write_whole
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 from fpn_neck.weights.conversion import Conversion, convert
@@ -27,7 +28,7 @@ META = ("dataset_meta", "CLASSES", "PALETTE")  # as mm 3 and 1, and earlier ones
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("input", type=Path, metavar="IN", help="a .pth, .safetensors or .pkl file")
     parser.add_argument("output", type=Path, metavar="OUT", help="a .pth file")
     parser.add_argument("--from", dest="source", required=True, choices=LIBRARIES)

@@ -1,12 +1,12 @@
 """Write an RPN's proposals for Fast R-CNN: tools/make_proposals.py CONFIG CHECKPOINT --out FILE.
 
-Every photo of the split gets its boxes, also those without an object. FILE is what mmdet's Fast
-R-CNN reads as proposal_file; it appears when it is complete. Printed is COCO's average recall.
+Every photo of the split gets its boxes, also a photo without an object. mmdet's Fast R-CNN reads
+FILE as its proposal_file; FILE appears when it is complete. COCO's average recall is printed.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,11 +15,12 @@ from rich.progress import track
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import load_config
+from fpn_neck.utils.command_line import command_parser
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="of the RPN; a file, or an installed package's: mmdet::path")
+    parser = command_parser(__doc__)
+    parser.add_argument("config", help="the RPN's config: a file, or a package's: mmdet::path")
     parser.add_argument("checkpoint", help="its checkpoint file")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="a .pkl to write")
     parser.add_argument(
@@ -36,7 +37,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get("default_scope") != "mmdet":
         raise ValueError(f"{args.config}: proposals come from an mmdet config of an RPN")
-    from fpn_neck.mm.det.proposals import make_proposals
+    from fpn_neck.mm.det.make_proposals import make_proposals
 
     recall = make_proposals(
         cfg,

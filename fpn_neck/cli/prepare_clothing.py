@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from pathlib import Path
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.clothing.layout import CLASSES
 from fpn_neck.datasets.clothing.prepare import TINY, prepare
 from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.progress import with_progress
 
 DESCRIPTION = """\
@@ -26,9 +27,7 @@ exit code: 0 done; 1 the data would spoil training (listed, nothing written); 2 
 
 
 def parse_args(argv: list[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        description=DESCRIPTION, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = command_parser(DESCRIPTION, EPILOG)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder with the data")
     parser.add_argument(
         "--out",

@@ -45,7 +45,7 @@ def check_data(cfg: Config, *splits: str) -> None:
             `check_metrics`.
     """
     if cfg.get("default_scope") == "mmdet":
-        from fpn_neck.mm.det.proposals import check_proposal_files
+        from fpn_neck.mm.det.config_proposals import check_proposal_files
 
         check_proposal_files(cfg, *splits)
     last = "optim_wrapper" if splits[0] == "train" else f"{splits[0]}_evaluator"

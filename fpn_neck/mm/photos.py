@@ -1,4 +1,4 @@
-"""Photos as mmcv reads them, but none that would take all memory."""
+"""Photos as mmcv reads them, without those that would take all memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mmcv
 import numpy as np
 from PIL import Image
 
-MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many
+MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
 _TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million px; cut the photo into parts, or reduce it"
 
 
@@ -17,10 +17,10 @@ def read_photo(path: Path) -> np.ndarray:
     """The photo, uint8 (H, W, 3) in BGR, turned as its EXIF tag says.
 
     Raises:
-        ValueError: more than ``MOST_PIXELS``; seen in the header, before they are decoded.
-        OSError, cv2.error: it cannot be read.
+        ValueError: more than ``MOST_PIXELS``; the header says it, before anything is decoded.
+        OSError, cv2.error: the photo cannot be read.
     """
-    if path.exists() and not path.is_file():  # of a pipe, reading would wait
+    if path.exists() and not path.is_file():  # reading a pipe would wait
         raise OSError("not a file")
     _check_pixels(_declared_size(path))
     photo = mmcv.imread(path)
@@ -31,7 +31,7 @@ def read_photo(path: Path) -> np.ndarray:
 
 
 def _declared_size(path: Path) -> tuple[int, int]:
-    """(width, height) in the header; (0, 0) of the few kinds that OpenCV alone can read."""
+    """(width, height) in the header; (0, 0) for the few formats that only OpenCV can read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -47,7 +47,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
 
 
 def _verify(image: Image.Image) -> None:
-    """OpenCV 5 takes memory for any length that a part of the file declares, up to 4 GB."""
+    """Check a PNG file: OpenCV 5 allocates whatever length a part of it declares, up to 4 GB."""
     try:
         image.verify()
     except Exception as error:  # of any type

@@ -1,51 +1,62 @@
-"""How every tool meets its user's mistakes."""
+"""How every command reports its user's mistakes."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
+
+from fpn_neck.utils.text import one_line
+
+_EPILOG = """
+A mistake that you can correct is one line on stderr, with exit code 2. For the whole traceback, set
+FPN_NECK_TRACEBACK=1 in the environment.
+"""
+
+
+def command_parser(description: str | None, epilog: str = "") -> ArgumentParser:
+    """A parser whose help keeps the lines of both texts, and says how to get a traceback."""
+    return ArgumentParser(
+        description=description,
+        epilog=f"{epilog}{_EPILOG}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run a tool; what the user can mend becomes one line on stderr and exit code 2.
+    """Run a command; an error that the user can correct becomes one line and exit code 2.
 
-    With FPN_NECK_TRACEBACK=1 in the environment the whole traceback is shown instead.
+    With FPN_NECK_TRACEBACK=1 in the environment, the whole traceback is shown instead.
     """
-    if sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    # The name of a file may hold bytes that are no text.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
-    except ModuleNotFoundError as e:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("FPN_NECK_TRACEBACK"):
             raise
-        print(f"error: no package {e.name!r}: pip install -e '.[mm]' has all", file=sys.stderr)
-        sys.exit(2)
-    except (ValueError, TypeError, OSError, ImportError) as e:
-        if os.environ.get("FPN_NECK_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"package {error.name} is not installed; run pip install 'fpn_neck[mm]', or in a "
+            "checkout pip install -e '.[mm]'"
+        )
+    return one_line(error)
+
+
 def run_verb(verb: str) -> None:
-    """Run the module of that name in `fpn_neck.cli`, see `run_tool`; it is imported inside."""
-    run_tool(lambda: import_module(f"fpn_neck.cli.{verb}").main())
+    """Run ``main`` of the module `fpn_neck.cli.<verb>`, see `run_tool`.
 
-
-def check_device(device: str) -> None:
-    """Refuse a device that isn't there.
-
-    Raises:
-        ValueError: torch can't allocate on it, or doesn't know it.
+    The module is imported inside, so that a missing package becomes one line.
     """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        reason = str(e).split("\n")[0]
-        raise ValueError(f"device={device!r} is not there: {reason}; try 'cpu'") from e
+    run_tool(lambda: import_module(f"fpn_neck.cli.{verb}").main())

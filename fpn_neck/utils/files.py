@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or do not exist."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)\.part")
 def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it.
 
-    A killed process never leaves a cut file under ``path``, nor one with its suffix, which
-    ``*.pth`` would find. So a writer that chooses a picture's format by the suffix has to be told.
+    A killed process never leaves an incomplete file under ``path``. The temporary file has another
+    suffix, so that ``*.pth`` does not find it; a writer that chooses the format of a picture by
+    the suffix needs the format as an argument.
 
     Args:
-        sync: wait until the content, then its name, are on the disk, which takes milliseconds, or
-            seconds on a busy one: not even a power failure leaves a cut file.
+        sync: wait until the content and then the name are on the disk; not even a power failure
+            leaves an incomplete file then. It takes milliseconds, or seconds on a busy disk.
 
     Raises:
-        OSError: as ``write`` or the file system do; ``path`` is then as it was before.
+        OSError: from ``write`` or the file system; ``path`` is then as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of the name a part and a hash: with a suffix more, a long one would be too long.
+    # A part of the name and a hash: a long name with another suffix would be too long.
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     temporary = path.with_name(f".{path.name[:20]}.{digest}.{os.getpid()}.part")
     try:
@@ -41,10 +42,10 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
 
 
 def check_folder(path: Path) -> None:
-    """Make the folder if it is missing, and refuse one in which nothing can be written.
+    """Make the folder if it is missing, and check that files can be written in it.
 
     Raises:
-        OSError: names it and the reason.
+        OSError: they cannot; names the folder and the reason.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _is_running(process: int) -> bool:
     if process == os.getpid():
-        return False  # not of this process: in a container, numbers come again with every start
+        return False  # an earlier process: in a container, process numbers repeat with each start
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -17,11 +17,11 @@ _WHITE = (255, 255, 255)
 
 
 def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """Paint labels over the photo in grey, whose own colours would change those of the legend.
+    """Paint labels over the photo in grey: its own colours would change those of the legend.
 
     Args:
         photo: uint8 (H, W, 3), RGB.
-        labels: integers (H, W); those outside the palette (ignored pixels) leave the photo as is.
+        labels: integers (H, W); at those outside the palette (ignored pixels), the photo stays.
         palette: RGB, 0 to 255, per label.
 
     Returns:
@@ -34,7 +34,7 @@ def overlay(photo: np.ndarray, labels: np.ndarray, palette: Palette) -> np.ndarr
         raise ValueError(f"photo of shape {photo.shape} and labels of shape {labels.shape} differ")
     result = np.empty_like(photo)
     step = max(1, _PIXELS // max(1, photo.shape[1]))
-    for start in range(0, len(photo), step):  # what is in between takes 60 bytes per pixel
+    for start in range(0, len(photo), step):  # intermediate arrays take 60 bytes a pixel
         rows = slice(start, start + step)
         result[rows] = _mix(photo[rows], labels[rows], palette)
     return result
@@ -65,11 +65,11 @@ def side_by_side(
     classes: Sequence[str],
     palette: Palette,
 ) -> Image.Image:
-    """The photo, an overlay per label map (title -> labels), and a legend of what occurs in them.
+    """The photo, an overlay for each label map, and a legend of the labels in them.
 
     Args:
-        photo: uint8 (H, W, 3), RGB; None paints the label maps alone.
-        maps: label maps (H, W), e.g. ``{'truth': ..., 'prediction': ...}``.
+        photo: uint8 (H, W, 3), RGB; None paints only the label maps.
+        maps: title -> labels (H, W), e.g. ``{'truth': ..., 'prediction': ...}``.
         classes, palette: name and RGB of every label.
     """
     if photo is None:
@@ -80,16 +80,6 @@ def side_by_side(
         {int(v) for m in maps.values() for v in np.unique(m) if 0 <= v < len(classes)}
     )
     return _compose(panels, [(classes[i], tuple(palette[i])) for i in occurring])
-
-
-def montage(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows of ``columns``, each in a cell of the largest one's size."""
-    width, height = (max(p.size[i] for p in pictures) + _GAP for i in (0, 1))
-    rows = -(-len(pictures) // columns)
-    canvas = Image.new("RGB", (width * columns, height * rows), _WHITE)
-    for i, picture in enumerate(pictures):
-        canvas.paste(picture, (i % columns * width, i // columns * height))
-    return canvas
 
 
 def _compose(panels: dict[str, np.ndarray], legend: list[tuple[str, tuple]]) -> Image.Image:
@@ -104,7 +94,7 @@ def _compose(panels: dict[str, np.ndarray], legend: list[tuple[str, tuple]]) -> 
     for i, (title, panel) in enumerate(panels.items()):
         x = i * (width + _GAP)
         draw.text((x + 2, 2), title, fill=0, font=font)
-        for top in range(0, height, _ROWS):  # a large photo should not be copied whole
+        for top in range(0, height, _ROWS):  # a large photo is not copied as a whole
             canvas.paste(Image.fromarray(panel[top : top + _ROWS]), (x, _LINE + top))
     for i, (name, colour) in enumerate(legend):
         y = _LINE * (i + 1)

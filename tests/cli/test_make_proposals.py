@@ -55,7 +55,7 @@ test_evaluator = dict(_delete_=True, type='DumpProposals', output_dir='{out}')
 
 def make(rpn, out, **options):
     """What the tool calls, in this process: seconds faster."""
-    from fpn_neck.mm.det.proposals import make_proposals
+    from fpn_neck.mm.det.make_proposals import make_proposals
 
     options = {"split": "val", "device": "cpu", "track": lambda batches, total: batches} | options
     return make_proposals(load_config(str(rpn.config)), str(rpn.checkpoint), out, **options)

@@ -17,7 +17,6 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
 from fpn_neck.datasets.shapes.write import CLASSES  # noqa: E402
 from fpn_neck.mm.prepare import prepare_testing, prepare_training  # noqa: E402
 from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
-from fpn_neck.utils import command_line  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
@@ -471,29 +470,3 @@ def test_help_says_what_the_tool_takes(call_tool, name):
     assert done.returncode == 0
     for flag in ("--work-dir", "--cfg-options", "--launcher"):
         assert flag in done.stdout
-
-
-@pytest.mark.parametrize("error", [ValueError("a\n  b"), FileNotFoundError("a b"), TypeError()])
-def test_what_the_user_can_mend_is_one_line_or_the_traceback(capsys, monkeypatch, error):
-    def main():
-        raise error
-
-    monkeypatch.delenv("FPN_NECK_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        command_line.run_tool(main)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
-    monkeypatch.setenv("FPN_NECK_TRACEBACK", "1")
-    with pytest.raises(type(error)):
-        command_line.run_tool(main)
-
-
-def test_other_errors_keep_their_traceback_and_ctrl_c_its_code():
-    def main(error):
-        raise error
-
-    with pytest.raises(ZeroDivisionError):
-        command_line.run_tool(lambda: main(ZeroDivisionError()))
-    with pytest.raises(SystemExit) as stop:
-        command_line.run_tool(lambda: main(KeyboardInterrupt()))
-    assert stop.value.code == 130

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from fpn_neck.utils.pictures import montage, overlay, paint, save_labels, side_by_side
+from fpn_neck.utils.pictures import overlay, paint, save_labels, side_by_side
 
 PALETTE = [[40, 40, 40], [200, 0, 0], [0, 200, 0]]
 CLASSES = ("background", "red", "green")
@@ -161,22 +161,3 @@ def test_without_a_photo_the_maps_stand_alone(big):
     for labels in maps.values():
         panel = paint(labels, PALETTE)
         assert any(contains(picture, panel, x) for x in range(picture.width - 60))
-
-
-# -------------------------------------------------------------------------------------- montage
-
-
-def test_montage_fills_rows_and_cuts_nothing_off():
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    sizes = [(10, 20), (30, 5), (8, 8)]
-    pictures = [Image.new("RGB", s, c) for s, c in zip(sizes, colours, strict=True)]
-    sheet = montage(pictures, columns=2)
-    pixels = np.asarray(sheet)
-    corners = []
-    for colour, (w, h) in zip(colours, sizes, strict=True):
-        y, x = np.nonzero((pixels == colour).all(-1))
-        assert len(y) == w * h
-        corners.append((int(y.min()), int(x.min())))
-    (y0, x0), (y1, x1), (y2, x2) = corners
-    assert y0 == y1 and x0 == x2  # the first two are a row, the third begins the next
-    assert x1 >= x0 + 30 and y2 >= y0 + 20  # every cell holds the widest and the highest

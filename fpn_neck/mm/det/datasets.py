@@ -11,10 +11,10 @@ from fpn_neck.datasets import clothing, shapes
 from fpn_neck.mm.registry import DATASETS
 
 
-class _StuffLast(CocoDataset):
-    """Label maps whose background, 255 after ``reduce_zero_label``, becomes the last label.
+class _BackgroundLastDataset(CocoDataset):
+    """Gives the background of label maps, 255 after ``reduce_zero_label``, the last label.
 
-    That is mmdet's order for panoptic heads: things, then stuff.
+    mmdet's panoptic heads need this order: things, then stuff.
     """
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
@@ -23,7 +23,7 @@ class _StuffLast(CocoDataset):
 
 
 @DATASETS.register_module()
-class ShapesDetectionDataset(_StuffLast):
+class ShapesDetectionDataset(_BackgroundLastDataset):
     """Boxes, masks and label maps of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
 
     METAINFO = {"classes": shapes.CLASSES[1:], "palette": shapes.PALETTE[1:]}
@@ -37,7 +37,7 @@ class ShapesDetectionDataset(_StuffLast):
 
 
 @DATASETS.register_module()
-class ClothingDetectionDataset(_StuffLast):
+class ClothingDetectionDataset(_BackgroundLastDataset):
     """Boxes, masks (from ``tools/prepare_clothing.py``) and label maps of the clothing photos."""
 
     METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}

@@ -15,11 +15,11 @@ from PIL import Image
 
 
 class Drawer:
-    """Draws what is in a sample.
+    """Draws a sample's detections, and its truth.
 
     Args:
         meta: ``classes`` and ``palette`` of the data set.
-        class_agnostic: call every find 'object', as for an RPN, whose one label says no more.
+        class_agnostic: call every detection 'object': the one label of an RPN has no other name.
     """
 
     def __init__(self, meta: Mapping[str, Any], class_agnostic: bool = False) -> None:
@@ -33,10 +33,12 @@ class Drawer:
     def __call__(
         self, photo: np.ndarray, sample: DetDataSample, score_thr: float, draw_gt: bool
     ) -> Image.Image:
-        """The photo with the finds above a score, right of one with the truth if that is asked.
+        """Paint one photo.
 
         Args:
             photo: uint8 (H, W, 3), RGB.
+            score_thr: detections with a lower score are left out.
+            draw_gt: put a photo with the truth to the left.
         """
         sample = self._drawable(sample.cpu())
         with warnings.catch_warnings():  # a box that ends at the border is "out of bounds"
@@ -51,13 +53,13 @@ class Drawer:
         return Image.fromarray(self._visualizer.get_image())
 
     def _drawable(self, sample: DetDataSample) -> DetDataSample:
-        """Without what mmdet's visualizer stumbles over: void segments, and no segment at all."""
+        """A copy that mmdet's visualizer can draw: it fails on void, and on no segments at all."""
         sample = sample.clone()
         if self.class_agnostic:
-            found = sample.pred_instances
-            found.label_names = ["object"] * len(found)
+            instances = sample.pred_instances
+            instances.label_names = ["object"] * len(instances)
         if "pred_panoptic_seg" in sample:
-            void = len(self._visualizer.dataset_meta["classes"])  # the number it leaves undrawn
+            void = len(self._visualizer.dataset_meta["classes"])  # it does not draw this number
             segments = sample.pred_panoptic_seg.sem_seg
             segments = segments.masked_fill(segments % INSTANCE_OFFSET >= void, void)
             if (segments == void).all():

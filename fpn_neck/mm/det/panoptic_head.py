@@ -21,19 +21,19 @@ _FINEST_STRIDE = 4  # of the pyramid's level 0, as in mmdet
 
 @MODELS.register_module()
 class PanopticFPNHead(seg_heads.PanopticFPNHead):
-    """mmdet semantic head round `ScaleHeads`; ``mmdet.PanopticFPNHead``'s arguments and keys.
+    """mmdet's semantic head with `ScaleHeads`; arguments and keys of ``mmdet.PanopticFPNHead``.
 
-    Loss and prediction are mmdet's (mmdet 3.3, ``seg_heads/panoptic_fpn_head.py``), which need the
-    labels of things first, then those of stuff: of 80 + 53, 80 becomes logit 0 and every thing
-    becomes logit 53. Unlike mmdet's, any image size will do, and levels that are not there
-    are refused by name.
+    Loss and prediction are mmdet's (mmdet 3.3, ``seg_heads/panoptic_fpn_head.py``). They need the
+    labels of things before those of stuff: with 80 things and 53 stuff labels, label 80 becomes
+    logit 0 and every thing becomes logit 53. Unlike mmdet's head, this one takes images of any
+    size, and too few levels are an error with a reason.
 
     Args:
         num_things_classes, num_stuff_classes: the head gives ``num_stuff_classes + 1`` logits.
         in_channels: channels of every level.
         inner_channels: width of the towers.
-        start_level: 0, as in every config of mmdet's. (From another level, mmdet's head gives
-            logits of stride 4 and takes its loss on labels of a coarser one.)
+        start_level: 0, as in all of mmdet's configs. (With another level, mmdet's head gives
+            logits of stride 4 and takes its loss on labels of a coarser stride.)
         end_level: number of levels used, of strides 4, 8, 16, ...
         conv_cfg, norm_cfg: see `fpn_neck.models.layers`; the default norm is GN with 32 groups.
         **kwargs: ``loss_seg`` and ``init_cfg``, see mmdet.
@@ -55,9 +55,9 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
         **kwargs: Any,
     ) -> None:
         if start_level != 0:
-            raise ValueError(f"start_level={start_level}: the finest level must be the neck's, 0")
+            raise ValueError(f"start_level={start_level}: expected 0, the neck's finest level")
         check_whole("end_level", end_level, 1)
-        # With end_level=0, mmdet's own towers are none.
+        # With end_level=0, mmdet builds no towers of its own.
         super().__init__(
             num_things_classes, num_stuff_classes, in_channels, inner_channels, 0, 0, **kwargs
         )
@@ -84,7 +84,7 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
             map (N, inner_channels, H, W) behind them.
 
         Raises:
-            ValueError: too few levels.
+            ValueError: there are fewer than ``end_level`` levels.
         """
         if len(x) < self.end_level:
             raise ValueError(
@@ -99,24 +99,25 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
         """mmdet's loss.
 
         Raises:
-            ValueError: a label that is neither a class nor ignored; names the sample's file.
+            ValueError: a label is neither a class nor ignored; names the sample's file.
         """
-        k = self.num_things_classes + self.num_stuff_classes
+        num_classes = self.num_things_classes + self.num_stuff_classes
         ignored = getattr(self.loss_seg, "ignore_index", 255)
         for sample in batch_data_samples:
-            check_sample(sample, sample.gt_sem_seg.sem_seg.long(), k, ignored)
+            check_sample(sample, sample.gt_sem_seg.sem_seg.long(), num_classes, ignored)
         return super().loss(x, batch_data_samples)
 
 
-def _with_mmdets_keys(tower: nn.Sequential) -> nn.Sequential:
-    """The same tower with its convolutions under ``conv.0``, ``conv.1``, ... whatever is between.
+def _with_mmdets_keys(tower: nn.Module) -> nn.Sequential:
+    """The same tower with its convolutions under ``conv.0``, ``conv.1``, ...
 
-    mmdet's ``ConvUpsample`` upsamples by a function, which counts as no module.
+    In mmdet's ``ConvUpsample``, upsampling is a function, which has no number.
     """
+    layers = list(tower.children())
     names, convs = [], 0
-    for layer in tower:
+    for layer in layers:
         is_conv = not isinstance(layer, nn.Upsample)
         names.append(str(convs) if is_conv else f"upsample{convs}")
         convs += is_conv
-    inner = nn.Sequential(OrderedDict(zip(names, tower, strict=True)))
-    return nn.Sequential(OrderedDict(conv=inner))
+    conv = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+    return nn.Sequential(OrderedDict(conv=conv))

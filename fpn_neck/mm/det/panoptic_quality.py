@@ -22,9 +22,10 @@ _IGNORED = -1  # no category: torchmetrics' void
 class PanopticQualityMetric(BaseMetric):
     """PQ, SQ and RQ (Kirillov et al., CVPR 2019, arXiv:1801.00868), in percent.
 
-    The segments are matched by torchmetrics. The things are the data set's classes; what no
-    instance covers is the one stuff, whose label follows theirs; regions marked ``iscrowd`` are
-    void. mmdet's ``CocoPanopticMetric`` needs panoptic PNG files and a package that PyPI lacks.
+    torchmetrics matches the segments. The things are the data set's classes. There is one stuff
+    label, the number after theirs: the pixels that no instance covers. Regions marked ``iscrowd``
+    are void. mmdet's ``CocoPanopticMetric`` needs panoptic PNG files and a package that is not on
+    PyPI.
 
     Args:
         ann_file: COCO file with the instances of every photo.
@@ -45,9 +46,9 @@ class PanopticQualityMetric(BaseMetric):
             found = torch.stack([found % INSTANCE_OFFSET, found // INSTANCE_OFFSET], -1)
             quality = PanopticQuality(self._things | {self._void}, {self._stuff})
             quality.update(found[None], self._truth(sample["img_id"])[None])
-            sums = quality.iou_sum, quality.true_positives, quality.false_positives
-            sums = torch.stack([*sums, quality.false_negatives]).double()
-            # Rows of the things, of the void that was predicted, of the stuff.
+            positives = quality.true_positives, quality.false_positives
+            sums = torch.stack([quality.iou_sum, *positives, quality.false_negatives]).double()
+            # Columns: the things, the predicted void, the stuff.
             self.results.append(torch.cat([sums[:, : self._stuff], sums[:, -1:]], 1))
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
@@ -74,17 +75,20 @@ class PanopticQualityMetric(BaseMetric):
 
     @property
     def _void(self) -> int:
-        """mmdet's label of pixels without one.
+        """mmdet's label of pixels without a segment.
 
-        It counts as a thing that is nowhere: torchmetrics leaves what it takes for void in the
-        prediction out of the union, which would flatter the truth's segments there.
+        It counts as a thing that the truth never holds. As void, torchmetrics would leave these
+        pixels of the prediction out of the union, which would raise the IoU of the truth there.
         """
         return self._stuff + 1
 
     def _truth(self, image_id: int) -> Tensor:
         """(H, W, 2): label and number of the instance at every pixel."""
         image = self._coco.imgs[image_id]
-        labels = {c: i for i, c in enumerate(self._coco.getCatIds(self.dataset_meta["classes"]))}
+        labels = {
+            category: label
+            for label, category in enumerate(self._coco.getCatIds(self.dataset_meta["classes"]))
+        }
         truth = np.zeros((image["height"], image["width"], 2), np.int64)
         truth[..., 0] = self._stuff
         for number, instance in enumerate(self._coco.imgToAnns[image_id], 1):

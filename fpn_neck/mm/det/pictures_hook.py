@@ -1,4 +1,4 @@
-"""Pictures of truth and detections during training."""
+"""Pictures of truth and detections, drawn in validation and testing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DetectionPicturesHook(PicturesHook):
     """Truth and detections side by side, see `PicturesHook`.
 
     Args:
-        score_thr: detections below it are not drawn.
+        score_thr: detections with a lower score are not drawn.
     """
 
     def __init__(self, count: int = 12, with_photo: bool = True, score_thr: float = 0.3) -> None:

@@ -13,14 +13,14 @@ from fpn_neck.utils.arguments import check_choice
 
 @DATASETS.register_module()
 class ClothingDataset(BaseSegDataset):
-    """ "People Clothing Segmentation" (CCP) in Kaggle's layout, see `fpn_neck.datasets.clothing`.
+    """Kaggle's "People Clothing Segmentation" (CCP), see `fpn_neck.datasets.clothing`.
 
     Args:
-        split: 'train', 'val', or 'all'; the rule is `clothing.split_of`.
+        split: 'train', 'val' or 'all', see `clothing.split_of`.
         **kwargs: mmseg's ``BaseSegDataset``; ``data_root`` is the folder with ``labels.csv``.
 
     Raises:
-        ValueError: an unknown split, no photos, or a photo without its mask.
+        ValueError: the split is unknown, there are no photos, or a photo has no mask.
     """
 
     METAINFO = {"classes": clothing.CLASSES, "palette": clothing.PALETTE}
@@ -36,7 +36,9 @@ class ClothingDataset(BaseSegDataset):
             "reduce_zero_label": self.reduce_zero_label,
             "seg_fields": [],
         }
-        return [{"img_path": str(p), "seg_map_path": str(m)} | common for p, m in pairs]
+        return [
+            {"img_path": str(photo), "seg_map_path": str(mask)} | common for photo, mask in pairs
+        ]
 
 
 @DATASETS.register_module()

@@ -21,15 +21,15 @@ from fpn_neck.utils.arguments import check_choice, check_whole, check_wholes
 
 @MODELS.register_module()
 class FPNHead(BaseDecodeHead):
-    """mmseg decode head round `ScaleHeads`; ``mmseg.FPNHead``'s arguments and state-dict keys.
+    """mmseg's decode head with `ScaleHeads`; arguments and state-dict keys of ``mmseg.FPNHead``.
 
     Args:
         feature_strides: stride of every level in image pixels, finest first.
         channels: width of the towers.
         merge: 'add' (mmseg's) or 'cat', see `ScaleHeads`.
-        loss_stride: take the loss at every n-th pixel of every n-th row, with the logits resized
-            to that grid: n * n times less work and memory than mmseg's loss at full size (1).
-            An odd n takes the centre of every cell, an even one is half a pixel beside it.
+        loss_stride: n; the loss is taken at every n-th pixel of every n-th row, with the logits
+            resized to that grid, for 1 / (n * n) of the work and memory. 1 is mmseg's loss at full
+            size. An odd n takes the centre of every cell, an even n a pixel half a px beside it.
         **kwargs: the rest of mmseg's ``BaseDecodeHead``: in_channels, in_index, num_classes,
             dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ...
     """
@@ -80,18 +80,18 @@ class FPNHead(BaseDecodeHead):
         return in_layout_of(self.cls_seg(self.scale_heads(inputs)), inputs[0])
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """mmseg's losses and ``acc_seg``, without the logits at the labels' size where it can be.
+        """mmseg's losses and ``acc_seg``, if possible without the logits at the labels' size.
 
-        That is with CrossEntropyLoss (softmax, mean), `fpn_neck.DiceLoss` and
-        `fpn_neck.CrossEntropyLoss`, and no sampler.
+        It is possible without a sampler, and with mmseg's CrossEntropyLoss (softmax, mean),
+        `fpn_neck.DiceLoss` and `fpn_neck.CrossEntropyLoss`.
 
         Raises:
-            ValueError: a label that is no class; names the photo.
+            ValueError: a label is neither a class nor ignored; names the photo.
         """
         is_list = isinstance(self.loss_decode, nn.ModuleList)
         modules = list(self.loss_decode) if is_list else [self.loss_decode]
-        losses = [as_pixel_loss(module) for module in modules]
-        if self.sampler is not None or None in losses:
+        losses = [loss for m in modules if (loss := as_pixel_loss(m)) is not None]
+        if self.sampler is not None or len(losses) < len(modules):
             return super().loss_by_feat(seg_logits, batch_data_samples)
         *values, accuracy = full_size_losses(
             seg_logits,
@@ -100,14 +100,14 @@ class FPNHead(BaseDecodeHead):
             ignore_index=self.ignore_index,
             align_corners=self.align_corners,
         )
-        found: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}  # losses of one name are added, as in mmseg
         for module, value in zip(modules, values, strict=True):
-            known = found.get(module.loss_name)
-            found[module.loss_name] = value if known is None else known + value
-        return found | {"acc_seg": accuracy.detach()[None]}
+            previous = sums.get(module.loss_name)
+            sums[module.loss_name] = value if previous is None else previous + value
+        return sums | {"acc_seg": accuracy.detach()[None]}
 
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
-        """Labels (N, 1, H, W), thinned to the grid on which the loss is taken."""
+        """Labels (N, 1, H, W) on the grid on which the loss is taken."""
         for sample in batch_data_samples:
             labels = sample.gt_sem_seg.data
             check_sample(sample, labels, mmseg_classes(self), self.ignore_index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmseg.models import losses
 from torch import nn
 
@@ -9,7 +11,7 @@ from fpn_neck.losses import CrossEntropyLoss, PixelLoss
 
 
 def as_pixel_loss(module: nn.Module) -> PixelLoss | None:
-    """A loss that computes what ``module`` does, or None where there is none.
+    """A pixel loss that computes what ``module`` does, or None if there is none.
 
     For mmseg's CrossEntropyLoss that is softmax with the mean taken (mmseg 1.2,
     ``losses/cross_entropy_loss.py``).
@@ -18,11 +20,12 @@ def as_pixel_loss(module: nn.Module) -> PixelLoss | None:
         return module
     if type(module) is not losses.CrossEntropyLoss:
         return None
-    binary = module.use_sigmoid or module.use_mask
-    # Weighted, with avg_non_ignore=False, mmseg looks up the ignored label's weight.
-    looks_up = module.class_weight is not None and not module.avg_non_ignore
-    if binary or looks_up or module.reduction != "mean":
+    loss: Any = module  # mmseg comes without types
+    is_binary = loss.use_sigmoid or loss.use_mask
+    # With class weights and avg_non_ignore=False, mmseg uses a weight for the ignored label too.
+    weights_ignored = loss.class_weight is not None and not loss.avg_non_ignore
+    if is_binary or weights_ignored or loss.reduction != "mean":
         return None
     return CrossEntropyLoss(
-        module.class_weight, avg_non_ignore=module.avg_non_ignore, loss_weight=module.loss_weight
+        loss.class_weight, avg_non_ignore=loss.avg_non_ignore, loss_weight=loss.loss_weight
     )

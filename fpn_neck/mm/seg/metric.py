@@ -1,4 +1,4 @@
-"""mmseg's IoU, with means over the labels that occur."""
+"""mmseg's IoU, with means over the labels that occur in the truth."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fpn_neck.utils.arguments import check_whole
 class OccurringIoUMetric(IoUMetric):
     """mmseg's IoUMetric, with means over the labels that occur in the truth.
 
-    mmseg's ``mIoU`` also counts, with IoU 0, every label that is nowhere in the truth but was
-    predicted for one pixel. This adds ``mIoU_occurring`` (labels with a pixel in the truth),
-    ``mIoU_foreground`` (the same without ``background``) and ``num_occurring``.
+    mmseg's ``mIoU`` also counts a label that is not in the truth, with IoU 0, if it was predicted
+    for one pixel. This metric adds ``mIoU_occurring`` (labels with a pixel in the truth, in
+    percent), ``mIoU_foreground`` (the same without ``background``) and ``num_occurring``.
 
     Args:
-        background: index of the label that is no object.
+        background: index of the label of pixels without an object.
         **kwargs: mmseg's ``IoUMetric``.
     """
 
@@ -41,5 +41,5 @@ class OccurringIoUMetric(IoUMetric):
             metrics,
             mIoU_occurring=round(float(iou.mean()), 2),
             mIoU_foreground=round(float(iou[occurs != self.background].mean()), 2),
-            num_occurring=float(len(occurs)),  # mmengine's JSON drops whole numbers
+            num_occurring=float(len(occurs)),  # mmengine's JSON leaves whole numbers out
         )

@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmseg.apis import init_model
+from PIL import Image
 
-from fpn_neck.mm.config.load import drop_pretraining, photo_pipeline
-from fpn_neck.utils.command_line import check_device
-from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
+from fpn_neck.mm.predictor import PhotoModel, Prediction, check_names, load_model
+from fpn_neck.utils.pictures import side_by_side
 
 
-class Predictor:
-    """A trained mmseg model on photos.
+class SegmentationPredictor:
+    """A trained mmseg model on photos, see `fpn_neck.mm.predictor.Predictor`.
+
+    mmseg's ``EncoderDecoder`` becomes `fpn_neck.EncoderDecoder`, which gives the same labels in
+    less memory.
 
     Args:
-        cfg: the config it was trained with.
-        checkpoint: its checkpoint file; every weight must be in it.
-        device: 'cpu', 'cuda', 'cuda:1', ...
-        allow_mismatch: load what fits of a checkpoint of another model; warns of the rest.
+        cfg, checkpoint, device, allow_mismatch: see `fpn_neck.mm.predictor.load_model`.
 
     Attributes:
-        classes, palette: name and RGB of every label.
+        cfg: the config that the model was built from.
 
     Raises:
-        FileNotFoundError, ValueError: no such checkpoint, unreadable, or of another model.
+        FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; the checkpoint holds
+            no names or colours of its labels.
     """
 
     def __init__(
         self, cfg: Config, checkpoint: str, device: str = "cpu", *, allow_mismatch: bool = False
     ) -> None:
-        check_device(device)
-        state = load_checkpoint(checkpoint)
-        drop_pretraining(cfg.model)
-        if cfg.model.type == "EncoderDecoder":  # labels are all that is wanted
+        if cfg.model.type == "EncoderDecoder":
+            cfg = copy.deepcopy(cfg)
             cfg.model.type = "fpn_neck.EncoderDecoder"
-        model = init_model(cfg, device=device)
-        weights = find_state_dict(state)
-        weights = matching_weights(
-            model.state_dict(), weights, checkpoint, allow_mismatch=allow_mismatch
-        )
-        model.load_state_dict(weights, strict=not allow_mismatch)
-        self.classes, self.palette = _names(state.get("meta", {}), checkpoint)
-        self._model = model
-        self._pipeline = Compose(photo_pipeline(cfg.test_dataloader.dataset.pipeline))
+        model = load_model(cfg, checkpoint, device, scope="mmseg", allow_mismatch=allow_mismatch)
+        check_names(model, checkpoint, "classes", "palette")
+        self.cfg = cfg
+        self._meta = model.dataset_meta
+        self._model = PhotoModel(model, cfg, scope="mmseg")
 
-    @torch.inference_mode()
-    def __call__(self, photo: np.ndarray) -> np.ndarray:
-        """Photo, uint8 (H, W, 3) in BGR -> labels (H, W), int64 in 0..K-1."""
-        data = self._pipeline({"img": photo})
-        batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
-        return self._model.test_step(batch)[0].pred_sem_seg.data[0].cpu().numpy()
+    def __call__(self, path: Path, photo: np.ndarray) -> Prediction:
+        """Photo, uint8 (H, W, 3) in BGR -> its ``labels``."""
+        labels = self._model(photo).pred_sem_seg.data[0].cpu().numpy()
+        # int64 would take 8 bytes a pixel.
+        labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))
+        return Prediction(labels=labels, draw=partial(self._draw, photo, labels))
 
-
-def _names(meta: dict, checkpoint: str) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Names and colours of the labels, where mmseg 1 or mmseg 0 put them."""
-    if "dataset_meta" in meta:
-        return meta["dataset_meta"]["classes"], meta["dataset_meta"]["palette"]
-    if "CLASSES" in meta:
-        return meta["CLASSES"], meta["PALETTE"]
-    raise ValueError(f"checkpoint {checkpoint} holds no dataset_meta: no names for its labels")
+    def _draw(self, photo: np.ndarray, labels: np.ndarray) -> Image.Image:
+        """The photo, the labels over it, and a legend."""
+        classes, palette = self._meta["classes"], self._meta["palette"]
+        return side_by_side(photo[..., ::-1], {"prediction": labels}, classes, palette)

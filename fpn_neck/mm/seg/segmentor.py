@@ -1,4 +1,4 @@
-"""mmseg's segmentor, with predictions that need no logits at the photo's size."""
+"""mmseg's segmentor, with predictions without logits at the photo's size."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fpn_neck.strips.row_map import RowMap
 
 @MODELS.register_module()
 class EncoderDecoder(segmentors.EncoderDecoder):
-    """``mmseg.EncoderDecoder``; predictions carry labels, and no logits unless asked for.
+    """``mmseg.EncoderDecoder``; predictions hold labels, and logits only if they are asked for.
 
     mmseg resizes all logits to the network's input and again to the photo: 4.7 GB for 194 classes
-    at 2000 x 3000 px, kept in every prediction. Here both steps run over a few rows at a time;
-    labels are the same except where two logits tie within rounding. mmseg's own way is taken with
-    ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
-    ``mode='slide'``, for flipped images, one logit, and heads with a way of their own.
+    at 2000 x 3000 px, kept in every prediction. This class runs both steps over a few rows at a
+    time. The labels are the same, except where two logits are equal within rounding. mmseg's code
+    still runs with ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
+    ``mode='slide'``, for flipped images, for one logit, and for heads with their own ``predict``.
 
-    In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are seen in
+    In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are taken in
     overlapping tiles of about ``tile`` px a side, see `fpn_neck.models.tiled_head`;
-    ``test_cfg=dict(tile=...)`` sets it, None means never. That is with `fpn_neck.FPNHead`
-    and a data preprocessor that pads nothing in testing.
+    ``test_cfg=dict(tile=...)`` sets the size, None turns tiles off. Tiles need `fpn_neck.FPNHead`
+    and a data preprocessor that does not pad in testing.
     """
 
     def test_step(self, data: dict) -> list:
@@ -43,7 +43,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         return data["data_samples"]
 
     def val_step(self, data: dict) -> list:
-        """The same."""
+        """See `test_step`."""
         return self.test_step(data)
 
     def predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
@@ -68,9 +68,10 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         sample.set_data({"pred_sem_seg": PixelData(data=labels)})
 
     def _by_rows(self, data_samples: list) -> bool:
-        own: list[Any] = [type(self.decode_head).predict, type(self.decode_head).predict_by_feat]
+        head = type(self.decode_head)
         return (
-            own == [BaseDecodeHead.predict, BaseDecodeHead.predict_by_feat]
+            head.predict is BaseDecodeHead.predict
+            and head.predict_by_feat is BaseDecodeHead.predict_by_feat
             and self.out_channels > 1
             and self.test_cfg.get("mode", "whole") == "whole"
             and not self.test_cfg.get("keep_logits", False)
@@ -89,13 +90,13 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         )
 
     def _logits_by_tiles(self, photo: Tensor) -> RowMap:
-        """Of a photo as the data set's pipeline leaves it, uint8 (3, H, W)."""
+        """Logits of a photo as the data set's pipeline gives it, uint8 (3, H, W)."""
         head = self.decode_head
 
-        def see(rows: slice, columns: slice) -> Sequence[Tensor]:
+        def pyramid_of(rows: slice, columns: slice) -> Sequence[Tensor]:
             data = {"inputs": [photo[:, rows, columns]], "data_samples": None}
             tile = self.data_preprocessor(data, False)["inputs"]
             return head._transform_inputs(self.extract_feat(tile))
 
         tile = self.test_cfg.get("tile", PHOTO_TILE)
-        return logits_by_tiles(see, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)
+        return logits_by_tiles(pyramid_of, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)

@@ -174,7 +174,7 @@ def test_too_few_levels_are_refused_by_name():
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        ({"start_level": 1}, "start_level=1: the finest level must be the neck's"),
+        ({"start_level": 1}, "start_level=1: expected 0, the neck's finest level"),
         ({"end_level": 0}, "end_level=0: expected at least 1"),
     ],
 )

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fpn_neck.mm.det.proposals_file import (
-    Photo,
+    DatasetPhoto,
     Proposals,
     check_proposals,
-    key_of,
     load_proposals,
+    photo_key,
 )
 
 BOXES = np.array([[1, 2, 30, 40], [0, 0, 5.5, 6.25], [7, 7, 7, 9]], np.float32)
@@ -71,8 +71,8 @@ def test_json(write):
 
 
 def test_key_is_mmdets():
-    assert key_of("/data/coco/train2017/1.jpg") == "train2017/1.jpg"
-    assert key_of("1.jpg") == "1.jpg"
+    assert photo_key("/data/coco/train2017/1.jpg") == "train2017/1.jpg"
+    assert photo_key("1.jpg") == "1.jpg"
 
 
 # ------------------------------------------------------------------------------ unreadable files
@@ -110,7 +110,7 @@ def test_a_truncated_file_is_refused(write, part):
         ("p.json", b"\xff\xfe", "cannot be read"),
         ("p.json", b"[[1, 2, 3, 4]]", "a list"),
         ("p.pkl", [BOXES], "mmdet 2"),
-        ("p.pkl", {3: {"bboxes": BOXES}}, "no file name"),
+        ("p.pkl", {3: {"bboxes": BOXES}}, "not a file name"),
         ("p.pkl", {"a": {"scores": SCORES}}, "no boxes"),
         ("p.pkl", {"a": {"bboxes": np.ones((3, 5))}}, r"\(3, 5\)"),
         ("p.pkl", {"a": {"bboxes": np.ones(4)}}, r"\(4,\)"),
@@ -145,7 +145,7 @@ def data(tmp_path):
     for i in range(3):
         path = folder / f"{i}.jpg"
         path.write_bytes(bytes(100 + i))
-        photos.append(Photo(path, height=50, width=60))
+        photos.append(DatasetPhoto(path, height=50, width=60))
         proposals[f"images/{i}.jpg"] = Proposals(BOXES, SCORES, 100 + i)
     return SimpleNamespace(photos=photos, proposals=proposals, folder=folder)
 
@@ -197,7 +197,9 @@ def test_entries_of_no_photo_are_refused(data):
 
 def test_another_data_set_is_refused(data):
     data.proposals = {f"other/{i}.png": data.proposals["images/0.jpg"] for i in range(10)}
-    refused(data, "3 photos (images/0.jpg", "10 entries (other/0.png, ", "...", "another split")
+    refused(
+        data, "3 photos (images/0.jpg", "10 entries (other/0.png, ", "and 7 more", "another split"
+    )
 
 
 def test_an_empty_file_is_refused(data):
@@ -215,7 +217,7 @@ def test_two_photos_of_one_name_are_refused(data, tmp_path):
     twin = tmp_path / "val/images/0.jpg"
     twin.parent.mkdir(parents=True)
     twin.write_bytes(bytes(100))
-    data.photos.append(Photo(twin, 50, 60))
+    data.photos.append(DatasetPhoto(twin, 50, 60))
     refused(data, "images/0.jpg", "several photos", "rename")
 
 
@@ -239,7 +241,7 @@ def test_missing_photos_are_named(data):
 
 
 @pytest.mark.parametrize("form", ["json", "arrays", "lists"])
-def test_what_mmdet_cannot_read_is_refused_for_it_alone(tmp_path, form):
+def test_what_mmdet_cannot_read_is_refused_for_mmdet_only(tmp_path, form):
     boxes = [[1.0, 2.0, 3.0, 4.0]]
     content = {
         "json": boxes,
@@ -252,7 +254,7 @@ def test_what_mmdet_cannot_read_is_refused_for_it_alone(tmp_path, form):
     else:
         path.write_bytes(pickle.dumps({"a/b.jpg": content}))
     assert load_proposals(path)["a/b.jpg"].boxes.tolist() == boxes
-    with pytest.raises(ValueError, match="InstanceData alone.*make_proposals"):
+    with pytest.raises(ValueError, match="only with a pickle of InstanceData.*make_proposals"):
         load_proposals(path, for_mmdet=True)
 
 

@@ -1,0 +1,106 @@
+"""The two predictors behind one interface: what they share."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+for _package in ("mmseg", "mmdet", "timm"):
+    pytest.importorskip(_package)
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+from fpn_neck.mm.predictor import load_model  # noqa: E402
+from fpn_neck.mm.seg.predictor import SegmentationPredictor  # noqa: E402
+
+NORM = {"type": "SyncBN"}
+MODEL = {
+    "type": "EncoderDecoder",
+    "test_cfg": {"mode": "whole"},
+    "pretrained": "there/is/no/such.pth",
+    "data_preprocessor": {"type": "SegDataPreProcessor"},
+    "backbone": {
+        "type": "ResNetV1c",
+        "depth": 18,
+        "base_channels": 8,
+        "stem_channels": 8,
+        "norm_cfg": NORM,
+    },
+    "neck": {"type": "fpn_neck.FPN", "in_channels": [8, 16, 32, 64], "out_channels": 8},
+    "decode_head": {
+        "type": "fpn_neck.FPNHead",
+        "in_channels": [8] * 4,
+        "in_index": [0, 1, 2, 3],
+        "feature_strides": [4, 8, 16, 32],
+        "channels": 8,
+        "num_classes": 3,
+        "norm_cfg": NORM,
+    },
+}
+PIPELINE = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+NAMES = {"classes": ("a", "b", "c"), "palette": [[0, 0, 0], [255, 0, 0], [0, 0, 255]]}
+
+
+@pytest.fixture
+def cfg():
+    """mmseg's own segmentor, with norms that train on GPUs and weights that start from a file."""
+    loader = {"dataset": {"pipeline": PIPELINE}}
+    return Config({"default_scope": "mmseg", "model": MODEL, "test_dataloader": loader})
+
+
+@pytest.fixture
+def checkpoint(cfg, tmp_path):
+    """Write a checkpoint with this ``meta``."""
+
+    def write(meta):
+        torch.manual_seed(0)
+        model = copy.deepcopy(cfg.model)
+        model.pretrained = None
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            state = MODELS.build(model).state_dict()
+        torch.save({"state_dict": state, "meta": meta}, tmp_path / "model.pth")
+        return str(tmp_path / "model.pth")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"dataset_meta": NAMES}, {"CLASSES": NAMES["classes"], "PALETTE": NAMES["palette"]}],
+    ids=["mmseg 1", "mmseg 0"],
+)
+def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, meta):
+    before = copy.deepcopy(cfg.to_dict())
+    predictor = SegmentationPredictor(cfg, checkpoint(meta))
+    assert cfg.to_dict() == before  # the caller's
+    assert predictor.cfg.model.type == "fpn_neck.EncoderDecoder"
+    photo = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    prediction = predictor(Path("photo.png"), photo)
+    assert prediction.boxes is None
+    assert prediction.labels.shape == (40, 64) and prediction.labels.dtype == np.uint8
+    assert set(np.unique(prediction.labels)) <= {0, 1, 2}
+    assert prediction.draw().size[0] > 2 * 64
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ({}, "dataset_meta with classes and palette"),
+        (None, "dataset_meta with classes and palette"),
+        ({"dataset_meta": {"classes": ["a"]}}, "dataset_meta with palette"),
+        ({"CLASSES": ["a"], "PALETTE": None}, "dataset_meta with palette"),
+    ],
+)
+def test_labels_without_names_or_colours_are_refused(cfg, checkpoint, meta, words):
+    with pytest.raises(ValueError, match=f"model.pth holds no {words} of its labels"):
+        SegmentationPredictor(cfg, checkpoint(meta))
+
+
+def test_a_part_that_cannot_be_built_is_named(cfg, checkpoint):
+    path = checkpoint({})
+    cfg.model.neck.type = "Foo"
+    with pytest.raises(ValueError, match="model.neck.*Foo"):
+        load_model(cfg, path, "cpu", scope="mmseg")
