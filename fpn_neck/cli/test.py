@@ -14,7 +14,7 @@ from fpn_neck.mm.config.data_sources import check_data
 from fpn_neck.mm.config.explain_build import building
 from fpn_neck.mm.config.explain_memory import memory_advice
 from fpn_neck.mm.config.load import drop_pretraining, resolve_config
-from fpn_neck.mm.distributed.launch import process_group
+from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.weights.checkpoints import load_checkpoint
 
@@ -70,6 +70,7 @@ def main() -> None:
     cfg = resolve_config(args)
     check_data(cfg, "test")
     apply_flags(cfg, args)
+    adapt_to_launcher(cfg)
     with process_group(cfg), building(cfg), memory_advice(cfg):
         runner = RUNNERS.build(cfg)
         guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)

@@ -23,7 +23,7 @@ from fpn_neck.mm.distributed.consensus import (
     gather_errors,
     print_errors,
 )
-from fpn_neck.mm.distributed.launch import process_group
+from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group
 from fpn_neck.mm.last_checkpoint import check_last_checkpoint, last_checkpoint
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.install_hooks import install_hooks
@@ -123,6 +123,7 @@ def main() -> int | None:
     read_urls_safely()
     cfg = resolve_config(args)
     apply_flags(cfg, args)
+    adapt_to_launcher(cfg)
     with process_group(cfg):
         lines = gather_errors(partial(refusals, cfg, args)) or differing_checkpoints(cfg)
         if lines:

@@ -1,9 +1,9 @@
 """A run of a few seconds for several processes: toy_processes.py LAUNCHER WORK_DIR [TASK].
 
 The model has a frozen layer, one without a gradient, and no batch norm. The length of the
-validation set is odd. The first process prints what it logged and measured, and whether the
-environment is as before. TASK: 'die' kills the second process at step 3, 'term' sends it SIGTERM,
-'refuse' lets both processes find the same error in the data, and each an error of its own.
+validation set is odd. The first process prints what it logged and measured, and which variables of
+the environment it leaves changed. TASK: 'die' kills the second process at step 3, 'term' sends it
+SIGTERM, 'refuse' lets both processes find the same error in the data, and each an error of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fpn_neck.mm.distributed.consensus import (
     gather_errors,
     print_errors,
 )
-from fpn_neck.mm.distributed.launch import process_group
+from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.utils.command_line import run_tool
 
@@ -116,6 +116,7 @@ def config(launcher: str, work_dir: str) -> Config:
         )
     )
     install_hooks(cfg)
+    adapt_to_launcher(cfg)
     return cfg
 
 
@@ -127,9 +128,9 @@ def check() -> list[str]:
 def main() -> int | None:
     before = dict(os.environ)
     code = run()
-    names = before.keys() | os.environ.keys()
-    changed = {name for name in names if before.get(name) != os.environ.get(name)}
-    print("environment as before:", changed <= {"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    changed = [name for name in names if before.get(name) != os.environ.get(name)]
+    print("variables changed:", *changed)
     return code
 
 
