@@ -259,7 +259,9 @@ def test_skipping_ends_where_every_batch_is_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(finite_loss_hook, "MAX_SKIPPED", 3)
     spoil = dict(spoil={f"{i}.jpg": "nan" for i in range(10)})
     cfg = toy_config(tmp_path, skip_nan=True, model=spoil, checkpoint_interval=100)
-    with pytest.raises(ValueError, match="iteration 3: .*3 dropped batches in a row: the weights"):
+    with pytest.raises(
+        ValueError, match="iteration 3: .*3 dropped batches in a row: the cause is the weights"
+    ):
         train(cfg)
 
 

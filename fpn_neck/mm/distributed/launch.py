@@ -26,6 +26,8 @@ _VARIABLES = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 def process_group(cfg: Config) -> Iterator[None]:
     """Join the processes that the config's launcher started; does nothing for launcher 'none'.
 
+    The config has been changed by `adapt_to_launcher`.
+
     mmengine's Runner would do it later, when the processes can't agree on an error any more, and
     fails without a GPU. Without one the processes communicate over gloo.
 

@@ -35,6 +35,7 @@ def runner(tmp_path_factory):
             "default_hooks.logger.interval": 1,
             "work_dir": str(folder / "work"),
             "experiment_name": "test_hooks",
+            "visualizer.name": "test_hooks",  # mmengine would share one of the same name
             "randomness": {"seed": 0},
         }
     )
