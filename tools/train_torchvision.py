@@ -96,7 +96,7 @@ class Scenes(CocoDetection):
         return FLIP(*sample) if self.augment else sample
 
     def load(self, index: int, crowds: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image and target, not flipped; with or without COCO's crowds (regions of many objects)."""
+        """Image and target, not flipped; with or without crowds (regions of many objects)."""
         image, objects = super().__getitem__(index)
         image = TF.to_dtype(TF.to_image(image), torch.float32, scale=True)
         objects = [
