@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo demo-detection two-step test test-all test-onedl test-matrix bench-setup lint clean
+.PHONY: demo demo-detection two-step test test-all test-onedl test-matrix lint clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -42,28 +42,22 @@ two-step: $(VENV)/installed
 test: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-bench-setup:
-	tools/measure_setup.sh
-
 test-all: $(VENV)/installed
 	$(RUN) -m pytest -n 2 --dist loadfile -m ''
 
-# The same tests on the maintained OneDL forks of the mm stack.
-$(VENV)-onedl/installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)-onedl
-	MMCV_WITH_OPS=0 $(VENV)-onedl/bin/python -m pip install --quiet -e '.[onedl,test]'
-	touch $@
+# The same tests on the OneDL forks of the mm stack; then oldest and newest Python and torch on both
+# stacks, in environments of their own (noxfile.py).
+test-onedl: $(VENV)/installed
+	$(RUN) -m nox --session onedl
 
-test-onedl: $(VENV)-onedl/installed
-	$(VENV)-onedl/bin/python -m pytest -n 2 --dist loadfile
-
-# Oldest and newest Python and torch, both stacks.
-test-matrix:
-	tools/test_matrix.sh $(VENV)-matrix
+test-matrix: $(VENV)/installed
+	$(RUN) -m nox
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
 
 clean:
-	rm -rf work_dirs .pytest_cache .ruff_cache
+	rm -rf work_dirs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .nox

@@ -1,6 +1,6 @@
-"""Measure neck, head and segmenter beside the others', interleaved, with equal weights.
+"""Measure neck, head, segmenter and label maps against other libraries, with equal weights.
 
-tools/benchmark.py [--quick] [--what neck head decoder segmenter labels]
+tools/benchmark.py [--quick] [--what neck head segmenter labels]
   [--case resnet50:800x1216 ...] [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 """
 
@@ -11,9 +11,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from benchmarks import cold, field, measure, report
-from benchmarks.cases import CHANNELS
-from benchmarks.decoders import DecoderCase
+from benchmarks import measure, report
+from benchmarks.cases import CHANNELS, Case
+from benchmarks.contestants import build_contestants
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.necks import NeckCase
@@ -22,33 +22,37 @@ from benchmarks.segmenters import SegmenterCase
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
 from fpn_neck.utils.command_line import run_tool
 
-WHAT = {
+CASES_BY_NAME = {
     "neck": NeckCase,
     "head": HeadCase,
-    "decoder": DecoderCase,
     "segmenter": SegmenterCase,
     "labels": LabelsCase,
 }
-CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
+DEFAULT_CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
 
 
 def parse_args() -> Namespace:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=list(WHAT), default=["neck"])
-    parser.add_argument("--case", nargs="+", default=CASES, metavar="BACKBONE:HxW")
+    parser.add_argument("--what", nargs="+", choices=list(CASES_BY_NAME), default=["neck"])
+    parser.add_argument("--case", nargs="+", default=DEFAULT_CASES, metavar="BACKBONE:HxW")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
-    parser.add_argument("--classes", nargs="+", type=int, default=[59], help="of a head and on")
+    parser.add_argument(
+        "--classes", nargs="+", type=int, default=[59], help="K of head, segmenter and labels"
+    )
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--cold", action="store_true", help="necks: fresh processes as well")
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each")
+    parser.add_argument("--rounds", type=int, default=15, help="measured calls of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--clock", choices=list(measure.CLOCKS), default="wall", help="cpu: on a busy machine"
+        "--clock", choices=list(measure.CLOCKS), default="wall", help="'cpu' for a busy machine"
     )
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="names that contain one of these")
-    parser.add_argument("--skip", nargs="+", default=[], metavar="TEXT", help="and none of these")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="only contestants with one of these in the name"
+    )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="TEXT", help="no contestants with one of these"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -74,35 +78,41 @@ def parse_case(text: str, batch: int, dtype: str, classes: int) -> dict:
     return {"backbone": backbone, "dtype": getattr(torch, dtype)} | sizes
 
 
+def is_wanted(name: str, only: list[str] | None, skip: list[str]) -> bool:
+    return (only is None or any(text in name for text in only)) and not any(
+        text in name for text in skip
+    )
+
+
+def measure_case(what: str, case: Case, args: Namespace) -> list[dict]:
+    """One result for each mode, printed as a table."""
+    contestants, missing = build_contestants(
+        case, lambda name: is_wanted(name, args.only, args.skip)
+    )
+    for reason in missing:
+        print(f"left out: {reason}")
+    rates, work, results = measure.rates(case.dtype, args.clock), case.work(), []
+    for mode in args.mode:
+        measure.run(contestants, mode, args.rounds, args.clock)
+        passes = 1 if mode == "forward" else 3  # backward: to the input and to the weight
+        bounds = {
+            "arithmetic": passes * work["multiply_adds"] / rates["multiply_adds_per_s"],
+            "traffic": passes * work["bytes"] / rates["bytes_per_s"],
+        }
+        results.append(report.result(f"{what}: {case}", mode, contestants, bounds, case.batch))
+        print(f"\n{report.table(results[-1])}", flush=True)
+    return results
+
+
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-
-    def wanted(name: str) -> bool:
-        chosen = args.only is None or any(text in name for text in args.only)
-        return chosen and not any(text in name for text in args.skip)
-
-    every = product(args.case, args.batch, args.dtype, args.classes)
-    options = [parse_case(*choice) for choice in every]
+    choices = product(args.case, args.batch, args.dtype, args.classes)
+    options = [parse_case(*choice) for choice in choices]
     machine, results = measure.machine() | {"clock": args.clock}, []
     print(machine)
     for what, chosen in product(args.what, options):
-        case = WHAT[what](**chosen)
-        entered, missing = field.contestants(case, wanted)
-        for reason in missing:
-            print(f"left out: {reason}")
-        rates, work = measure.rates(case.dtype, args.clock), case.work()
-        for mode in args.mode:
-            measure.run(entered, mode, args.rounds, args.clock)
-            times = 1 if mode == "forward" else 3  # backward: to the input and to the weight
-            bounds = {
-                "arithmetic": times * work["multiply_adds"] / rates["multiply_adds_per_s"],
-                "traffic": times * work["bytes"] / rates["bytes_per_s"],
-            }
-            results.append(report.result(f"{what}: {case}", mode, entered, bounds, case.batch))
-            print(f"\n{report.table(results[-1])}", flush=True)
-        if args.cold and what == "neck":
-            print(f"\n{cold.table(case, args.rounds)}", flush=True)
+        results += measure_case(what, CASES_BY_NAME[what](**chosen), args)
     for path in report.save(args.out, machine, results):
         print(path)
 

@@ -1,7 +1,7 @@
-"""Train a torchvision detector on our pyramid: tools/train_torchvision.py DATA --out DIR.
+"""Train a torchvision detector on our neck: tools/train_torchvision.py DATA --out DIR.
 
 DATA is a folder as tools/make_shapes.py writes it: COCO annotations/instances_{train,val}.json and
-the pictures in {train,val}/images. DIR gets checkpoint.pth, metrics.json and, in pictures/,
+the photos in {train,val}/images. DIR gets checkpoint.pth, metrics.json and, in pictures/,
 validation scenes with true boxes on the left and predicted ones on the right.
 """
 
@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics.detection import MeanAveragePrecision
 from torchvision.datasets import CocoDetection
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -32,15 +31,14 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
-from fpn_neck.models.layers import check_whole
 from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
-from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.arguments import check_device, check_whole
 from fpn_neck.utils.command_line import run_tool
 from fpn_neck.utils.files import write_whole
 
-WIDTH = 64  # of the pyramid
-SIDES = (16, 32, 64, 128, 256)  # px, of the anchors on the five levels
+CHANNELS = 64  # of the pyramid
+ANCHOR_SIDES = (16, 32, 64, 128, 256)  # px, of the anchors on the five levels
 BATCH = 4
 DRAWN_SCORE = 0.5  # predictions below are left out of the pictures
 COLOURS = ("white", "red", "blue", "yellow", "magenta", "lime", "cyan")  # by label
@@ -87,16 +85,23 @@ class Scenes(CocoDetection):
             with redirect_stdout(StringIO()):  # pycocotools prints what it does
                 super().__init__(data / split / "images", annotations)
         except (ValueError, AssertionError, LookupError, TypeError) as e:
-            raise ValueError(f"{annotations}: not a COCO file ({e}); write it anew") from e
+            raise ValueError(f"{annotations}: not a COCO file ({e}); write it again") from e
         if not self.ids or not self.coco.cats:
             raise ValueError(f"{annotations}: it holds no images or no categories")
         self.augment = augment
         self.classes = {i: c["name"] for i, c in self.coco.cats.items()}
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        sample = self.load(index, crowds=False)
+        return FLIP(*sample) if self.augment else sample
+
+    def load(self, index: int, crowds: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Image and target, not flipped; with or without crowds (regions of many objects)."""
         image, objects = super().__getitem__(index)
         image = TF.to_dtype(TF.to_image(image), torch.float32, scale=True)
-        objects = [o for o in objects if not o.get("iscrowd") and min(o["bbox"][2:]) > 0]
+        objects = [
+            o for o in objects if min(o["bbox"][2:]) > 0 and (crowds or not o.get("iscrowd"))
+        ]
         size = tuple(image.shape[-2:])
         boxes = torch.tensor([o["bbox"] for o in objects]).reshape(-1, 4)
         masks = np.array([self.coco.annToMask(o) for o in objects]).reshape(-1, *size)
@@ -106,8 +111,9 @@ class Scenes(CocoDetection):
             ),
             "labels": torch.tensor([o["category_id"] for o in objects], dtype=torch.int64),
             "masks": Mask(masks, dtype=torch.uint8),
+            "iscrowd": torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64),
         }
-        return FLIP(image, target) if self.augment else (image, target)
+        return image, target
 
 
 def loader(scenes: Scenes, batch_size: int, shuffle: bool = False) -> DataLoader:
@@ -128,13 +134,13 @@ def build_model(name: str, num_classes: int, size: tuple[int, int]) -> nn.Module
     backbone = FPNBackbone(
         LITE0_MODEL,
         backbone_options={"checkpoint": f"package://{LITE0_PACKAGE}", "frozen_levels": 1},
-        neck=levels | {"out_channels": WIDTH},
+        neck=levels | {"out_channels": CHANNELS},
     )
     common = dict(min_size=size[0], max_size=size[1], image_mean=[0.5] * 3, image_std=[0.5] * 3)
     if name == "fcos":
         return detection.FCOS(backbone, num_classes, **common)
     scales = (1.0,) if name.endswith("rcnn") else (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    sides = tuple(tuple(s * scale for scale in scales) for s in SIDES)
+    sides = tuple(tuple(s * scale for scale in scales) for s in ANCHOR_SIDES)
     anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
     if name == "retinanet":
         return detection.RetinaNet(backbone, num_classes, anchor_generator=anchors, **common)
@@ -195,29 +201,21 @@ def predict(model: nn.Module, scenes: Scenes, device: str) -> list[dict[str, Ten
 
 
 def evaluate(scenes: Scenes, predictions: list[dict[str, Tensor]]) -> dict[str, float]:
-    """COCO's mAP over IoU 0.50:0.95 and AP at 0.50, of boxes and, where predicted, of masks."""
-    results = []
-    for image_id, p in zip(scenes.ids, predictions, strict=True):
-        boxes = box_convert(p["boxes"], "xyxy", "xywh").tolist()
-        for i, box in enumerate(boxes):
-            result = {"image_id": image_id, "category_id": int(p["labels"][i]), "bbox": box}
-            result["score"] = float(p["scores"][i])
-            if "masks" in p:
-                mask = np.asfortranarray(p["masks"][i, 0].numpy() > 0.5, np.uint8)
-                result["segmentation"] = coco_mask.encode(mask)
-            results.append(result)
-    kinds = ["bbox", "segm"] if "masks" in predictions[0] else ["bbox"]
-    metrics = {f"{kind}_{name}": 0.0 for kind in kinds for name in ("mAP", "mAP_50")}
-    if not results:  # which pycocotools cannot read
-        return metrics
-    for kind in kinds:
-        with redirect_stdout(StringIO()):
-            evaluation = COCOeval(scenes.coco, scenes.coco.loadRes(results), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        metrics[f"{kind}_mAP"], metrics[f"{kind}_mAP_50"] = map(float, evaluation.stats[:2])
-    return metrics
+    """COCO's mAP over IoU 0.50:0.95 and AP at 0.50, of boxes and, if predicted, of masks."""
+    kinds = ("bbox", "segm") if "masks" in predictions[0] else ("bbox",)
+    metric = MeanAveragePrecision(iou_type=kinds)
+    metric.warn_on_many_detections = False  # of more than 100; COCO counts the best 100
+    for index, prediction in enumerate(predictions):
+        if "masks" in prediction:
+            prediction = prediction | {"masks": prediction["masks"][:, 0] > 0.5}
+        metric.update([prediction], [scenes.load(index, crowds=True)[1]])
+    values = metric.compute()
+    prefixes = {kind: f"{kind}_" if len(kinds) > 1 else "" for kind in kinds}
+    return {
+        f"{kind}_{name}": values[f"{prefixes[kind]}{key}"].item()
+        for kind in kinds
+        for name, key in (("mAP", "map"), ("mAP_50", "map_50"))
+    }
 
 
 def draw(scenes: Scenes, index: int, prediction: dict[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 import fpn_neck
 from fpn_neck import FPN
-from fpn_neck.cli.doctor.pyramid import ChannelsDiffer, Level, pyramid
+from fpn_neck.cli.doctor.levels import ChannelsDiffer, Level, measure_levels
 from fpn_neck.cli.doctor.section import Problem, Section
 
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
@@ -49,7 +49,7 @@ CHANNELS = [8, 16, 32, 64]
 def made(**options):
     """Levels of an FPN on C2 to C5, for an image of 100 x 200 px."""
     with torch.device("meta"):
-        return pyramid(Backbone(), FPN(CHANNELS, 32, **options), (100, 200))[1]
+        return measure_levels(Backbone(), FPN(CHANNELS, 32, **options), (100, 200))[1]
 
 
 def test_the_table_of_the_paper():
@@ -64,7 +64,7 @@ def test_the_table_of_the_paper():
 
 def test_the_backbones_maps_are_measured_too():
     with torch.device("meta"):
-        given, levels = pyramid(Backbone(), None, (100, 200))
+        given, levels = measure_levels(Backbone(), None, (100, 200))
     assert levels == []
     assert [(level.name, level.stride, level.channels) for level in given] == [
         *(("C2", 4, 8), ("C3", 8, 16), ("C4", 16, 32), ("C5", 32, 64))
@@ -113,13 +113,13 @@ def test_mmdets_and_mmsegs_necks_have_the_same_table():
     options = dict(num_outs=5, start_level=1, add_extra_convs="on_output")
     for kind in (MMDetFPN, MMSegFPN):
         with torch.device("meta"):
-            theirs = pyramid(Backbone(), kind(CHANNELS, 32, **options), (100, 200))[1]
+            theirs = measure_levels(Backbone(), kind(CHANNELS, 32, **options), (100, 200))[1]
         assert theirs == made(**options)
 
 
 def test_a_neck_of_other_channels_is_named():
     with torch.device("meta"), pytest.raises(ChannelsDiffer, match=r"\[1, 2\].*\[8, 16, 32, 64\]"):
-        pyramid(Backbone(), FPN([1, 2], 32), (100, 200))
+        measure_levels(Backbone(), FPN([1, 2], 32), (100, 200))
 
 
 LEVELS = [Level(f"P{i}", 1 << i, 32, (1, 1), "") for i in range(2, 7)]
@@ -149,7 +149,7 @@ LEVELS = [Level(f"P{i}", 1 << i, 32, (1, 1), "") for i in range(2, 7)]
 )
 def test_heads_that_do_not_fit_the_pyramid(model, problem):
     pytest.importorskip("PIL")
-    from fpn_neck.cli.doctor.strides import check_heads
+    from fpn_neck.cli.doctor.head_inputs import check_heads
 
     (found,) = check_heads(model, LEVELS)
     assert re.search(problem, found.what)
@@ -158,7 +158,7 @@ def test_heads_that_do_not_fit_the_pyramid(model, problem):
 
 def test_heads_that_fit_the_pyramid():
     pytest.importorskip("PIL")
-    from fpn_neck.cli.doctor.strides import check_heads
+    from fpn_neck.cli.doctor.head_inputs import check_heads
 
     model = {
         "rpn_head": {"type": "R", "anchor_generator": {"strides": [4, 8, 16, 32, 64]}},
@@ -181,8 +181,25 @@ def test_heads_that_fit_the_pyramid():
 
 
 def test_a_section_lines_its_columns_up():
+    pytest.importorskip("rich")
     section = Section("title", [("a", "bbb", "c"), ("aaa", "b", "c")], [Problem("x", "y")])
     assert section.text() == "title\n  a    bbb  c\n  aaa  b    c"
+    section.header = ("one", "two", "three")
+    assert section.text().splitlines()[1] == "  one  two  three"
+
+
+def test_no_cell_is_cut_and_none_is_read_as_markup():
+    pytest.importorskip("rich")
+    remedy = "pip install -e '.[mm]' :smile: [red]x[/red]"
+    section = Section("title", [("a", "b" * 300), ("c", remedy)])
+    assert section.text() == f"title\n  a  {'b' * 300}\n  c  {remedy}"
+    lines = section.text(width=20).splitlines()
+    assert max(map(len, lines)) <= 20 and "".join(lines).count("b") == 300
+
+
+def test_without_rich_a_row_is_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert Section("title", [("a", "bbb"), ("aaa", "b")]).text() == "title\n  a  bbb\n  aaa  b"
 
 
 def version_line(text, package):
@@ -230,7 +247,7 @@ def test_with_torch_alone_the_rest_is_said_to_be_missing(torch_alone):
     assert lines["torchvision"] == "missing: pip install -e '.[torchvision]'"
     assert lines["timm"] == "missing: pip install -e '.[timm]'"
     assert lines["mmdet"] == "missing: pip install -e '.[mm]'"
-    assert "stack             none" in done.stdout
+    assert "stack  none" in done.stdout
     assert "nothing is wrong" in done.stdout
 
 
@@ -394,7 +411,7 @@ def test_a_test_scale_that_is_no_two_sides_is_wrong(examine, scale):
         f"model = dict(data_preprocessor=dict(size=None))\n"
         f"test_dataloader = dict(dataset=dict(pipeline={resize}))"
     )
-    assert f"Resize={scale!r}: these are no two sides" in problems
+    assert f"Resize={scale!r}: these are not two sides" in problems
     assert "512 x 512 px" in sections[-1].title and len(sections[-1].rows) > 1
 
 

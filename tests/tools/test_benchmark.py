@@ -1,12 +1,12 @@
-"""benchmarks: what it measures, and that it refuses contestants that compute otherwise."""
+"""tools/benchmarks: what they measure; contestants that compute something else are refused."""
 
 import json
 import time
 
 import pytest
 import torch
-from benchmarks import cold, field, measure, report
-from benchmarks.decoders import DecoderCase
+from benchmarks import measure, report
+from benchmarks.contestants import build_contestants, check
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.necks import NeckCase
@@ -21,7 +21,7 @@ def ours_and_torchvisions(name):
 
 def test_contestants_compute_the_same():
     pytest.importorskip("torchvision", reason="torchvision is not installed")
-    entered, missing = field.contestants(NeckCase(**CASE), ours_and_torchvisions)
+    entered, missing = build_contestants(NeckCase(**CASE), ours_and_torchvisions)
     assert [c.name for c in entered] == ["fpn_neck", "torchvision"] and not missing
     assert all(0 < c.error < 1e-5 for c in entered)
     for c in entered:
@@ -39,7 +39,7 @@ def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
     for name in ("mmseg", "timm"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     case = kind(**CASE, batch=2, classes=7)
-    entered, missing = field.contestants(case, lambda name: "," not in name and name != "smp")
+    entered, missing = build_contestants(case, lambda name: "," not in name and name != "smp")
     assert [c.name for c in entered][:2] == ["fpn_neck", "mmseg"] and not missing
     assert len(entered) == {HeadCase: 2, SegmenterCase: 3}[kind]
     for c in entered:
@@ -51,20 +51,8 @@ def test_heads_and_segmenters_are_mmsegs_and_take_steps(kind):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
 
 
-def test_smps_decoder_computes_the_same():
-    pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
-    entered, missing = field.contestants(
-        DecoderCase(**CASE, classes=7), lambda name: "," not in name
-    )
-    assert [c.name for c in entered] == ["fpn_neck", "smp"] and not missing
-    assert all(0 < c.error < 1e-5 for c in entered)
-    for c in entered:
-        c.step()
-        assert [tuple(y.shape) for y in c.run()] == [(1, 7, 16, 24)]
-
-
 def test_label_maps_agree_and_take_no_step():
-    entered, _ = field.contestants(LabelsCase(**CASE, classes=7), lambda name: "," not in name)
+    entered, _ = build_contestants(LabelsCase(**CASE, classes=7), lambda name: "," not in name)
     assert [c.name for c in entered] == ["fpn_neck", "mmseg"]
     assert all(c.step is None and c.error < 1e-3 for c in entered)
     assert [tuple(c.run()[0].shape) for c in entered] == [(1, 64, 96)] * 2
@@ -88,10 +76,10 @@ def test_work_of_a_head_by_hand():
 
 def test_a_contestant_that_computes_something_else_is_refused():
     expected = [torch.ones(1, 2, 3, 3)]
-    assert field.check(measure.Contestant("same", lambda: expected), expected, torch.float32) == 0
+    assert check(measure.Contestant("same", lambda: expected), expected, torch.float32) == 0
     for wrong in (torch.full((1, 2, 3, 3), 1.01), torch.ones(1, 2, 3, 4), expected[0] * torch.nan):
         with pytest.raises(ArithmeticError, match="other"):
-            field.check(measure.Contestant("other", lambda y=wrong: [y]), expected, torch.float32)
+            check(measure.Contestant("other", lambda y=wrong: [y]), expected, torch.float32)
 
 
 def test_work_is_counted_by_hand():
@@ -137,13 +125,3 @@ def test_report(tmp_path):
     report.save(tmp_path, {"threads": 1}, [results])
     assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
     assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")
-
-
-def test_cold_start_is_measured_in_fresh_processes(monkeypatch):
-    pytest.importorskip("torchvision", reason="torchvision is not installed")
-    monkeypatch.delitem(cold.IMPORTS, "mmdet")
-    *_, ours, theirs = cold.table(NeckCase(**CASE), rounds=1).splitlines()
-    for line, name in ((ours, "fpn_neck"), (theirs, "torchvision")):
-        found, *steps = line.strip("| ").split(" | ")
-        assert found == name and len(steps) == 3
-        assert float(steps[2]) > 0

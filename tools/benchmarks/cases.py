@@ -1,4 +1,4 @@
-"""What is measured: one function of some inputs, and who else offers it."""
+"""What is measured: a function, its inputs, and the modules that compute it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Case:
-    """Images of one size on their way through one backbone.
+    """Images of one size and one backbone.
 
-    A subclass names the inputs, this package's module, and those of the others with the same
-    weights. A module maps a list of tensors to a list of tensors; in training mode, if
-    ``trains``, to its loss.
+    A subclass gives the inputs, this package's module, and the modules of other libraries with the
+    same weights. A module maps a list of tensors to a list of tensors. If ``returns_loss``, it
+    returns its loss in training mode.
     """
 
     backbone: str
@@ -29,9 +29,9 @@ class Case:
     dtype: torch.dtype = torch.float32
     classes: int = 59
 
-    exports: ClassVar[str | None] = None  # whose module is exported to other runtimes
-    trains: ClassVar[bool] = False
-    differs: ClassVar[tuple[str, ...]] = ()  # names of those that compute something else
+    exported: ClassVar[str]  # name of the module that is exported to ONNX Runtime and OpenVINO
+    returns_loss: ClassVar[bool] = False
+    not_compared: ClassVar[tuple[str, ...]] = ()  # names of modules that compute something else
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -46,7 +46,7 @@ class Case:
     def others(self, ours: nn.Module) -> dict[str, Callable[[], nn.Module]]:
         """Name -> builder of a module with the weights of ``ours``.
 
-        A builder raises `Skip` where its library is not installed.
+        A builder raises `Skip` if its library is not installed.
         """
         raise NotImplementedError
 
@@ -62,8 +62,8 @@ class Case:
         return torch.randn(self.batch, *shape, generator=generator).to(self.dtype)
 
 
-def shake(module: nn.Module) -> nn.Module:
-    """The same module with biases and scales that are not 0 and 1, so that each of them counts."""
+def randomize_affine(module: nn.Module) -> nn.Module:
+    """The same module with random biases and scales: 0 and 1 would hide a missing one."""
     torch.manual_seed(0)
     for name, p in module.named_parameters():
         if name.endswith("bias"):

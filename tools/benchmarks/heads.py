@@ -1,4 +1,4 @@
-"""Semantic FPN's head on P2..P5: ours and mmseg's."""
+"""The head of Semantic FPN on P2..P5: ours and mmseg's."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from benchmarks.cases import STRIDES, Case, shake
+from benchmarks.cases import STRIDES, Case, randomize_affine
 from benchmarks.measure import Skip
 from fpn_neck import SegHead
 
-PYRAMID, WIDTH = 256, 128
+PYRAMID_CHANNELS, TOWER_CHANNELS = 256, 128
 GN = {"type": "GN", "num_groups": 32}
 
 
 class HeadCase(Case):
     """P2..P5 of 256 channels -> logits of stride 4; towers of 128 channels with GN."""
 
-    exports = "mmseg"
+    exported = "mmseg"
 
     def __str__(self) -> str:
         return f"K = {self.classes}, {super().__str__().partition(' ')[2]}"
 
     def inputs(self) -> list[Tensor]:
-        return [self.random(PYRAMID, *size) for size in self.level_sizes()]
+        return [self.random(PYRAMID_CHANNELS, *size) for size in self.level_sizes()]
 
     def ours(self) -> nn.Module:
-        return shake(OneMap(SegHead(PYRAMID, self.classes, channels=WIDTH, dropout=0.0)))
+        return randomize_affine(
+            SingleOutput(
+                SegHead(PYRAMID_CHANNELS, self.classes, channels=TOWER_CHANNELS, dropout=0.0)
+            )
+        )
 
     def others(self, ours: nn.Module) -> dict[str, Callable[[], nn.Module]]:
-        return {"mmseg": lambda: OneMap(mmseg_head(ours.module))}
+        return {"mmseg": lambda: SingleOutput(mmseg_head(ours.module))}
 
     def work(self) -> dict[str, int]:
         return {
@@ -38,8 +42,8 @@ class HeadCase(Case):
         }
 
 
-class OneMap(nn.Module):
-    """A module that gives one map, as a list."""
+class SingleOutput(nn.Module):
+    """A module that returns one map; here as a list."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -51,11 +55,11 @@ class OneMap(nn.Module):
 
 def head_multiply_adds(sizes: Sequence[tuple[int, int]], classes: int) -> int:
     """Of the towers' convolutions, each at its size, and of the classifier at stride 4."""
-    total = sizes[0][0] * sizes[0][1] * WIDTH * classes
+    total = sizes[0][0] * sizes[0][1] * TOWER_CHANNELS * classes
     for level, (height, width) in enumerate(sizes):
         for i in range(max(1, level)):
             pixels = (height << i) * (width << i)
-            total += pixels * 9 * WIDTH * (WIDTH if i else PYRAMID)
+            total += pixels * 9 * TOWER_CHANNELS * (TOWER_CHANNELS if i else PYRAMID_CHANNELS)
     return total
 
 
@@ -65,12 +69,12 @@ def mmseg_head(head: SegHead) -> nn.Module:
         from mmseg.models.decode_heads import FPNHead
     except ImportError as e:
         raise Skip(f"mmseg is not installed ({e})") from e
-    with DefaultScope.overwrite_default_scope("mmseg"):  # where it looks for its loss
+    with DefaultScope.overwrite_default_scope("mmseg"):  # the head builds its loss by name
         theirs = FPNHead(
             feature_strides=STRIDES,
-            in_channels=[PYRAMID] * len(STRIDES),
+            in_channels=[PYRAMID_CHANNELS] * len(STRIDES),
             in_index=list(range(len(STRIDES))),
-            channels=WIDTH,
+            channels=TOWER_CHANNELS,
             num_classes=head.conv_seg.out_channels,
             dropout_ratio=0.0,
             norm_cfg=GN,

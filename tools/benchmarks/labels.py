@@ -1,4 +1,4 @@
-"""From logits of stride 4 to a label map of the photo's size: ours, and resize and argmax."""
+"""From logits of stride 4 to a label map of the photo's size: ours, and resizing with argmax."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from benchmarks.cases import STRIDES, Case
 from fpn_neck.strips.label_map import label_map
 
-AREA = 24  # cells, about
+REGION_SIDE = 24  # cells, about
 
 
 class LabelsCase(Case):
     """Logits -> labels; the backbone is not used.
 
-    The largest logits form areas: 15 to 18 % of the pixels lie between cells of different labels.
+    The largest logits form regions: 15 to 18 % of the pixels lie between cells of different labels.
     """
 
-    exports = "mmseg"
+    exported = "mmseg"
 
     def __str__(self) -> str:
         return f"K = {self.classes}, {super().__str__().partition(' ')[2]}"
 
     def inputs(self) -> list[Tensor]:
         size = self.level_sizes()[0]
-        areas = self.random(self.classes, *(ceil(s / AREA) for s in size)).float()
-        return [F.interpolate(areas, size=size, mode="bicubic").to(self.dtype)]
+        regions = self.random(self.classes, *(ceil(s / REGION_SIDE) for s in size)).float()
+        return [F.interpolate(regions, size=size, mode="bicubic").to(self.dtype)]
 
     def ours(self) -> nn.Module:
         return _Labels(self, label_map)
@@ -37,7 +37,7 @@ class LabelsCase(Case):
         return {"mmseg": lambda: _Labels(self, _resize_and_argmax)}
 
     def work(self) -> dict[str, int]:
-        """A resized logit is a mixture of four."""
+        """A resized logit is the weighted sum of four."""
         pixels = self.batch * self.height * self.width
         cells = pixels // STRIDES[0] ** 2
         return {
@@ -47,12 +47,12 @@ class LabelsCase(Case):
 
 
 class _Labels(nn.Module):
-    def __init__(self, case: LabelsCase, label: Callable[[Tensor, tuple[int, int]], Tensor]):
+    def __init__(self, case: LabelsCase, to_labels: Callable[[Tensor, tuple[int, int]], Tensor]):
         super().__init__()
-        self.size, self.label = (case.height, case.width), label
+        self.size, self.to_labels = (case.height, case.width), to_labels
 
     def forward(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        return [self.label(logits[0], self.size)]
+        return [self.to_labels(logits[0], self.size)]
 
 
 def _resize_and_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:

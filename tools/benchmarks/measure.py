@@ -1,4 +1,4 @@
-"""Time, memory, and what the machine could do at most."""
+"""Time, memory, and the highest rates of this machine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class Skip(Exception):
 
 @dataclass
 class Contestant:
-    """Something that maps the inputs to the outputs.
+    """One way to compute the case's function.
 
     Attributes:
         run: forward without gradients.
-        step: forward and backward; None where it cannot.
-        error: see `field.check`; None where it computes something else.
+        step: forward and backward; None if it has no backward.
+        error: see `contestants.check`; None if it is not compared.
+        seconds, peak: by mode, 'forward' or 'step'; ``peak`` in bytes.
     """
 
     name: str
@@ -57,11 +58,13 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of every call, ``rounds`` of each, in turn, after two rounds of warm-up.
 
-    In turn, so that what else the machine does meets all of them alike; each right after a call
-    of the same that does not count, since what the one before leaves behind (threads that still
-    wait for work on the cores, another's data in the caches) would always meet the same one. The
-    clock 'cpu' counts the processors' time of all threads: less disturbed by other programs, but
-    blind to waiting.
+    The calls take turns, so that other programs on the machine disturb all of them alike. Every
+    measured call follows an uncounted call of the same contestant. Otherwise one contestant would
+    always pay for what its predecessor left behind: threads that still occupy the cores while they
+    wait for work, and other data in the caches.
+
+    The clock 'cpu' adds up the processor time of all threads. Other programs disturb it less, but
+    it does not count waiting.
     """
     now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -76,23 +79,23 @@ def interleave(
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, least, and the quartiles."""
+    """Median, minimum and quartiles."""
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"median": median, "least": min(seconds), "q25": low, "q75": high}
+    return {"median": median, "min": min(seconds), "q25": low, "q75": high}
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:
-    """Bytes that the process grew at most while ``call`` ran; None but on Linux.
+    """Largest growth of the process in bytes while ``call`` runs; None except on Linux.
 
-    Outputs count; inputs and weights, which exist before, do not.
+    Outputs count; inputs and weights, which exist before the call, do not.
     """
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not clear.exists():
         return None
     call()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed must not serve this call unseen
-    clear.write_text("5")  # the peak starts again from what is resident now
+    ctypes.CDLL(None).malloc_trim(0)  # a reused free block would not count
+    clear.write_text("5")  # the peak starts again at the resident size
     before = _kilobytes(status, "VmRSS")
     result = call()
     after = _kilobytes(status, "VmHWM")
@@ -105,7 +108,7 @@ def _kilobytes(status: Path, name: str) -> int:
 
 
 def rates(dtype: torch.dtype, clock: str) -> dict[str, float]:
-    """This machine's own: multiply-adds per second of a large product, bytes per second copied."""
+    """Multiply-adds per second of a large matrix product, and bytes copied per second."""
     a, b = torch.randn(2, 2048, 2048).to(dtype)
     source, target = torch.randn(2, 1 << 25)
     seconds = interleave({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, 9, clock)

@@ -1,4 +1,4 @@
-"""The pyramid from C2..C5: ours, mmdet's, torchvision's."""
+"""The neck, from C2..C5 to P2..P5: ours, mmdet's and torchvision's."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from benchmarks.cases import CHANNELS, Case, shake
+from benchmarks.cases import CHANNELS, Case, randomize_affine
 from benchmarks.measure import Skip
 from fpn_neck import FPN
 from fpn_neck.weights.conversion import convert
 
-WIDTH = 256
+OUT_CHANNELS = 256
 
 
 class NeckCase(Case):
     """C2..C5 -> P2..P5, 256 channels."""
 
-    exports = "mmdet"
+    exported = "mmdet"
 
     def inputs(self) -> list[Tensor]:
         sizes = zip(CHANNELS[self.backbone], self.level_sizes(), strict=True)
         return [self.random(c, *size) for c, size in sizes]
 
     def ours(self) -> nn.Module:
-        return shake(FPN(CHANNELS[self.backbone], WIDTH))
+        return randomize_affine(FPN(CHANNELS[self.backbone], OUT_CHANNELS))
 
     def others(self, ours: FPN) -> dict[str, Callable[[], nn.Module]]:
         return {"mmdet": lambda: _mmdet(ours), "torchvision": lambda: _torchvision(ours)}
@@ -34,8 +34,8 @@ class NeckCase(Case):
         totals = {"multiply_adds": 0, "bytes": 0}
         for x in self.inputs():
             pixels = x.numel() // x.shape[1]
-            totals["multiply_adds"] += pixels * WIDTH * (x.shape[1] + 9 * WIDTH)
-            totals["bytes"] += pixels * (x.shape[1] + WIDTH) * x.element_size()
+            totals["multiply_adds"] += pixels * OUT_CHANNELS * (x.shape[1] + 9 * OUT_CHANNELS)
+            totals["bytes"] += pixels * (x.shape[1] + OUT_CHANNELS) * x.element_size()
         return totals
 
 
@@ -44,7 +44,7 @@ def _mmdet(fpn: FPN) -> nn.Module:
         from mmdet.models.necks import FPN as MMDetFPN
     except ImportError as e:
         raise Skip(f"mmdet is not installed ({e})") from e
-    theirs = MMDetFPN(fpn.in_channels, WIDTH, len(fpn.in_channels))
+    theirs = MMDetFPN(fpn.in_channels, OUT_CHANNELS, len(fpn.in_channels))
     theirs.load_state_dict(fpn.state_dict())
     return theirs
 
@@ -63,7 +63,7 @@ def _torchvision(fpn: FPN) -> nn.Module:
         from torchvision.ops import FeaturePyramidNetwork
     except ImportError as e:
         raise Skip(f"torchvision is not installed ({e})") from e
-    theirs = FeaturePyramidNetwork(fpn.in_channels, WIDTH)
+    theirs = FeaturePyramidNetwork(fpn.in_channels, OUT_CHANNELS)
     state = convert(fpn.state_dict(), "mmdet", "torchvision").state_dict
     theirs.load_state_dict({k.removeprefix("backbone.fpn."): v for k, v in state.items()})
     return _TorchvisionFPN(theirs)

@@ -1,4 +1,4 @@
-"""Table, JSON and plot of what was measured."""
+"""Table, JSON and plot of the measurements."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def result(
 ) -> dict[str, Any]:
     """One case and mode as plain data; contestants fastest first.
 
-    ``bounds``: seconds that the direct convolutions' arithmetic, and the maps' traffic, would take
-    at this machine's own rates.
+    ``bounds``: seconds for the arithmetic of direct convolutions, and for moving the maps, at this
+    machine's rates.
     """
     rows = []
     for c in contestants:
@@ -39,9 +39,9 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
     bounds = ", ".join(f"{k} {1e3 * v:.0f} ms" for k, v in results["bounds_s"].items())
     lines = [
         f"### {results['case']}, {results['mode']}",
-        f"at this machine's own rates: {bounds}",
+        f"at this machine's rates: {bounds}",
         "",
-        "| | median ms | quartiles | least | x | of arithmetic | peak MB | error |",
+        "| | median ms | quartiles | min | x | of arithmetic | peak MB | error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results["rows"]:
@@ -50,18 +50,18 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
             row["name"],
             f"{1e3 * s['median']:.1f}",
             f"{1e3 * s['q25']:.1f} - {1e3 * s['q75']:.1f}",
-            f"{1e3 * s['least']:.1f}",
+            f"{1e3 * s['min']:.1f}",
             f"{s['median'] / medians[ours]:.2f}" if ours in medians else "",
             f"{row['to_arithmetic']:.2f}",
             "" if peak is None else f"{peak / 2**20:.0f}",
-            "other" if row["error"] is None else f"{row['error']:.0e}",
+            "not compared" if row["error"] is None else f"{row['error']:.0e}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def save(folder: Path, machine: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Path]:
-    """Write benchmark.json, benchmark.md and, where matplotlib is, benchmark.png."""
+    """Write benchmark.json, benchmark.md and, if matplotlib is installed, benchmark.png."""
     text = "\n\n".join([f"{machine}", *map(table, results)]) + "\n"
     data = json.dumps({"machine": machine, "results": results}, indent=1) + "\n"
     paths = [folder / "benchmark.md", folder / "benchmark.json"]

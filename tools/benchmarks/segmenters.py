@@ -1,4 +1,4 @@
-"""Whole segmenters, image to label map, and their training step: ours, mmseg's, smp's."""
+"""Whole segmenters, from image to label map, and their training step: ours, mmseg's, smp's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.cases import CHANNELS, Case, shake
-from benchmarks.heads import WIDTH, head_multiply_adds, mmseg_head
+from benchmarks.cases import CHANNELS, Case, randomize_affine
+from benchmarks.heads import TOWER_CHANNELS, head_multiply_adds, mmseg_head
 from benchmarks.measure import Skip
 from benchmarks.necks import NeckCase
 from fpn_neck import CrossEntropyLoss, Segmenter
@@ -22,16 +22,16 @@ IGNORE = 255
 
 
 class SegmenterCase(Case):
-    """Images -> labels of every pixel; in training mode, cross-entropy and accuracy there.
+    """Images -> the label of every pixel; in training mode, cross-entropy and pixel accuracy.
 
-    smp's decoder has no 3x3 on its pyramid, so it computes less, and something else. With these
-    weights 14 % of the pixels lie between cells of different labels (which `label_map` takes
-    longer for); 5 to 12 % did on six clothing photos, with the trained segmenter.
+    smp's decoder has no 3x3 convolution on its pyramid: it computes less, and something else. With
+    these weights 14 % of the pixels lie between cells of different labels, where `label_map` takes
+    longer. On six clothing photos and with a trained segmenter, 5 to 12 % did.
     """
 
-    exports = "mmseg"
-    trains = True
-    differs = ("smp",)
+    exported = "mmseg"
+    returns_loss = True
+    not_compared = ("smp",)
 
     def __str__(self) -> str:
         return f"{super().__str__()}, K = {self.classes}"
@@ -40,21 +40,21 @@ class SegmenterCase(Case):
         return [self.random(3, self.height, self.width)]
 
     def ours(self) -> nn.Module:
-        head = {"channels": WIDTH, "dropout": 0.0}
+        head = {"channels": TOWER_CHANNELS, "dropout": 0.0}
         torch.manual_seed(0)
-        model = shake(Segmenter(self.backbone, self.classes, head=head))
+        model = randomize_affine(Segmenter(self.backbone, self.classes, head=head))
         nn.init.normal_(model.head.conv_seg.weight)  # so that labels differ
         return _Ours(model, self)
 
     def others(self, ours: nn.Module) -> dict[str, Callable[[], nn.Module]]:
         return {
             "mmseg": lambda: _MMSeg(ours.model, self),
-            "mmseg on our backbone": lambda: _MMSeg(ours.model, self, own_backbone=False),
+            "mmseg on our backbone": lambda: _MMSeg(ours.model, self, mmseg_wrapper=False),
             "smp": lambda: _Smp(self),
         }
 
     def work(self) -> dict[str, int]:
-        """Of the neck and the head alone."""
+        """Of the neck and the head only."""
         neck = NeckCase(self.backbone, self.height, self.width, self.batch).work()
         head = self.batch * head_multiply_adds(self.level_sizes(), self.classes)
         image = self.batch * self.height * self.width
@@ -67,7 +67,7 @@ class SegmenterCase(Case):
         return labels.masked_fill(torch.rand(shape, generator=generator) < 0.05, IGNORE)
 
 
-class _Whole(nn.Module):
+class _SegmenterModule(nn.Module):
     """Labels in evaluation mode, the loss in training mode."""
 
     def __init__(self, case: SegmenterCase) -> None:
@@ -88,7 +88,7 @@ class _Whole(nn.Module):
         raise NotImplementedError
 
 
-class _Ours(_Whole):
+class _Ours(_SegmenterModule):
     def __init__(self, model: Segmenter, case: SegmenterCase) -> None:
         super().__init__(case)
         self.model = model
@@ -102,14 +102,15 @@ class _Ours(_Whole):
         return self.model.predict(image)
 
 
-class _MMSeg(_Whole):
-    """mmseg's backbone, neck and head; its loss, its resizing and argmax.
+class _MMSeg(_SegmenterModule):
+    """mmseg's backbone, neck, head, loss, resizing and argmax.
 
-    Its wrapper runs the timm model in the images' layout; this package's, in channels_last on a
-    CPU. ``own_backbone=False`` takes the latter, which shows what neck and head do alone.
+    mmseg's wrapper runs the timm model in the layout of the images. This package's wrapper runs it
+    in channels_last on a CPU. ``mmseg_wrapper=False`` takes this package's, so that only neck and
+    head differ.
     """
 
-    def __init__(self, model: Segmenter, case: SegmenterCase, own_backbone: bool = True) -> None:
+    def __init__(self, model: Segmenter, case: SegmenterCase, mmseg_wrapper: bool = True) -> None:
         super().__init__(case)
         self.head = mmseg_head(model.head)
         from mmengine.structures import PixelData
@@ -118,7 +119,7 @@ class _MMSeg(_Whole):
 
         self.backbone = (
             _mmseg_backbone(case.backbone, model.backbone.net)
-            if own_backbone
+            if mmseg_wrapper
             else copy.deepcopy(model.backbone)
         )
         self.neck = FPN(
@@ -139,7 +140,7 @@ class _MMSeg(_Whole):
 
 
 def _mmseg_backbone(name: str, net: nn.Module) -> nn.Module:
-    """mmseg's wrapper of the same timm model."""
+    """mmseg's wrapper around the same timm model."""
     from mmseg.models.backbones import TIMMBackbone
 
     theirs = TIMMBackbone(name, pretrained=False, out_indices=net.feature_info.out_indices)
@@ -147,7 +148,7 @@ def _mmseg_backbone(name: str, net: nn.Module) -> nn.Module:
     return theirs
 
 
-class _Smp(_Whole):
+class _Smp(_SegmenterModule):
     def __init__(self, case: SegmenterCase) -> None:
         super().__init__(case)
         try:
@@ -159,7 +160,7 @@ class _Smp(_Whole):
 
     def loss(self, image: Tensor) -> Tensor:
         logits = self.model(image)
-        (logits.detach().argmax(1) == self.truth).float().mean()  # what the others compute, too
+        (logits.detach().argmax(1) == self.truth).float().mean()  # the others compute it too
         return F.cross_entropy(logits, self.truth, ignore_index=IGNORE)
 
     def labels(self, image: Tensor) -> Tensor:

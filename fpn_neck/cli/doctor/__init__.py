@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from fpn_neck.cli.doctor.environment import examine_environment
-from fpn_neck.cli.doctor.section import Section
+from fpn_neck.cli.doctor.environment import MM, examine_environment, installed
+from fpn_neck.cli.doctor.section import Problem, Section, reason
 
 
 def diagnose(config: str | None = None, size: tuple[int, int] | None = None) -> list[Section]:
@@ -21,23 +23,32 @@ def diagnose(config: str | None = None, size: tuple[int, int] | None = None) -> 
         size: (height, width) in px of the images in the pyramid table; None: the config's.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, or it is none.
+        FileNotFoundError, ValueError: the file is missing, or is not a config.
     """
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # what others say meanwhile
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # other packages print
         warnings.simplefilter("ignore")
         sections = examine_environment()
         if config:
-            from fpn_neck.cli.doctor.config import examine_config
-
-            sections += examine_config(config, size)
+            sections += _examine_config(config, size)
     return sections
+
+
+def _examine_config(name: str, size: tuple[int, int] | None) -> list[Section]:
+    """See `config.examine_config`; without mmengine and the packages it needs, a problem."""
+    try:
+        from fpn_neck.cli.doctor.config import examine_config
+    except Exception as e:  # other packages fail with any exception
+        why = reason(e) if installed("mmengine") else "mmengine is missing"
+        return [Section(f"config {name}", problems=[Problem(f"{name} can't be read: {why}", MM)])]
+    return examine_config(name, size)
 
 
 def print_report(sections: Sequence[Section]) -> None:
     """All sections, then every problem with its remedy."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for section in sections:
         if section.rows:
-            print(section.text(), end="\n\n")
+            print(section.text(width), end="\n\n")
     problems = [problem for section in sections for problem in section.problems]
     if not problems:
         print("nothing is wrong")

@@ -1,4 +1,4 @@
-"""The classes that a config's data sets name, against K of its heads; no file of them is read."""
+"""The classes of a config's data sets, against K of its heads; none of their files is read."""
 
 from __future__ import annotations
 
@@ -7,51 +7,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.datasets.check.findings import Finding
 from fpn_neck.datasets.check.heads import check_classes, check_weights, heads
 from fpn_neck.utils.walk import data_sets
 
 _SHOWN = 8  # names of classes
 
 
-def examine_classes(cfg: Any, name: str) -> Section:
+def examine_classes(cfg: Any, config: str) -> Section:
     """Every data set's classes, every head's K, and where they differ.
 
     Args:
-        name: of the config file.
+        config: name of the file.
     """
-    section, named = Section("classes and heads"), {}
-    for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        for dataset in data_sets((loader or {}).get("dataset")):
-            meta = _metainfo(cfg, dataset, split, section)
-            classes = meta.get("classes") or ()
-            if isinstance(classes, Sequence) and classes:
-                named[split] = tuple(classes)
-            section.rows.append((split, str(dataset.get("type")), _listed(classes)))
-            if classes and not isinstance(classes, Sequence):
-                what = f"{split}_dataloader.dataset.metainfo: classes={classes!r} are no names"
-                section.problems.append(Problem(what, "metainfo=dict(classes=('name', ...))"))
-            elif classes and "backbone" in cfg.model:  # trackers hold models of other classes
-                section.problems += [
-                    Problem(f"{kind.rule}: {value}", kind.remedy)
-                    for kind, _, value in check_classes(name, split, cfg.model, meta)
-                ]
-    for split in ("val", "test"):
-        if {"train", split} <= set(named) and named[split] != named["train"]:
-            what = f"train and {split} name different classes"
-            section.problems.append(Problem(what, "give both the same metainfo=dict(classes=...)"))
-    for kind, _, value in check_weights(name, cfg.model):
-        section.problems.append(Problem(f"{kind.rule}: {value}", kind.remedy))
-    for path, head in heads(cfg.model):
-        counts = {k: head[k] for k in head if k.startswith("num_") and k.endswith("classes")}
-        text = ", ".join(f"{k}={v}" for k, v in counts.items())
-        if counts:
-            section.rows.append((path, str(head["type"]), text))
+    section, classes_of = Section("classes and heads"), {}
+    for split, dataset in _data_sets_of(cfg):
+        metainfo = _metainfo(cfg, dataset, split, section)
+        classes = metainfo.get("classes") or ()
+        section.rows.append((split, str(dataset.get("type")), _summary(classes)))
+        section.problems += _check_data_set(cfg.model, config, split, metainfo)
+        if classes and isinstance(classes, Sequence):
+            classes_of[split] = tuple(classes)
+    section.problems += _check_splits(classes_of)
+    section.problems += _problems(check_weights(config, cfg.model))
     section.problems = list(dict.fromkeys(section.problems))  # val and test are often one
+    section.rows += _head_rows(cfg.model)
     return section
 
 
-def _metainfo(cfg: Any, dataset: Mapping[str, Any], split: str, section: Section) -> dict:
+def _data_sets_of(cfg: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(split, data set) of all three splits."""
+    for split in ("train", "val", "test"):
+        loader = cfg.get(f"{split}_dataloader") or {}
+        for dataset in data_sets(loader.get("dataset")):
+            yield split, dataset
+
+
+def _metainfo(
+    cfg: Any, dataset: Mapping[str, Any], split: str, section: Section
+) -> Mapping[str, Any]:
     """What the data set's class and config say, without its files."""
     from mmengine.registry import DATASETS
 
@@ -69,8 +63,45 @@ def _metainfo(cfg: Any, dataset: Mapping[str, Any], split: str, section: Section
         return {}
 
 
-def _listed(classes: Any) -> str:
-    if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
-        return "classes unknown before the data are read" if not classes else str(classes)
+def _check_data_set(
+    model: Mapping[str, Any], config: str, split: str, metainfo: Mapping[str, Any]
+) -> list[Problem]:
+    classes = metainfo.get("classes")
+    if classes and not isinstance(classes, Sequence):
+        what = f"{split}_dataloader.dataset.metainfo: classes={classes!r} are not names"
+        return [Problem(what, "metainfo=dict(classes=('name', ...))")]
+    if classes and "backbone" in model:  # a tracker contains models with other classes
+        return _problems(check_classes(config, split, model, metainfo))
+    return []
+
+
+def _check_splits(classes_of: Mapping[str, tuple]) -> list[Problem]:
+    train = classes_of.get("train")
+    return [
+        Problem(
+            f"train and {split} name different classes",
+            "give both the same metainfo=dict(classes=...)",
+        )
+        for split in ("val", "test")
+        if train and classes_of.get(split, train) != train
+    ]
+
+
+def _problems(findings: Sequence[Finding]) -> list[Problem]:
+    return [Problem(f"{kind.rule}: {value}", kind.remedy) for kind, _, value in findings]
+
+
+def _head_rows(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for path, head in heads(model):
+        counts = [f"{k}={head[k]}" for k in head if k.startswith("num_") and k.endswith("classes")]
+        if counts:
+            yield path, str(head["type"]), ", ".join(counts)
+
+
+def _summary(classes: Any) -> str:
+    if not classes:
+        return "classes unknown before the data are read"
+    if not isinstance(classes, Sequence) or isinstance(classes, str):
+        return str(classes)
     rest = ["..."] if len(classes) > _SHOWN else []
     return f"{len(classes)} classes: {', '.join([*map(str, classes[:_SHOWN]), *rest])}"

@@ -1,17 +1,19 @@
-"""A config of mmdet or mmseg: does it build, do its parts fit together?"""
+"""A config of mmdet or mmseg: whether it builds, and whether its parts fit together."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from fpn_neck.cli.doctor.environment import MM, PACKAGES, installed
-from fpn_neck.cli.doctor.pyramid import ChannelsDiffer, pyramid
+from fpn_neck.cli.doctor.build import build_without_weights
+from fpn_neck.cli.doctor.classes import examine_classes
+from fpn_neck.cli.doctor.environment import PACKAGES, installed
+from fpn_neck.cli.doctor.pyramid import examine_pyramid
 from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.mm.checkpoint_reader import read_urls_safely
+from fpn_neck.mm.config.load import load_config
 from fpn_neck.utils.walk import data_sets
 
 _SCOPES = ("mmdet", "mmseg")
@@ -19,34 +21,44 @@ _DEFAULT_SIZE = (512, 512)
 
 
 def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Section]:
-    """Classes against heads, and the pyramid table.
+    """The sections of the config, of its classes and heads, and of its feature levels.
 
     Args:
         name: a file, or one of an installed package: ``mmdet::path``.
         size: (height, width) in px of the image; None: the config's own.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such config, or it is none.
+        FileNotFoundError, ValueError: the file is missing, or is not a config.
     """
     section = Section(f"config {name}")
-    if not installed("mmengine"):
-        section.problems.append(Problem(f"{name} can't be read: mmengine is missing", MM))
+    cfg = _load(name, section)
+    if cfg is None:
         return [section]
-    try:  # neither may be imported with torch alone
-        from fpn_neck.cli.doctor.classes import examine_classes
-        from fpn_neck.mm.checkpoint_reader import read_urls_safely
-        from fpn_neck.mm.config.load import load_config
-    except Exception as e:
-        section.problems.append(Problem(f"{name} can't be read: {reason(e)}", MM))
+    _examine_scope(cfg, section)
+    if section.problems:
         return [section]
+    section.rows.append(("model", str(cfg.model.get("type"))))
+    sections = [section, examine_classes(cfg, name)]
+    config_size = _image_size_or_default(cfg, section)
+    model = build_without_weights(cfg, section)
+    if model is not None and isinstance(getattr(model, "backbone", None), nn.Module):
+        sections.append(examine_pyramid(cfg.model, model, size or config_size))
+    return sections
+
+
+def _load(name: str, section: Section) -> Any:
+    """The config; None, and a problem in the section, if its custom imports fail."""
     read_urls_safely()
     try:
-        cfg = load_config(name)
+        return load_config(name)
     except ImportError as e:  # of custom_imports
         what = f"{name} imports what is not there: {reason(e.__cause__ or e)}"
         remedy = "install it, or correct custom_imports in the config"
         section.problems.append(Problem(what, remedy))
-        return [section]
+        return None
+
+
+def _examine_scope(cfg: Any, section: Section) -> None:
     scope = cfg.get("default_scope")
     section.rows.append(("default_scope", str(scope)))
     if scope not in _SCOPES:
@@ -57,57 +69,21 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
         section.problems.append(Problem(what, PACKAGES[scope][1]))
     if not cfg.get("model"):
         section.problems.append(Problem("the config has no model", "model = dict(type=...)"))
-    if section.problems:
-        return [section]
-    section.rows.append(("model", str(cfg.model.get("type"))))
-    sections = [section, examine_classes(cfg, name)]
-    own = _DEFAULT_SIZE
+
+
+def _image_size_or_default(cfg: Any, section: Section) -> tuple[int, int]:
     try:
-        own = image_size(cfg)
+        return image_size(cfg) or _DEFAULT_SIZE
     except ValueError as e:
         section.problems.append(Problem(str(e), "give two whole numbers above 0"))
-    model = _build(cfg, section)
-    if model is not None and isinstance(getattr(model, "backbone", None), nn.Module):
-        sections.append(_pyramid(cfg, model, size or own))
-    return sections
+        return _DEFAULT_SIZE
 
 
-def _build(cfg: Any, section: Section) -> nn.Module | None:
-    """The model without weights: none are drawn, loaded or downloaded."""
-    from mmengine.registry import MODELS, DefaultScope
-
-    from fpn_neck.mm.config.load import drop_pretraining
-
-    drop_pretraining(cfg.model)
-
-    def build(device: str) -> nn.Module:
-        model = copy.deepcopy(cfg.model)  # some constructors change their arguments
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
-            return MODELS.build(model).to("meta")
-
-    try:
-        try:
-            return build("meta")
-        except RuntimeError as e:
-            if "meta" not in str(e):
-                raise
-            return build("cpu")  # a constructor that computes with tensors
-    except Exception as e:
-        remedy = "correct what the message names in the config's model"
-        if "is not in the" in str(e):
-            remedy = (
-                "correct the type, or import what registers it: "
-                "custom_imports = dict(imports=['fpn_neck', ...])"
-            )
-        section.problems.append(Problem(f"the model can't be built: {reason(e)}", remedy))
-        return None
-
-
-def image_size(cfg: Any) -> tuple[int, int]:
+def image_size(cfg: Any) -> tuple[int, int] | None:
     """(height, width) of a landscape image as the config's test pipeline makes it, in px.
 
     Raises:
-        ValueError: the config's are no two sides.
+        ValueError: the config has a size that is not two sides.
     """
     processor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if processor.get("size"):
@@ -119,43 +95,11 @@ def image_size(cfg: Any) -> tuple[int, int]:
                 width, height = _two_sides("scale of the test pipeline's Resize", step["scale"])
                 unit = processor.get("pad_size_divisor") or 1
                 return -(-height // unit) * unit, -(-width // unit) * unit
-    return _DEFAULT_SIZE
+    return None
 
 
 def _two_sides(name: str, value: Any) -> tuple[int, int]:
     sides = tuple(value) if isinstance(value, Sequence) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"{name}={value!r}: these are no two sides in px")
+        raise ValueError(f"{name}={value!r}: these are not two sides in px")
     return sides
-
-
-def _pyramid(cfg: Any, model: nn.Module, size: tuple[int, int]) -> Section:
-    from fpn_neck.cli.doctor.strides import check_heads, check_inputs
-    from fpn_neck.datasets.check.heads import heads
-
-    section = Section(f"pyramid of an image of {size[0]} x {size[1]} px (height x width)")
-    try:
-        given, made = pyramid(model.backbone, getattr(model, "neck", None), size)
-    except ChannelsDiffer as e:
-        section.problems.append(Problem(str(e), f"model.neck.in_channels={e.given}"))
-        return section
-    except (ValueError, TypeError) as e:
-        what = f"backbone and neck don't run on {size[0]} x {size[1]} px: {reason(e)}"
-        section.problems.append(Problem(what, "correct model.backbone and model.neck, or --size"))
-        return section
-    except Exception as e:  # an operator that needs numbers
-        if "exists only compiled" in str(e):  # one that our bridge for mmcv lacks
-            what, _, remedy = str(e).partition("; to use it, ")
-            section.problems.append(Problem(what, remedy))
-            return section
-        section.rows.append(("unknown", reason(e)))
-        return section
-    section.rows.append(("level", "stride", "channels", "size", "source"))
-    for name, stride, channels, cells, source in (*given, *made):
-        section.rows.append((name, str(stride), str(channels), f"{cells[0]}x{cells[1]}", source))
-    if any(type(part).__name__ == "FPN" for part in model.modules()):
-        section.problems += check_heads(cfg.model, made or given)
-    elif not made:
-        for path, head in heads(cfg.model):
-            section.problems += check_inputs(path, head, given)
-    return section

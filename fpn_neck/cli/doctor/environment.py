@@ -1,4 +1,4 @@
-"""Packages, the mm stack, its operators, the GPU and the registries; with torch alone, too."""
+"""Packages, the mm stack, its operators, the GPU and the registries; runs with torch only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fpn_neck.cli.doctor.section import Problem, Section, reason
 from fpn_neck.mm import mmcv_ops
 
 MM = "pip install -e '.[mm]'"
-# Import name: the distributions that bring it, and what installs it.
+# Import name: the distributions that contain it, and what installs it.
 PACKAGES = {
     "torch": (("torch",), "pip install torch"),
     "torchvision": (("torchvision",), "pip install -e '.[torchvision]'"),
@@ -27,19 +27,19 @@ PACKAGES = {
     "numpy": (("numpy",), "pip install numpy"),
 }
 STACK = ("mmengine", "mmcv", "mmdet", "mmseg")
-# What shows whether a package runs, not only whether it is there.
+# The part to import: some packages can be imported and their parts can't.
 _PARTS = {"mmcv": "mmcv.ops", "mmdet": "mmdet.models", "mmseg": "mmseg.models"}
-# Packages that bring a module of another name.
-_BRINGS = {"pkg_resources": "'setuptools<81'", "cv2": "opencv-python-headless", "PIL": "pillow"}
+# Module: the package that contains it, under another name.
+_SOURCES = {"pkg_resources": "'setuptools<81'", "cv2": "opencv-python-headless", "PIL": "pillow"}
 
 
 def examine_environment() -> list[Section]:
-    """Everything that can be said without a config."""
+    """All sections that need no config."""
     return [_versions(), _platform(), _scopes()]
 
 
 def installed(package: str) -> dict[str, str]:
-    """{distribution: version} of all that bring a package under its import name."""
+    """{distribution: version} of all distributions that contain the package."""
     found = {}
     for name in PACKAGES[package][0]:
         try:
@@ -82,7 +82,7 @@ def _import_problem(package: str) -> Problem | None:
 def _remedy(package: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
-        return PACKAGES[name][1] if name in PACKAGES else f"pip install {_BRINGS.get(name, name)}"
+        return PACKAGES[name][1] if name in PACKAGES else f"pip install {_SOURCES.get(name, name)}"
     if package == "torchvision":  # "operator torchvision::nms does not exist"
         return "pip install --upgrade torch torchvision, of one release"
     if package in STACK and len(installed("mmcv")) == 1:  # of another version, or another torch
@@ -106,7 +106,7 @@ def _stack(section: Section) -> str:
         section.problems.append(
             Problem(
                 f"OneDL's forks and upstream's packages are mixed: {', '.join(names)}",
-                f"a fresh environment with {MM}, or with '.[onedl]' alone",
+                f"a fresh environment with {MM}, or with '.[onedl]' only",
             )
         )
         return "mixed"
@@ -143,7 +143,7 @@ def _gpu(section: Section) -> str:
 def _built_for() -> str:
     if torch.version.hip:
         return f"ROCm {torch.version.hip}"
-    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
 
 
 def _scopes() -> Section:
@@ -156,7 +156,7 @@ def _scopes() -> Section:
             found = import_module(f"{framework}.registry").MODELS.get("fpn_neck.FPN")
         except Exception as e:
             section.rows.append((framework, f"fpn_neck.FPN does not resolve: {reason(e)}"))
-            continue  # the cause stands with the versions
+            continue  # the section of the versions names the cause
         if found is None:
             section.rows.append((framework, "fpn_neck.FPN does not resolve"))
             section.problems.append(

@@ -1,4 +1,4 @@
-"""Who takes part: every module of a case, eager, compiled, in both layouts, and exported."""
+"""All contestants of a case: every module eager, compiled, in both layouts, and exported."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from benchmarks.measure import Contestant, Maps, Skip
 
 OURS = "fpn_neck"
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest value
-MOST_OTHER_LABELS = 1e-3  # of all pixels; where two logits nearly tie, rounding decides
+MAX_DIFFERENT_LABELS = 1e-3  # of all pixels; rounding decides between two nearly equal logits
 
 
-def contestants(case: Case, wanted: Callable[[str], bool]) -> tuple[list[Contestant], list[str]]:
-    """All whose name is wanted, and the reasons for those that cannot run here.
+def build_contestants(
+    case: Case, wanted: Callable[[str], bool]
+) -> tuple[list[Contestant], list[str]]:
+    """The contestants with a wanted name, and why others can't run here.
 
     Raises:
-        ArithmeticError: one of them computes something else.
+        ArithmeticError: a contestant computes something else.
     """
     ours, inputs = case.ours().eval(), case.inputs()
     with torch.no_grad():
         expected = copy.deepcopy(ours).double()([x.double() for x in inputs])
-    entered, missing = [], []
+    contestants, missing = [], []
     for name, make in _makers(case, ours).items():
         if not wanted(name):
             continue
@@ -37,37 +39,38 @@ def contestants(case: Case, wanted: Callable[[str], bool]) -> tuple[list[Contest
         except Skip as e:
             missing.append(f"{name}: {e}")
             continue
-        if not name.startswith(case.differs):
+        if not name.startswith(case.not_compared):
             contestant.error = check(contestant, expected, case.dtype)
-        entered.append(contestant)
-    return entered, missing
+        contestants.append(contestant)
+    return contestants, missing
 
 
 def _makers(case: Case, ours: nn.Module) -> dict[str, Callable[[str, list[Tensor]], Contestant]]:
-    def eager(build: Callable[[], nn.Module], compiled: bool = False, last: bool = False):
+    def in_layout(
+        build: Callable[[], nn.Module], layout: torch.memory_format, compiled: bool = False
+    ) -> Callable[[str, list[Tensor]], Contestant]:
         def make(name: str, inputs: list[Tensor]) -> Contestant:
-            layout = torch.channels_last if last else torch.contiguous_format
             module = build().eval().to(case.dtype, memory_format=layout)
             inputs = [x.to(memory_format=layout) for x in inputs]
-            return in_torch(name, module, inputs, case.trains, compiled)
+            return in_torch(name, module, inputs, case.returns_loss, compiled)
 
         return make
 
     makers = {}
     builders = {OURS: lambda: copy.deepcopy(ours)} | case.others(ours)
     for name, build in builders.items():
-        makers[name] = eager(build)
-        makers[f"{name}, channels_last"] = eager(build, last=True)
-        makers[f"{name}, torch.compile"] = eager(build, compiled=True)
-        makers[f"{name}, torch.compile, channels_last"] = eager(build, compiled=True, last=True)
-    exported = builders[case.exports]
-    makers[f"{case.exports}, ONNX Runtime"] = lambda name, x: _onnxruntime(name, exported(), x)
-    makers[f"{case.exports}, OpenVINO"] = lambda name, x: _openvino(name, exported(), x)
+        for compiled in (False, True):
+            prefix = f"{name}, torch.compile" if compiled else name
+            makers[prefix] = in_layout(build, torch.contiguous_format, compiled)
+            makers[f"{prefix}, channels_last"] = in_layout(build, torch.channels_last, compiled)
+    exported = builders[case.exported]
+    makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: _onnxruntime(name, exported(), x)
+    makers[f"{case.exported}, OpenVINO"] = lambda name, x: _openvino(name, exported(), x)
     return makers
 
 
 def check(contestant: Contestant, expected: Maps, dtype: torch.dtype) -> float:
-    """Largest relative error of its maps, or the share of other labels; refused if too large."""
+    """Largest relative error of its maps, or share of different labels; refused if too large."""
     outs = [torch.as_tensor(y) for y in contestant.run()]
     if [y.shape for y in outs] != [y.shape for y in expected]:
         raise ArithmeticError(f"{contestant.name} gives maps of {[tuple(y.shape) for y in outs]}")
@@ -80,22 +83,22 @@ def check(contestant: Contestant, expected: Maps, dtype: torch.dtype) -> float:
     )
     tolerance = TOLERANCE[dtype]
     if is_label:
-        tolerance = MOST_OTHER_LABELS if dtype == torch.float32 else 0.2
+        tolerance = MAX_DIFFERENT_LABELS if dtype == torch.float32 else 0.2
     if not error <= tolerance:
         raise ArithmeticError(
             f"{contestant.name} is {error:.1e} from the float64 reference "
-            f"({'share of other labels' if is_label else 'relative to its largest value'}); "
+            f"({'share of different labels' if is_label else 'relative to its largest value'}); "
             f"{tolerance:.0e} is allowed"
         )
     return error
 
 
 def in_torch(
-    name: str, module: nn.Module, inputs: list[Tensor], trains: bool, compiled: bool = False
+    name: str, module: nn.Module, inputs: list[Tensor], returns_loss: bool, compiled: bool = False
 ) -> Contestant:
-    """Forward, and forward with backward: of the loss, or of products with fixed cotangents."""
-    leaves = [x.clone().requires_grad_(not trains) for x in inputs]  # clone keeps the layout
-    cotangents: list[Tensor] = []
+    """Forward; forward and backward, of the loss or with fixed gradients of the outputs."""
+    leaves = [x.clone().requires_grad_(not returns_loss) for x in inputs]  # clone keeps the layout
+    output_gradients: list[Tensor] = []
     call = torch.compile(module) if compiled else module
 
     def run() -> Maps:
@@ -105,17 +108,18 @@ def in_torch(
             return call(inputs)
 
     def step() -> None:
-        if trains and not module.training:
+        if returns_loss and not module.training:
             module.train()
         outs = call(leaves)
-        if not cotangents:
-            cotangents.extend(torch.ones_like(y) if trains else torch.randn_like(y) for y in outs)
-        torch.autograd.backward(outs, cotangents)
+        if not output_gradients:
+            make = torch.ones_like if returns_loss else torch.randn_like
+            output_gradients.extend(map(make, outs))
+        torch.autograd.backward(outs, output_gradients)
         for t in (*leaves, *module.parameters()):
             t.grad = None
 
-    learns = trains or any(p.requires_grad for p in module.parameters())
-    return Contestant(name, run, step if learns else None)
+    has_backward = returns_loss or any(p.requires_grad for p in module.parameters())
+    return Contestant(name, run, step if has_backward else None)
 
 
 def _export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> list[str]:

@@ -1,11 +1,11 @@
-"""What heads declare of the pyramid, against the pyramid."""
+"""What heads declare of their levels, against the levels that they get."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fpn_neck.cli.doctor.pyramid import Level
+from fpn_neck.cli.doctor.levels import Level
 from fpn_neck.cli.doctor.section import Problem
 from fpn_neck.datasets.check.heads import heads
 
@@ -15,7 +15,7 @@ def check_heads(model: Mapping[str, Any], levels: Sequence[Level]) -> list[Probl
 
     Args:
         model: the config's model.
-        levels: what the heads are given, finest first.
+        levels: what the heads get, finest first.
     """
     problems = []
     for path, head in heads(model):
@@ -26,8 +26,8 @@ def check_heads(model: Mapping[str, Any], levels: Sequence[Level]) -> list[Probl
         part = (model.get("roi_head") or {}).get(name)
         if isinstance(part, Mapping):
             declared = part.get("featmap_strides")
-            fitting = levels[: len(declared or ())]
-            problems += _differ(f"model.roi_head.{name}.featmap_strides", declared, fitting)
+            finest = levels[: len(declared or ())]
+            problems += _differ(f"model.roi_head.{name}.featmap_strides", declared, finest)
     return problems
 
 
@@ -49,12 +49,12 @@ def check_inputs(path: str, head: Mapping[str, Any], levels: Sequence[Level]) ->
 def _differ(
     name: str, declared: Any, levels: Sequence[Level], attribute: str = "stride"
 ) -> list[Problem]:
-    """A problem if one number per level is declared and they aren't those of the levels."""
+    """A problem if a list is declared that differs from the levels' numbers."""
     if not isinstance(declared, Sequence):
         return []
-    true = [getattr(level, attribute) for level in levels]
-    if list(declared) == true or list(declared) == [(number, number) for number in true]:
+    actual = [getattr(level, attribute) for level in levels]
+    if list(declared) in (actual, [(number, number) for number in actual]):
         return []
     names = ", ".join(level.name for level in levels)
-    what = f"{name}={list(declared)}, and the {attribute} of {names} is {true}"
-    return [Problem(what, f"set it to {true}")]
+    what = f"{name}={list(declared)}, and the {attribute} of {names} is {actual}"
+    return [Problem(what, f"set it to {actual}")]

@@ -1,0 +1,90 @@
+"""Each extra, installed from a wheel into a fresh environment, does what README says of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.documents import python_blocks_with
+from helpers.project import PROJECT
+
+pytestmark = pytest.mark.slow  # a download of some GB, if pip has no cache
+
+NO_NETWORK = ("Failed to establish a new connection", "Temporary failure in name resolution")
+DATA = ["make_shapes", "shapes", "--train", 4, "--val", 2, "--size", 64, 96]
+DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
+ONE_STEP = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=2"]
+PLAIN_TORCH = """
+import torch
+from fpn_neck import FPN, DiceLoss, SegHead
+
+maps = [torch.randn(1, c, s, s) for c, s in ((8, 32), (16, 16))]
+logits = SegHead(32, 3, channels=32, strides=[4, 8])(FPN([8, 16], 32)(maps))
+DiceLoss()(logits, torch.zeros(1, 32, 32, dtype=torch.long)).backward()
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, PROJECT)
+    (path,) = folder.glob("fpn_neck-*.whl")
+    return path
+
+
+@pytest.fixture
+def installed(wheel, tmp_path):
+    """Install the wheel with an extra; a function that runs that Python in an empty folder."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    python = tmp_path / "venv/bin/python"
+
+    def install(extra: str):
+        run(sys.executable, "-m", "venv", tmp_path / "venv")
+        run(python, "-m", "pip", "install", f"fpn_neck{extra} @ {wheel.as_uri()}")
+        return lambda *arguments: run(python, "-W", "ignore", *arguments, cwd=folder)
+
+    return install
+
+
+def run(*command, cwd=None):
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "SHAPES_ROOT": "shapes"}
+    env.pop("PYTHONPATH", None)  # of the checkout
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
+    if any(text in done.stderr for text in NO_NETWORK):
+        pytest.skip("pip has no network")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tool(name, *arguments):
+    return [PROJECT / f"tools/{name}.py", *arguments]
+
+
+def test_no_extra(installed):
+    python = installed("")
+    python("-c", PLAIN_TORCH)
+    assert "nothing is wrong" in python("-m", "fpn_neck", "doctor")
+
+
+def test_timm(installed):
+    python = installed("[timm]")
+    for code in python_blocks_with("Segmenter("):
+        python("-c", code)
+
+
+def test_torchvision(installed):
+    python = installed("[torchvision]")
+    for code in python_blocks_with("FasterRCNN(FPNBackbone"):
+        python("-c", code)
+    python(*tool(*DATA))
+    options = ["--out", "out", "--iters", 1, "--size", 64, 96, "--pictures", 1]
+    python(*tool("train_torchvision", "shapes", *options))
+
+
+def test_mm(installed):
+    python = installed("[mm]")
+    assert "nothing is wrong" in python("-m", "fpn_neck", "doctor", DEMO)
+    python(*tool(*DATA))
+    assert "mIoU" in python(*tool("train", DEMO, "--cfg-options", *ONE_STEP))
