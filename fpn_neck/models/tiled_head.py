@@ -190,9 +190,9 @@ def _coarser_maps(heads: ScaleHeads, maps: list[Tensor], size: Sequence[int]) ->
     ends: list[tuple[bool, Tensor]] = []
     for tower, is_coarser in zip(_towers(heads)[1:], heads.is_coarser[1:], strict=True):
         x = _finish_tower(tower, maps.pop(0))
-        of_same_size = [y for c, y in ends if c == is_coarser and y.shape == x.shape]
-        if of_same_size and heads.merge == "add":
-            of_same_size[0].add_(x)
+        same_size = [y for c, y in ends if c == is_coarser and y.shape == x.shape]
+        if same_size and heads.merge == "add":
+            same_size[0].add_(x)
         else:
             ends.append((is_coarser, x))
     resized: list[RowMap] = []

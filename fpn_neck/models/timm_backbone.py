@@ -187,10 +187,13 @@ def _pyramid_indices(model_name: str) -> list[int]:
     with torch.device("meta"):
         info = _create(model_name, None, {}).feature_info
     strides = info.reduction()
-    last = {s: i for i, s in zip(info.out_indices, strides, strict=True) if s >= _FINEST_STRIDE}
-    if len(last) < len([s for s in strides if s >= _FINEST_STRIDE]):
+    # A later map of the same stride replaces the one before.
+    by_stride = {
+        s: i for i, s in zip(info.out_indices, strides, strict=True) if s >= _FINEST_STRIDE
+    }
+    if len(by_stride) < len([s for s in strides if s >= _FINEST_STRIDE]):
         check_strides(repr(model_name), strides)
-    return sorted(last.values())
+    return sorted(by_stride.values())
 
 
 def _state_dict(checkpoint: str, model_name: str) -> dict[str, Tensor]:

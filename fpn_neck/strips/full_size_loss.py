@@ -72,8 +72,10 @@ class _FullSizeLosses(Function):
         for image, labels in zip(logits.split(1), target.split(1), strict=True):
             maps = RowMap.from_tensor(image).resize(target.shape[-2:], align_corners)
             for pixels in _strips(maps, labels, ignore_index):
-                of_strip = [_sums(loss, pixels) for loss in losses]
-                sums = [a + b for a, b in zip(sums, of_strip, strict=True)] if sums else of_strip
+                strip_sums = [_sums(loss, pixels) for loss in losses]
+                sums = (
+                    [a + b for a, b in zip(sums, strip_sums, strict=True)] if sums else strip_sums
+                )
         ctx.save_for_backward(logits, target, *sums)
         return tuple(loss.value(s) for loss, s in zip(losses, sums, strict=True))
 

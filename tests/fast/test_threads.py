@@ -92,7 +92,7 @@ def test_a_forked_process_starts_threads_of_its_own():
 
 
 def run(script):
-    """Of a process of its own; what it prints."""
+    """Run code in another process; returns what it prints."""
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

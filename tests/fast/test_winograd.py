@@ -166,7 +166,7 @@ def test_nothing_is_kept_for_a_convolution_that_is_gone():
     conv, x, before = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 4, 4), len(_transforms)
     run(conv, x)
     assert len(_transforms) == before + 1
-    conv3x3(x, conv.weight, conv.bias, channels_last=False)  # nobody's
+    conv3x3(x, conv.weight, conv.bias, channels_last=False)  # without an owner
     assert len(_transforms) == before + 1
     del conv
     assert len(_transforms) == before

@@ -213,7 +213,7 @@ def test_torchvision_parity(extra, options, sizes, assert_parity):
 
 
 def reference(fpn, inputs):
-    """Lin et al., section 3, written once more: level by level, without any module of ours."""
+    """Lin et al., section 3, written once more: level by level, without our modules."""
 
     def conv(block, x):
         return F.conv2d(x, block.conv.weight, block.conv.bias, padding=block.conv.padding)

@@ -160,7 +160,7 @@ def test_depth_of_the_towers_follows_from_the_strides(strides, convolutions, ups
 
 
 def plain_tower(tower, x, align_corners, upsample):
-    """[3x3, group norm, ReLU, x2]*, from torch's functions alone."""
+    """[3x3, group norm, ReLU, x2]*, only from torch's functions."""
     for block in tower:
         if isinstance(block, nn.Upsample):
             continue

@@ -404,7 +404,7 @@ def test_frozen_norms_stay_in_eval_mode_whatever_is_called():
 
 @pytest.mark.parametrize("options", [{"norm_eval": True}, {"frozen_levels": 1}], ids=str)
 def test_norms_are_fixed_from_the_start(options):
-    """A new module is in training mode; nobody has called train() yet."""
+    """A new module is in training mode; train() was not called yet."""
     backbone = TimmBackbone("resnet18", **options)
     assert backbone.training
     before = backbone.net.bn1.running_mean.clone()
