@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from mmengine.registry import RUNNERS
 
@@ -13,10 +13,11 @@ from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.prepare import prepare_testing
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
+from fpn_neck.utils.command_line import command_parser
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     add_common_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("--out", help="mmseg: folder of label PNGs; mmdet: .pkl of predictions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
 
 from mmengine.config import Config
@@ -23,10 +23,11 @@ from fpn_neck.mm.last_checkpoint import check_last_checkpoint
 from fpn_neck.mm.prepare import prepare_training
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.restoring_hook import train
+from fpn_neck.utils.command_line import command_parser
 
 
 def parse_args() -> Namespace:
-    parser = ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
     parser.add_argument(
