@@ -4,30 +4,22 @@ The right values are loops over mmcv's own definitions (mmcv 2.1, csrc/pytorch/c
 csrc/common/cuda), and gradcheck.
 """
 
+import importlib
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import gradcheck
+
+from fpn_neck.mm.mmcv_ops import install
 
 pytest.importorskip("mmcv")
-
-from mmcv.ops import (  # noqa: E402
-    CARAFE,
-    CARAFENaive,
-    DeformRoIPool,
-    MaskedConv2d,
-    PSAMask,
-)
-from mmcv.ops.carafe import carafe, carafe_naive  # noqa: E402
-from mmcv.ops.deform_roi_pool import deform_roi_pool  # noqa: E402
-from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
-    MultiScaleDeformableAttnFunction,
-    multi_scale_deformable_attn_pytorch,
-)
-from torch.autograd import gradcheck  # noqa: E402
-
-import fpn_neck  # noqa: E402, F401 (its operators let mmcv.ops be imported)
+install()
+ops = importlib.import_module("mmcv.ops")
+attention = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
+carafe, carafe_naive = ops.carafe, ops.carafe_naive
+deform_roi_pool = ops.deform_roi_pool
 
 # ------------------------------------------------------------------------------------- PSAMask
 
@@ -50,7 +42,7 @@ def naive_psa_mask(x, kind, mask):
 @pytest.mark.parametrize("size, mask", [((4, 5), (3, 5)), ((4, 5), (7, 9)), ((1, 1), (1, 1))])
 def test_psa_mask(kind, size, mask):
     x = torch.randn(2, mask[0] * mask[1], *size, dtype=torch.float64, requires_grad=True)
-    operator = PSAMask(kind, mask)
+    operator = ops.PSAMask(kind, mask)
     found = operator(x)
     torch.testing.assert_close(found, naive_psa_mask(x, kind, mask), rtol=0, atol=0)
     # The operator is linear, and its backward has to be its transpose.
@@ -67,7 +59,7 @@ def test_psa_mask(kind, size, mask):
 @pytest.mark.parametrize("kernel, padding", [(3, 1), (1, 0), ((5, 3), (2, 1))])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_masked_convolution_is_the_convolution_at_the_chosen_cells(kernel, padding, share):
-    conv = MaskedConv2d(4, 6, kernel, padding=padding)
+    conv = ops.MaskedConv2d(4, 6, kernel, padding=padding)
     x, mask = torch.randn(1, 4, 7, 9), (torch.rand(1, 7, 9) < share).float()
     with torch.no_grad():
         expected = F.conv2d(x, conv.weight, conv.bias, padding=padding) * mask[:, None]
@@ -90,7 +82,7 @@ def naive_carafe(features, masks, kernel, groups, scale):
     return output
 
 
-@pytest.mark.parametrize("operator", [CARAFE, CARAFENaive])
+@pytest.mark.parametrize("operator", [ops.CARAFE, ops.CARAFENaive])
 @pytest.mark.parametrize("kernel, groups, scale", [(3, 1, 2), (5, 2, 2), (1, 4, 3), (3, 2, 1)])
 def test_carafe(operator, kernel, groups, scale):
     features = torch.randn(2, 4, 3, 5, dtype=torch.float64)
@@ -172,7 +164,7 @@ def test_the_gradient_of_deformable_roi_pooling():
     images = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     offset = 0.3 * torch.rand(2, 2, 2, 2, dtype=torch.float64)
     rois = ROIS[:2]
-    pool = DeformRoIPool((2, 2), 0.125, 2, 0.1)
+    pool = ops.DeformRoIPool((2, 2), 0.125, 2, 0.1)
     assert gradcheck(lambda x, o: pool(x, rois, o), (images, offset.requires_grad_()))
     assert gradcheck(lambda x: pool(x, rois), (images,))
 
@@ -195,8 +187,10 @@ def test_deformable_attention_as_mmcv_calls_it_on_gpus():
     weights = torch.rand(2, 5, 2, 2, 3, dtype=torch.float64, requires_grad=True)
 
     def attend(value, places, weights):
-        return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, places, weights, 64)
+        return attention.MultiScaleDeformableAttnFunction.apply(
+            value, shapes, starts, places, weights, 64
+        )
 
-    expected = multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
+    expected = attention.multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
     torch.testing.assert_close(attend(value, places, weights), expected)
     assert gradcheck(attend, (value, places, weights))
