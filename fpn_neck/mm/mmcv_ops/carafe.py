@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpn_neck.mm.mmcv_ops.autograd import gradients
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32
 
 
 def carafe_naive_forward(
@@ -24,8 +24,8 @@ def carafe_naive_forward(
     scale_factor: int,
 ) -> None:
     """Overwrite `output`."""
-    tensors = at_least_float32(features, masks)
-    output.copy_(_reassemble(*tensors, kernel_size, group_size, scale_factor))
+    features, masks = at_least_float32(features, masks)
+    output.copy_(_reassemble(features, masks, kernel_size, group_size, scale_factor))
 
 
 def carafe_naive_backward(
@@ -39,11 +39,10 @@ def carafe_naive_backward(
     scale_factor: int,
 ) -> None:
     """Overwrite the gradients of features and masks."""
-    options = {
-        "kernel_size": kernel_size, "group_size": group_size, "scale_factor": scale_factor
-    }  # fmt: skip
-    tensors = at_least_float32(features, masks)
-    grads = gradients(partial(_reassemble, **options), tensors, top_grad)
+    reassemble = partial(
+        _reassemble, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor
+    )
+    grads = gradients(reassemble, at_least_float32(features, masks), top_grad)
     bottom_grad.copy_(grads[0])
     mask_grad.copy_(grads[1])
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fpn_neck.mm.mmcv_ops.autograd import gradients
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
 
 _SAMPLES = 1 << 22  # numbers that are sampled together
 
@@ -31,8 +31,10 @@ def deform_roi_pool_forward(
 ) -> None:
     """Overwrite `output`."""
     size = pooled_height, pooled_width
-    tensors = at_least_float32(input, offset)
-    output.copy_(_pool(*tensors, rois, size, spatial_scale, sampling_ratio, gamma))
+    features, moves = at_least_float32(input, offset)
+    regions, finite = safe_regions(rois, len(input))
+    values = _pool(features, moves, regions, size, spatial_scale, sampling_ratio, gamma)
+    output.copy_(values.where(finite[:, None, None, None], torch.nan))
 
 
 def deform_roi_pool_backward(
@@ -49,9 +51,11 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Overwrite the gradients of input and, where there are offsets, of these."""
+    regions, finite = safe_regions(rois, len(input))
+    grad = grad_output.where(finite[:, None, None, None], 0)
     pool = partial(
         _pool,
-        rois=rois,
+        rois=regions,
         size=(pooled_height, pooled_width),
         spatial_scale=spatial_scale,
         sampling_ratio=sampling_ratio,
@@ -61,9 +65,9 @@ def deform_roi_pool_backward(
     if not len(rois):
         return
     if not offset.numel():
-        grad_input.copy_(gradients(lambda x: pool(x, moves), [features], grad_output)[0])
+        grad_input.copy_(gradients(lambda x: pool(x, moves), [features], grad)[0])
         return
-    grads = gradients(pool, [features, moves], grad_output)
+    grads = gradients(pool, [features, moves], grad)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[1])
 
@@ -139,10 +143,10 @@ def _bilinear(input: Tensor, images: Tensor, y: Tensor, x: Tensor) -> Tensor:
     h, w = input.shape[2:]
     inside = (y >= -1) & (y <= h) & (x >= -1) & (x <= w)
     y, x = y.clamp(0, h - 1), x.clamp(0, w - 1)
-    top, left = (t.detach().floor().long() for t in (y, x))
+    top, left = (t.detach().nan_to_num().floor().long() for t in (y, x))
     bottom, right = (top + 1).clamp(max=h - 1), (left + 1).clamp(max=w - 1)
     down, across = (y - top)[..., None], (x - left)[..., None]
     cells = input.permute(0, 2, 3, 1)  # (N, H, W, C)
     upper = cells[images, top, left] * (1 - across) + cells[images, top, right] * across
     lower = cells[images, bottom, left] * (1 - across) + cells[images, bottom, right] * across
-    return (upper * (1 - down) + lower * down) * inside[..., None]
+    return (upper * (1 - down) + lower * down) * inside[..., None]  # NaN stays NaN
