@@ -10,6 +10,12 @@ from typing import NoReturn
 import torchvision
 
 from fpn_neck.mm.mmcv_ops.boxes import nms, nms_match, softnms
+from fpn_neck.mm.mmcv_ops.carafe import (
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+)
 from fpn_neck.mm.mmcv_ops.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -17,25 +23,41 @@ from fpn_neck.mm.mmcv_ops.deform_conv import (
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from fpn_neck.mm.mmcv_ops.deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
 from fpn_neck.mm.mmcv_ops.focal_loss import (
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_forward,
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
+from fpn_neck.mm.mmcv_ops.masked_conv import masked_col2im_forward, masked_im2col_forward
+from fpn_neck.mm.mmcv_ops.ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
+from fpn_neck.mm.mmcv_ops.psa_mask import psamask_backward, psamask_forward
 from fpn_neck.mm.mmcv_ops.roi_align import roi_align_backward, roi_align_forward
 from fpn_neck.mm.mmcv_ops.roi_pool import roi_pool_backward, roi_pool_forward
 
 __all__ = [
+    "carafe_backward",
+    "carafe_forward",
+    "carafe_naive_backward",
+    "carafe_naive_forward",
     "deform_conv_backward_input",
     "deform_conv_backward_parameters",
     "deform_conv_forward",
+    "deform_roi_pool_backward",
+    "deform_roi_pool_forward",
     "get_compiler_version",
     "get_compiling_cuda_version",
+    "masked_col2im_forward",
+    "masked_im2col_forward",
     "modulated_deform_conv_backward",
     "modulated_deform_conv_forward",
+    "ms_deform_attn_backward",
+    "ms_deform_attn_forward",
     "nms",
     "nms_match",
+    "psamask_backward",
+    "psamask_forward",
     "roi_align_backward",
     "roi_align_forward",
     "roi_pool_backward",

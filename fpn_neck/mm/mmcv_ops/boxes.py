@@ -1,14 +1,15 @@
 """Non-maximum suppression under the names and signatures of ``mmcv._ext``.
 
 Boxes are (x1, y1, x2, y2); a width is ``x2 - x1 + offset``, with offset 0 or 1 (mmcv's legacy
-pixel-inclusive convention). The overlap of two boxes without area counts as 0.
+pixel-inclusive convention). The overlap of two equal boxes without area is 0 / 0: no box is dropped
+for it, and a Gaussian soft-NMS gives it the score NaN, both as in mmcv.
 """
 
 import torch
 import torchvision
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32
 
 _NAIVE, _LINEAR, _GAUSSIAN = 0, 1, 2  # mmcv.ops.soft_nms(method=...)
 
@@ -56,16 +57,34 @@ def softnms(
     remaining = torch.arange(len(boxes), device=boxes.device)
     taken: list[Tensor] = []
     while len(remaining):
-        best = scores.argmax()
+        best = _best(scores)
         dets[len(taken), :4], dets[len(taken), 4] = boxes[best], scores[best]
         taken.append(remaining[best])
 
+        # mmcv swaps the best box with the first one.
+        order = torch.arange(len(scores), device=scores.device)
+        order[best] = 0
         iou = _iou_with(boxes[best], boxes, offset)
         scores = scores * _soft_weight(iou, iou_threshold, sigma, method)
-        kept = scores >= min_score
-        kept[best] = False
-        boxes, scores, remaining = boxes[kept], scores[kept], remaining[kept]
+        order = order[1:]
+        order = order[_without_gaps(~(scores[order] < min_score))]  # NaN is not below it
+        boxes, scores, remaining = boxes[order], scores[order], remaining[order]
     return torch.stack(taken) if taken else remaining
+
+
+def _best(scores: Tensor) -> int:
+    """The first maximum as mmcv's loop finds it: NaN is never larger, and nothing exceeds it."""
+    if scores[0].isnan():
+        return 0
+    return int(scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).argmax())
+
+
+def _without_gaps(kept: Tensor) -> Tensor:
+    """Positions of what is kept, where mmcv leaves it: the last ones fill the gaps in front."""
+    count = int(kept.sum())
+    order = torch.arange(count, device=kept.device)
+    order[~kept[:count]] = kept[count:].nonzero().flatten().flip(0) + count
+    return order
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
@@ -96,8 +115,7 @@ def _inclusive(boxes: Tensor, offset: int) -> Tensor:
 
 def _iou_with(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
     """Overlap of one box (4,) with many (N, 4), as (N,)."""
-    iou = torchvision.ops.box_iou(_inclusive(box, offset)[None], _inclusive(boxes, offset))[0]
-    return iou.nan_to_num(0.0)
+    return torchvision.ops.box_iou(_inclusive(box, offset)[None], _inclusive(boxes, offset))[0]
 
 
 def _soft_weight(iou: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:

@@ -16,7 +16,9 @@ import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32
+
+_FAR = 1e6  # px; outside of every map, where samples are 0
 
 
 class _Geometry(NamedTuple):
@@ -30,6 +32,17 @@ class _Geometry(NamedTuple):
     dilation_w: int
     groups: int
     deformable_groups: int
+
+    def output_size(self, input: Tensor, weight: Tensor) -> torch.Size:
+        """(oH, oW) for maps (N, C, H, W) and a kernel (O, C / groups, kH, kW)."""
+        (h, w), (kernel_h, kernel_w) = input.shape[2:], weight.shape[2:]
+        reach_h, reach_w = self.dilation_h * (kernel_h - 1), self.dilation_w * (kernel_w - 1)
+        return torch.Size(
+            (
+                (h + 2 * self.pad_h - reach_h - 1) // self.stride_h + 1,
+                (w + 2 * self.pad_w - reach_w - 1) // self.stride_w + 1,
+            )
+        )
 
 
 def deform_conv_forward(
@@ -93,8 +106,10 @@ def modulated_deform_conv_forward(
     **sizes: int,
 ) -> None:
     """Overwrite `output` with the convolution v2; `bias` is (O,), or anything if not used."""
-    used_bias = bias if with_bias else None
-    output.copy_(_forward(input, weight, offset, mask, used_bias, _v2_geometry(**sizes)))
+    used_bias, geometry = bias if with_bias else None, _v2_geometry(**sizes)
+    size = geometry.output_size(input, weight)
+    offset, mask = _first_numbers(offset, size), _first_numbers(mask, size)
+    output.copy_(_forward(input, weight, offset, mask, used_bias, geometry))
 
 
 def modulated_deform_conv_backward(
@@ -116,13 +131,14 @@ def modulated_deform_conv_backward(
     **sizes: int,
 ) -> None:
     """Add to the gradients of input, weight and bias; overwrite those of offset and mask."""
-    used_bias = bias if with_bias else None
-    geometry = _v2_geometry(**sizes)
+    used_bias, geometry = bias if with_bias else None, _v2_geometry(**sizes)
+    size = geometry.output_size(input, weight)
+    offset, mask = _first_numbers(offset, size), _first_numbers(mask, size)
     grads = _backward(grad_output, input, weight, offset, mask, used_bias, geometry)
     grad_input.add_(grads[0])
     grad_weight.add_(grads[1])
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    _write_first_numbers(grad_offset, grads[2])
+    _write_first_numbers(grad_mask, grads[3])
     if with_bias:
         grad_bias.add_(grads[4])
 
@@ -170,8 +186,12 @@ def _forward(
     bias: Tensor | None,
     geometry: _Geometry,
 ) -> Tensor:
+    """The output; NaN where an offset is not finite."""
     tensors = _arguments(input, weight, offset, mask, bias)
-    return torch.ops.torchvision.deform_conv2d(*tensors, *geometry, mask is not None)
+    finite = tensors[2].isfinite()
+    tensors[2] = tensors[2].where(finite, _FAR)
+    output = torch.ops.torchvision.deform_conv2d(*tensors, *geometry, mask is not None)
+    return output.where(finite.all(1, keepdim=True), torch.nan)
 
 
 def _backward(
@@ -186,12 +206,32 @@ def _backward(
     """Gradients of input, weight, offset, mask and bias."""
     (grad,) = at_least_float32(grad_output)
     tensors = _arguments(input, weight, offset, mask, bias)
+    tensors[2] = tensors[2].where(tensors[2].isfinite(), _FAR)
     grads = torch.ops.torchvision._deform_conv2d_backward(
         grad, *tensors, *geometry, mask is not None
     )
     kink = _at_kink(tensors[2], weight.shape[2:], geometry)
     grad_offset = grads[2].masked_fill(kink, 0)
     return *grads[:2], grad_offset, *grads[3:]
+
+
+def _first_numbers(x: Tensor, size: torch.Size) -> Tensor:
+    """A map (N, C, H, W) with an output's height and width, from the first numbers of each image.
+
+    mmcv's kernels read so many and no more; a map as large as the output is taken as it is. DyHead
+    gives the offsets and masks of a finer level to convolutions of a coarser one.
+    """
+    count = x.shape[1] * size[0] * size[1]
+    if x.shape[2:] == size or x.shape[1:].numel() < count:  # torchvision refuses a smaller one
+        return x
+    return x.flatten(1)[:, :count].unflatten(1, (x.shape[1], *size))
+
+
+def _write_first_numbers(target: Tensor, values: Tensor) -> None:
+    """Overwrite the first numbers of each image, see `_first_numbers`, and the others by 0."""
+    flat = torch.zeros_like(target).flatten(1)
+    flat[:, : values.shape[1:].numel()] = values.flatten(1).to(flat)
+    target.copy_(flat.view_as(target))
 
 
 def _at_kink(offset: Tensor, kernel: torch.Size, geometry: _Geometry) -> Tensor:
@@ -217,10 +257,10 @@ def _at_kink(offset: Tensor, kernel: torch.Size, geometry: _Geometry) -> Tensor:
 
 def _arguments(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, ...]:
+) -> list[Tensor]:
     """torchvision's operator does not accept None: what is unused is given as zeros."""
     if mask is None:
         mask = input.new_zeros(len(input), 1)
     if bias is None:
         bias = input.new_zeros(len(weight))
-    return at_least_float32(input, weight, offset, mask, bias)
+    return list(at_least_float32(input, weight, offset, mask, bias))

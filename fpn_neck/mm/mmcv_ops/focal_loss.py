@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32
 
 
 def sigmoid_focal_loss_forward(

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
 
 _MAX = 0  # pool_mode of the maximum; 1 is the average
+_LEAST = -10000.0  # mmcv's start value of a maximum, which stays where a bin has no sample
 _NO_SAMPLE = -1.0  # argmax of a bin without a sample
 
 
@@ -34,7 +35,8 @@ def roi_align_forward(
     Args:
         input: (N, C, H, W).
         rois: (K, 5), image index and (x1, y1, x2, y2) in image pixels.
-        output: (K, C, aligned_height, aligned_width), overwritten.
+        output: (K, C, aligned_height, aligned_width), overwritten; NaN for a region that is not
+            finite; of a maximum without samples mmcv's -10000.
         argmax_y: like `output`, overwritten with the rows of the maxima in feature pixels, -1
             for a region of size 0; unchanged by the average.
         argmax_x: the same for columns.
@@ -42,6 +44,7 @@ def roi_align_forward(
         aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
     """
     source, boxes = at_least_float32(input, rois.to(input.dtype))
+    boxes, finite = _readable(boxes, len(input), sampling_ratio, aligned)
     size = (aligned_height, aligned_width)
     if pool_mode == _MAX:
         values, rows, columns = _align_max(
@@ -53,7 +56,7 @@ def roi_align_forward(
         values = torch.ops.torchvision.roi_align(
             source, boxes, spatial_scale, *size, sampling_ratio, aligned
         )
-    output.copy_(values)
+    output.copy_(values.where(finite[:, None, None, None], torch.nan))
 
 
 def roi_align_backward(
@@ -71,6 +74,8 @@ def roi_align_backward(
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
+    boxes, finite = _readable(boxes, len(grad_input), sampling_ratio, aligned)
+    grad = grad.where(finite[:, None, None, None], 0)
     if pool_mode == _MAX:
         rows, columns = at_least_float32(argmax_y, argmax_x)
         result = _scatter_max(grad, boxes, rows, columns, grad_input.shape)
@@ -88,6 +93,20 @@ def roi_align_backward(
     grad_input.add_(result)
 
 
+def _readable(
+    boxes: Tensor, images: int, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """See `safe_regions`; a region that ends before it begins has no samples, as in mmcv on GPUs.
+
+    torchvision would ask for a negative number of them.
+    """
+    boxes, finite = safe_regions(boxes, images)
+    if aligned and sampling_ratio <= 0:
+        ends = boxes[:, 3:].maximum(boxes[:, 1:3])
+        boxes = torch.cat((boxes[:, :3], ends), 1)
+    return boxes, finite
+
+
 def _align_max(
     source: Tensor,
     boxes: Tensor,
@@ -98,7 +117,7 @@ def _align_max(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The maxima and their rows and columns, each (K, C, *size)."""
     start, extent = _regions(boxes, spatial_scale, aligned)
-    values = source.new_zeros(len(boxes), source.shape[1], *size)
+    values = source.new_full((len(boxes), source.shape[1], *size), _LEAST)
     rows, columns = torch.full_like(values, _NO_SAMPLE), torch.full_like(values, _NO_SAMPLE)
 
     # regions with the same number of samples per bin are sampled together

@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.precision import at_least_float32
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
 
 
 def roi_pool_forward(
@@ -32,6 +32,7 @@ def roi_pool_forward(
         spatial_scale: feature pixels per image pixel.
     """
     source, boxes = at_least_float32(input, rois.to(input.dtype))
+    boxes, finite = safe_regions(boxes, len(input))
     channels, height, width = source.shape[1:]
     top, bottom = _bins(boxes[:, 2], boxes[:, 4], spatial_scale, pooled_height, height)
     left, right = _bins(boxes[:, 1], boxes[:, 3], spatial_scale, pooled_width, width)
@@ -51,7 +52,8 @@ def roi_pool_forward(
 
     pooled = torch.ops.torchvision.roi_pool(source, bins.reshape(-1, 5), 1.0, 1, 1)
     values, positions = (t.reshape(*bins.shape[:3], channels).permute(0, 3, 1, 2) for t in pooled)
-    output.copy_(values.masked_fill(empty, 0))
+    values = values.masked_fill(empty, 0)
+    output.copy_(values.where(finite[:, None, None, None], torch.nan))
     argmax.copy_(positions.masked_fill(empty, -1))
 
 
@@ -66,6 +68,8 @@ def roi_pool_backward(
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_pool_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
+    boxes, finite = safe_regions(boxes, len(grad_input))
+    grad = grad.where(finite[:, None, None, None], 0)
     grad_input.add_(
         torch.ops.torchvision._roi_pool_backward(
             grad, boxes, argmax, spatial_scale, pooled_height, pooled_width, *grad_input.shape

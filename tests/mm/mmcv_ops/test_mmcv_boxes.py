@@ -113,15 +113,74 @@ def test_soft_nms_by_hand(method, second):
     np.testing.assert_allclose(dets[:, 4], [score for _, score in rows], rtol=1e-12)
 
 
-def test_boxes_without_area_overlap_nothing():
+def test_boxes_without_area_are_not_suppressed():
     boxes, scores = torch.ones(3, 4), torch.tensor([0.5, 0.9, 0.7])
     assert ops.nms(boxes, scores, 0.5)[1].tolist() == [1, 2, 0]
-    for method in ("naive", "linear", "gaussian"):
+    for method in ("naive", "linear"):
         dets, taken = ops.soft_nms(boxes, scores, 0.5, method=method)
-        assert taken.tolist() == [1, 2, 0]
+
         assert torch.equal(dets[:, 4], scores[taken])
     groups = ops.nms_match(torch.cat([boxes, scores[:, None]], dim=1), 0.5)
     assert [g.tolist() for g in groups] == [[1], [2], [0]]
+
+
+def mmcvs_soft_nms(boxes, scores, threshold, sigma, least, method, offset):
+    """The loops of mmcv 2.1's csrc/pytorch/cpu/nms.cpp: [(index, score), ...]."""
+
+    def area(box):
+        return (box[2] - box[0] + offset) * (box[3] - box[1] + offset)
+
+    def overlap(a, b):
+        sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + offset for i in (0, 1)]
+        inter = max(0.0, sides[0]) * max(0.0, sides[1])
+        union = area(a) + area(b) - inter
+        return inter / union if union else math.nan
+
+    def weight(iou):
+        if method == 2:
+            return math.exp(-iou * iou / sigma) if iou == iou else math.nan
+        return (1 - iou if method == 1 else 0.0) if iou >= threshold else 1.0
+
+    boxes, scores, index = boxes.tolist(), scores.tolist(), list(range(len(scores)))
+    i, count = 0, len(scores)
+    while i < count:
+        best = i
+        for k in range(i + 1, count):
+            best = k if scores[best] < scores[k] else best
+        for values in (boxes, scores, index):
+            values[i], values[best] = values[best], values[i]
+        k = i + 1
+        while k < count:
+            scores[k] *= weight(overlap(boxes[i], boxes[k]))
+            if scores[k] < least:
+                count -= 1
+                for values in (boxes, scores, index):
+                    values[k] = values[count]
+            else:
+                k += 1
+        i += 1
+    return list(zip(index[:count], scores[:count], strict=True))
+
+
+@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_soft_nms_is_mmcvs_with_boxes_without_area_and_ties_too(random, method, offset):
+    """The overlap of two equal boxes without area is 0 / 0, and so is a Gaussian's score then."""
+    seen_nan = False
+    for size in range(1, 40):
+        corners = (6 * random(size, 2)).floor()
+        boxes = torch.cat((corners, corners + (4 * random(size, 2)).floor()), 1)
+        scores = (8 * random(size)).ceil() / 8
+        number = ["naive", "linear", "gaussian"].index(method)
+        dets = boxes.new_zeros(size, 5)
+        taken = ext.softnms(boxes, scores, dets, 0.3, 0.5, 0.05, number, offset)
+        expected = mmcvs_soft_nms(boxes, scores, 0.3, 0.5, 0.05, number, offset)
+        assert taken.tolist() == [index for index, _ in expected]
+        found = dets[: len(expected), 4]
+        wanted = found.new_tensor([score for _, score in expected])
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+        seen_nan |= bool(found.isnan().any())
+    assert seen_nan == (method == "gaussian" and offset == 0)
 
 
 def test_nms_match_groups_in_score_order():

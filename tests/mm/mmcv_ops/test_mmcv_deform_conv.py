@@ -1,6 +1,7 @@
 """DeformConv2d and ModulatedDeformConv2d of mmcv.ops on the substitute for mmcv._ext."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -164,3 +165,53 @@ def test_half_precision_computes_in_float32(case, dtype):
     torch.testing.assert_close(actual.float(), expected, rtol=precision, atol=precision)
     for a, e in zip(grads_of(actual, narrow), grads_of(expected, wide), strict=True):
         torch.testing.assert_close(a.float(), e, rtol=4 * precision, atol=20 * precision)
+
+
+# ------------------------------------------------------------------------- maps of another size
+
+
+def first_numbers(x, size):
+    count = x.shape[1] * size[0] * size[1]
+    return x.reshape(len(x), -1)[:, :count].reshape(len(x), x.shape[1], *size)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_larger_offsets_and_masks_are_read_as_mmcvs_kernels_do(stride):
+    """DyHead: a convolution of a coarser level gets the offsets of a finer one."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    offset = torch.randn(2, 18, 10, 12, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 9, 10, 12, dtype=torch.float64, requires_grad=True)
+    size = -(-5 // stride), -(-6 // stride)
+    inputs = x, offset, mask, weight
+    found = ops.modulated_deform_conv2d(*inputs, None, stride, 1)
+    own = [x, first_numbers(offset, size), first_numbers(mask, size), weight]
+    expected = ops.modulated_deform_conv2d(*own, None, stride, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    pull = torch.randn_like(found)
+    grads = [torch.autograd.grad(y, inputs, pull) for y in (found, expected)]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_offset_that_is_not_finite_gives_nan_there_and_ends_no_process(modulated, value):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 6, requires_grad=True)
+    weight = torch.randn(3, 4, 3, 3, requires_grad=True)
+    offset, mask = torch.zeros(2, 18, 5, 6), torch.ones(2, 9, 5, 6)
+    offset[1, 7, 2, 3] = value
+    offset.requires_grad_()
+    if modulated:
+        found = ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1)
+    else:
+        found = ops.deform_conv2d(x, offset, weight, 1, 1)
+    expected = torch.nn.functional.conv2d(x, weight, padding=1)
+    broken = torch.zeros(2, 1, 5, 6, dtype=torch.bool)
+    broken[1, 0, 2, 3] = True
+    assert found.isnan().equal(broken.expand_as(found))
+    torch.testing.assert_close(found.where(~broken, expected), expected)
+    found.nan_to_num().sum().backward()
+    assert all(t.grad.isfinite().all() for t in (x, weight, offset))

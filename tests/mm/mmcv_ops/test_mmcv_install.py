@@ -46,7 +46,7 @@ def test_served_module_looks_like_the_real_one():
         "print(mmcv_full_available())\n"
         "print(mmcv.utils.collect_env()['MMCV Compiler'])\n"
         "try:\n"
-        "    mmcv._ext.carafe_forward(1, masks=2)\n"
+        "    mmcv._ext.bbox_overlaps(1, masks=2)\n"
         "except NotImplementedError as error:\n"
         "    print(error)"
     ).splitlines()
@@ -54,7 +54,7 @@ def test_served_module_looks_like_the_real_one():
     assert out[1] == "False False"
     assert out[2] == "True"
     assert "torchvision" in out[3]
-    assert "'carafe_forward'" in out[4] and "pip install mmcv" in out[4]
+    assert "'bbox_overlaps'" in out[4] and "pip install mmcv" in out[4]
 
 
 def test_a_real_extension_wins_and_nothing_is_touched(tmp_path):

@@ -142,10 +142,44 @@ def test_align_gradient(features, mode, aligned, ratio):
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
-def test_align_region_without_extent_is_zero(features, mode):
-    rois = torch.tensor([[0, 4.0, 4, 4, 4]], dtype=torch.float64, device=features.device)
+@pytest.mark.parametrize("corner", [4.0, 3.0])
+def test_align_region_without_samples_is_mmcvs_start_value(features, mode, corner):
+    rois = torch.tensor([[0, 4.0, 4, corner, corner]], dtype=torch.float64, device=features.device)
     out, grad = values_and_grad(lambda x: ops.RoIAlign(2, 0.5, 0, mode)(x, rois), features)
-    assert not out.any() and not grad.any()
+    assert (out == (0 if mode == "avg" else -10000)).all() and not grad.any()
+
+
+POOLS = {
+    "avg": lambda ratio: ops.RoIAlign((2, 3), 0.5, ratio, "avg"),
+    "max": lambda ratio: ops.RoIAlign((2, 3), 0.5, ratio, "max"),
+    "legacy": lambda ratio: ops.RoIAlign((2, 3), 0.5, ratio, "avg", aligned=False),
+    "pool": lambda ratio: ops.RoIPool((2, 3), 0.5),
+    "deformable": lambda ratio: ops.DeformRoIPool((2, 3), 0.5, ratio),
+}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_a_region_that_is_not_finite_gives_nan_and_ends_no_process(
+    features, kind, ratio, value, place
+):
+    rois = torch.tensor([[0, 1.0, 1, 9, 7], [1, 2, 2, 8, 8]], dtype=torch.float64)
+    rois = rois.to(features.device)
+    good = POOLS[kind](ratio)(features, rois)
+    rois[1, place] = value
+    out, grad = values_and_grad(lambda x: POOLS[kind](ratio)(x, rois), features)
+    assert out[1].isnan().all() and torch.equal(out[0], good[0]) and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("index", [-1, 2, 1e9])
+def test_an_image_index_out_of_range_is_named(kind, index):
+    features = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    rois = torch.tensor([[index, 1, 1, 9, 7]], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"rois: image index .*expected 0\.\.1"):
+        POOLS[kind](2)(features, rois)
 
 
 def test_pool_is_torchvisions_on_whole_pixels(features):
