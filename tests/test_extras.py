@@ -1,6 +1,7 @@
 """Each extra, installed from a wheel into a fresh environment, does what README says of it."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,8 +28,11 @@ DiceLoss()(logits, torch.zeros(1, 32, 32, dtype=torch.long)).backward()
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, PROJECT)
-    (path,) = folder.glob("fpn_neck-*.whl")
+    shutil.copytree(PROJECT / "fpn_neck", folder / "fpn_neck")  # setuptools leaves files beside it
+    for name in ("README.md", "LICENSE", "pyproject.toml", "setup.cfg"):
+        shutil.copy(PROJECT / name, folder)
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder / "dist", folder)
+    (path,) = (folder / "dist").glob("fpn_neck-*.whl")
     return path
 
 
@@ -44,7 +48,8 @@ def installed(wheel, tmp_path):
         run(python, "-m", "pip", "install", f"fpn_neck{extra} @ {wheel.as_uri()}")
         return lambda *arguments: run(python, "-W", "ignore", *arguments, cwd=folder)
 
-    return install
+    yield install
+    shutil.rmtree(tmp_path / "venv", ignore_errors=True)  # some GB
 
 
 def run(*command, cwd=None):

@@ -203,7 +203,8 @@ def predict(model: nn.Module, scenes: Scenes, device: str) -> list[dict[str, Ten
 def evaluate(scenes: Scenes, predictions: list[dict[str, Tensor]]) -> dict[str, float]:
     """COCO's mAP over IoU 0.50:0.95 and AP at 0.50, of boxes and, if predicted, of masks."""
     kinds = ("bbox", "segm") if "masks" in predictions[0] else ("bbox",)
-    metric = MeanAveragePrecision(iou_type=kinds)
+    recalls = np.linspace(0, 1, 101).tolist()  # torchmetrics rounds its own to float32
+    metric = MeanAveragePrecision(iou_type=kinds, rec_thresholds=recalls)
     metric.warn_on_many_detections = False  # of more than 100; COCO counts the best 100
     for index, prediction in enumerate(predictions):
         if "masks" in prediction:

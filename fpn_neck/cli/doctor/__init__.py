@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from fpn_neck.cli.doctor.environment import MM, examine_environment, installed
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
+from fpn_neck.utils.text import one_line
 
 
 def diagnose(config: str | None = None, size: tuple[int, int] | None = None) -> list[Section]:
@@ -38,7 +39,7 @@ def _examine_config(name: str, size: tuple[int, int] | None) -> list[Section]:
     try:
         from fpn_neck.cli.doctor.config import examine_config
     except Exception as e:  # other packages fail with any exception
-        why = reason(e) if installed("mmengine") else "mmengine is missing"
+        why = one_line(e, with_type=True) if installed("mmengine") else "mmengine is missing"
         return [Section(f"config {name}", problems=[Problem(f"{name} can't be read: {why}", MM)])]
     return examine_config(name, size)
 

@@ -9,8 +9,9 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.config.load import drop_pretraining
+from fpn_neck.utils.text import one_line
 
 
 def build_without_weights(cfg: Any, section: Section) -> nn.Module | None:
@@ -33,7 +34,9 @@ def build_without_weights(cfg: Any, section: Section) -> nn.Module | None:
                 "correct the type, or import what registers it: "
                 "custom_imports = dict(imports=['fpn_neck', ...])"
             )
-        section.problems.append(Problem(f"the model can't be built: {reason(e)}", remedy))
+        section.problems.append(
+            Problem(f"the model can't be built: {one_line(e, with_type=True)}", remedy)
+        )
         return None
 
 

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.datasets.check.findings import Finding
 from fpn_neck.datasets.check.heads import check_classes, check_weights, heads
+from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets
 
 _SHOWN = 8  # names of classes
@@ -57,7 +58,7 @@ def _metainfo(
             raise KeyError(f"{dataset['type']!r} is in no registry of data sets")
         return kind._load_metainfo(copy.deepcopy(dataset.get("metainfo")))
     except Exception as e:
-        what = f"{split}_dataloader.dataset: {reason(e)}"
+        what = f"{split}_dataloader.dataset: {one_line(e, with_type=True)}"
         remedy = "correct the data set's type and metainfo, or import what registers it"
         section.problems.append(Problem(what, remedy))
         return {}

@@ -11,9 +11,10 @@ from fpn_neck.cli.doctor.build import build_without_weights
 from fpn_neck.cli.doctor.classes import examine_classes
 from fpn_neck.cli.doctor.environment import PACKAGES, installed
 from fpn_neck.cli.doctor.pyramid import examine_pyramid
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.load import load_config
+from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets
 
 _SCOPES = ("mmdet", "mmseg")
@@ -52,7 +53,7 @@ def _load(name: str, section: Section) -> Any:
     try:
         return load_config(name)
     except ImportError as e:  # of custom_imports
-        what = f"{name} imports what is not there: {reason(e.__cause__ or e)}"
+        what = f"{name} imports what is not there: {one_line(e.__cause__ or e, with_type=True)}"
         remedy = "install it, or correct custom_imports in the config"
         section.problems.append(Problem(what, remedy))
         return None

@@ -11,8 +11,9 @@ from importlib.util import find_spec
 import torch
 
 from fpn_neck import __version__
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm import mmcv_ops
+from fpn_neck.utils.text import one_line
 
 MM = "pip install -e '.[mm]'"
 # Import name: the distributions that contain it, and what installs it.
@@ -75,7 +76,7 @@ def _import_problem(package: str) -> Problem | None:
         import_module(_PARTS.get(package, package))
         return None
     except Exception as e:  # other people's packages fail in any way
-        what = f"{package} is installed and cannot be imported: {reason(e)}"
+        what = f"{package} is installed and cannot be imported: {one_line(e, with_type=True)}"
         return Problem(what, _remedy(package, e))
 
 
@@ -155,7 +156,9 @@ def _scopes() -> Section:
         try:
             found = import_module(f"{framework}.registry").MODELS.get("fpn_neck.FPN")
         except Exception as e:
-            section.rows.append((framework, f"fpn_neck.FPN does not resolve: {reason(e)}"))
+            section.rows.append(
+                (framework, f"fpn_neck.FPN does not resolve: {one_line(e, with_type=True)}")
+            )
             continue  # the section of the versions names the cause
         if found is None:
             section.rows.append((framework, "fpn_neck.FPN does not resolve"))

@@ -9,8 +9,9 @@ from torch import nn
 
 from fpn_neck.cli.doctor.head_inputs import check_heads, check_inputs
 from fpn_neck.cli.doctor.levels import ChannelsDiffer, Level, measure_levels
-from fpn_neck.cli.doctor.section import Problem, Section, reason
+from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.datasets.check.heads import heads
+from fpn_neck.utils.text import one_line
 
 
 def examine_pyramid(config: Mapping[str, Any], model: nn.Module, size: tuple[int, int]) -> Section:
@@ -51,12 +52,13 @@ def _measure(
     except ChannelsDiffer as e:
         section.problems.append(Problem(str(e), f"model.neck.in_channels={e.given}"))
     except (ValueError, TypeError) as e:
-        what = f"backbone and neck don't run on {size[0]} x {size[1]} px: {reason(e)}"
+        why = one_line(e, with_type=True)
+        what = f"backbone and neck don't run on {size[0]} x {size[1]} px: {why}"
         section.problems.append(Problem(what, "correct model.backbone and model.neck, or --size"))
     except Exception as e:  # an operator that needs numbers
         if "exists only compiled" in str(e):  # an operator that our bridge for mmcv lacks
             what, _, remedy = str(e).partition("; to use it, ")
             section.problems.append(Problem(what, remedy))
         else:
-            section.rows.append(("unknown", reason(e)))
+            section.rows.append(("unknown", one_line(e, with_type=True)))
     return None
