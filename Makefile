@@ -40,10 +40,10 @@ two-step: $(VENV)/installed
 	  --rpn $(RPN) $$(cat $(TWO)/rpn/last_checkpoint) data/shapes/val/images/00000[1-6].jpg
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadfile -m ''
+	$(RUN) -m pytest -n 2 --dist worksteal -m ''
 
 # The same tests on the OneDL forks of the mm stack; then oldest and newest Python and torch on both
 # stacks, in environments of their own (noxfile.py).

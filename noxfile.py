@@ -11,7 +11,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["upstream", "onedl"]
 
-PYTEST = ("pytest", "-n", "2", "--dist", "loadfile")
+PYTEST = ("pytest", "-n", "2", "--dist", "worksteal")
 PAIRS = [
     nox.param("3.10", "torch==2.6.*", id="python3.10-torch2.6"),
     nox.param("3.11", "torch", id="python3.11"),
