@@ -7,6 +7,7 @@ from typing import Any
 
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.findings import Finding
+from fpn_neck.utils.walk import dicts
 
 # Their num_classes counts something else too: object or not, a boundary, things with stuff.
 _OWN_CLASSES = ("rpn_head", "semantic_head", "panoptic_fusion_head")
@@ -15,18 +16,11 @@ _OWN_CLASSES_TYPES = ("STDCHead",)
 
 def heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every head in a model's config with its path, such as ``model.roi_head.bbox_head[0]``."""
-    yield from _heads(model, "model", inside=False)
-
-
-def _heads(part: Any, path: str, inside: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(part, Mapping):
-        if inside and "type" in part:
-            yield path, part
-        for key, value in part.items():
-            yield from _heads(value, f"{path}.{key}", str(key).endswith("head"))
-    elif isinstance(part, (list, tuple)):
-        for i, value in enumerate(part):
-            yield from _heads(value, f"{path}[{i}]", inside)
+    for place, part in dicts(model):
+        names = [name for name in place if isinstance(name, str)]
+        if names and names[-1].endswith("head") and "type" in part:
+            steps = (f".{step}" if isinstance(step, str) else f"[{step}]" for step in place)
+            yield f"model{''.join(steps)}", part
 
 
 def check_classes(
@@ -55,8 +49,8 @@ def check_classes(
 
 def _numbers_of_classes(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for path, head in heads(model):
-        own = path.endswith(_OWN_CLASSES) or str(head["type"]).endswith(_OWN_CLASSES_TYPES)
-        key = "num_things_classes" if own else "num_classes"
+        is_special = path.endswith(_OWN_CLASSES) or str(head["type"]).endswith(_OWN_CLASSES_TYPES)
+        key = "num_things_classes" if is_special else "num_classes"
         if isinstance(head.get(key), int):
             yield f"{path}.{key}", head[key]
 
@@ -82,8 +76,8 @@ def _losses(head: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if isinstance(losses, Mapping):
             yield name, losses
         elif isinstance(losses, (list, tuple)):
-            dicts = ((i, loss) for i, loss in enumerate(losses) if isinstance(loss, Mapping))
-            yield from ((f"{name}[{i}]", loss) for i, loss in dicts)
+            numbered = ((i, loss) for i, loss in enumerate(losses) if isinstance(loss, Mapping))
+            yield from ((f"{name}[{i}]", loss) for i, loss in numbered)
 
 
 def _outputs(head: Mapping[str, Any], name: str, loss: Mapping[str, Any]) -> tuple[int, ...]:
