@@ -11,7 +11,9 @@ from itertools import chain
 import torch
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, all_reduce, barrier, get_world_size, is_main_process
-from mmengine.runner import find_latest_checkpoint
+
+from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.utils.text import one_line
 
 
 def any_process(flag: bool) -> bool:
@@ -35,13 +37,13 @@ def gather_errors(check: Callable[[], list[str]]) -> list[str]:
     try:
         lines = check() if int(os.environ["LOCAL_RANK"]) == 0 else []
     except (ValueError, TypeError, OSError) as e:
-        lines = [f"error: {' '.join(str(e).split())}"]
+        lines = [f"error: {one_line(e)}"]
     return list(dict.fromkeys(chain.from_iterable(all_gather_object(lines))))
 
 
 def differing_checkpoints(cfg: Config) -> list[str]:
     """An error line if the machines would start from different checkpoints."""
-    last = find_latest_checkpoint(cfg.work_dir) if cfg.get("resume") else None
+    last = last_checkpoint(cfg.work_dir) if cfg.get("resume") else None
     starts = all_gather_object((socket.gethostname(), str(cfg.get("load_from") or last)))
     if len({start for _, start in starts}) == 1:
         return []

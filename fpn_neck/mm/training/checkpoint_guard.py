@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import IterBasedTrainLoop, Runner, find_latest_checkpoint
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.resuming import check_resumable
 from fpn_neck.weights.checkpoints import find_state_dict, matching_weights
 
@@ -48,17 +49,17 @@ class CheckpointGuard(Hook):
             ValueError: weights of another model, see `matching_weights`, or NaN; when resuming,
                 what `check_resumable` raises.
         """
-        name = runner.cfg.get("load_from") or find_latest_checkpoint(runner.work_dir)
+        name = str(runner.cfg.get("load_from") or last_checkpoint(runner.work_dir))
         weights = find_state_dict(checkpoint)
         meta = checkpoint.get("meta")
         if isinstance(meta, dict):
             meta.pop("config", None)  # resuming would run its text as Python
         if isinstance(runner.model, FullyShardedDataParallel):
-            own: dict[str, Tensor] = {}  # a shard has no names and shapes to compare with
+            expected: dict[str, Tensor] = {}  # a shard has no names and shapes to compare with
         else:
-            own = _unwrapped(runner.model).state_dict()
+            expected = _unwrapped(runner.model).state_dict()
             weights = matching_weights(
-                own,
+                expected,
                 weights,
                 name,
                 allow_mismatch=self._allow_mismatch,
@@ -66,7 +67,7 @@ class CheckpointGuard(Hook):
             )
             if self._allow_mismatch or not isinstance(checkpoint.get("state_dict"), Mapping):
                 checkpoint["state_dict"] = weights  # mmengine looks nowhere else
-        _refuse_bad_values(weights, own, name)
+        _refuse_bad_values(weights, expected, name)
         if runner.cfg.get("resume"):
             check_resumable(runner, checkpoint, name)
 
@@ -82,10 +83,12 @@ class CheckpointGuard(Hook):
             )
 
 
-def _refuse_bad_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+def _refuse_bad_values(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str
+) -> None:
     """Refuse NaN and infinity, except where the model itself holds them, as masks do."""
     for key, value in weights.items():
-        if _is_bad(value) and not (key in own and _is_bad(own[key])):
+        if _is_bad(value) and not (key in expected and _is_bad(expected[key])):
             raise ValueError(
                 f"checkpoint {name}: {key} holds NaN or infinity, and so would every output: use "
                 "a checkpoint from before the training diverged"

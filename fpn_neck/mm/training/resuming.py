@@ -67,8 +67,8 @@ def _why_no_hub(hub: Any) -> str:
     return "holds no message_hub"
 
 
-def _why_no_schedules(own: Any, given: Any) -> str:
-    wanted, found = _counts(own), _counts(given)
+def _why_no_schedules(expected: Any, given: Any) -> str:
+    wanted, found = _counts(expected), _counts(given)
     if not any(wanted.values()) or wanted == found:
         return ""
     if not any(found.values()):
@@ -93,8 +93,8 @@ def _why_no_optimizers(runner: Runner, checkpoint: Mapping) -> str:
         state = state if isinstance(state, Mapping) else {}
         groups = state.get("param_groups")
         if not isinstance(groups, (list, tuple)) or not all(isinstance(g, dict) for g in groups):
-            of = f" of optimizer {name}" if name else " of the optimizer"
-            return f"holds no state{of} (published, or saved with save_optimizer=False)"
+            which = f"optimizer {name}" if name else "the optimizer"
+            return f"holds no state of {which} (published, or saved with save_optimizer=False)"
         kind = kinds.get(name) if isinstance(kinds, Mapping) else None
         why = _why_another_kind(optimizer, groups, kind)
         if not why and not isinstance(runner.model, FullyShardedDataParallel):  # has other groups
@@ -105,11 +105,11 @@ def _why_no_optimizers(runner: Runner, checkpoint: Mapping) -> str:
 
 
 def _why_another_kind(optimizer: Optimizer, groups: Sequence[dict], kind: str | None) -> str:
-    own = type(optimizer).__name__
+    configured = type(optimizer).__name__
     back = "(restore optim_wrapper.optimizer to resume)"
     if kind:
-        text = f"holds the state of another optimizer, {kind}, than {own} {back}"
-        return text if kind != own else ""
+        text = f"holds the state of another optimizer, {kind}, than {configured} {back}"
+        return text if kind != configured else ""
     # A key on one side only may come from another version of torch, or from a schedule.
     given = {key for group in groups for key in group} - _COMMON
     wanted = {key for group in optimizer.param_groups for key in group} - _COMMON
@@ -117,20 +117,20 @@ def _why_another_kind(optimizer: Optimizer, groups: Sequence[dict], kind: str | 
         return ""
     return (
         f"holds the state of another optimizer, with {', '.join(sorted(given - wanted))}, than "
-        f"{own}, with {', '.join(sorted(wanted - given))} {back}"
+        f"{configured}, with {', '.join(sorted(wanted - given))} {back}"
     )
 
 
 def _why_another_shape(optimizer: Optimizer, groups: Sequence[dict], state: Any) -> str:
-    own = [group["params"] for group in optimizer.param_groups]
+    expected = [group["params"] for group in optimizer.param_groups]
     given = [group.get("params", []) for group in groups]
-    if [len(group) for group in own] != [len(group) for group in given]:
+    if [len(group) for group in expected] != [len(group) for group in given]:
         return (
             f"holds the optimizer's state for groups of {[len(g) for g in given]} parameters, the "
-            f"model has {[len(g) for g in own]}"
+            f"model has {[len(g) for g in expected]}"
         )
     state = state if isinstance(state, Mapping) else {}
-    for parameter, key in zip(sum(own, []), sum(given, []), strict=True):
+    for parameter, key in zip(sum(expected, []), sum(given, []), strict=True):
         for name in _SHAPED:
             value = (state.get(key) or {}).get(name)
             if value is not None and value.shape != parameter.shape:
