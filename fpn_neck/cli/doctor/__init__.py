@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from fpn_neck.cli.doctor.environment import MM, examine_environment, installed
+from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.utils.text import one_line
 
@@ -40,7 +40,11 @@ def _examine_config(name: str, size: tuple[int, int] | None) -> list[Section]:
         from fpn_neck.cli.doctor.config import examine_config
     except Exception as e:  # other packages fail with any exception
         why = one_line(e, with_type=True) if installed("mmengine") else "mmengine is missing"
-        return [Section(f"config {name}", problems=[Problem(f"{name} can't be read: {why}", MM)])]
+        return [
+            Section(
+                f"config {name}", problems=[Problem(f"{name} can't be read: {why}", INSTALL_MM)]
+            )
+        ]
     return examine_config(name, size)
 
 

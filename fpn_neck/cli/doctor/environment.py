@@ -15,16 +15,16 @@ from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm import mmcv_ops
 from fpn_neck.utils.text import one_line
 
-MM = "pip install -e '.[mm]'"
+INSTALL_MM = "pip install -e '.[mm]'"
 # Import name: the distributions that contain it, and what installs it.
 PACKAGES = {
     "torch": (("torch",), "pip install torch"),
     "torchvision": (("torchvision",), "pip install -e '.[torchvision]'"),
     "timm": (("timm",), "pip install -e '.[timm]'"),
-    "mmengine": (("mmengine", "onedl-mmengine"), MM),
-    "mmcv": (("mmcv", "mmcv-lite", "onedl-mmcv"), MM),
-    "mmdet": (("mmdet", "onedl-mmdetection"), MM),
-    "mmseg": (("mmsegmentation", "onedl-mmsegmentation"), MM),
+    "mmengine": (("mmengine", "onedl-mmengine"), INSTALL_MM),
+    "mmcv": (("mmcv", "mmcv-lite", "onedl-mmcv"), INSTALL_MM),
+    "mmdet": (("mmdet", "onedl-mmdetection"), INSTALL_MM),
+    "mmseg": (("mmsegmentation", "onedl-mmsegmentation"), INSTALL_MM),
     "numpy": (("numpy",), "pip install numpy"),
 }
 STACK = ("mmengine", "mmcv", "mmdet", "mmseg")
@@ -87,7 +87,7 @@ def _remedy(package: str, error: Exception) -> str:
     if package == "torchvision":  # "operator torchvision::nms does not exist"
         return "pip install --upgrade torch torchvision, of one release"
     if package in STACK and len(installed("mmcv")) == 1:  # of another version, or another torch
-        return f"pip uninstall {' '.join(installed('mmcv'))}, then {MM}: versions that fit"
+        return f"pip uninstall {' '.join(installed('mmcv'))}, then {INSTALL_MM}: versions that fit"
     return PACKAGES[package][1]
 
 
@@ -102,12 +102,12 @@ def _stack(section: Section) -> str:
     names = [name for package in STACK for name in installed(package)]
     forks = [name for name in names if name.startswith("onedl-")]
     if not names:
-        return f"none: {MM}"
+        return f"none: {INSTALL_MM}"
     if forks and len(forks) < len(names):
         section.problems.append(
             Problem(
                 f"OneDL's forks and upstream's packages are mixed: {', '.join(names)}",
-                f"a fresh environment with {MM}, or with '.[onedl]' only",
+                f"a fresh environment with {INSTALL_MM}, or with '.[onedl]' only",
             )
         )
         return "mixed"

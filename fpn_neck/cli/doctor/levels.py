@@ -130,7 +130,7 @@ def fpn_sources(neck: FPNLike, inputs: Sequence[str], finest: str) -> list[str]:
 
 
 def _lateral_sources(neck: FPNLike, inputs: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Of the levels on the top-down path."""
+    """Where the levels on the top-down path come from."""
     # Only our FPN has these options; without laterals it has one for the coarsest map only.
     laterals, top_down = getattr(neck, "laterals", True), getattr(neck, "top_down", True)
     count = len(neck.lateral_convs) if laterals else neck.end_level + 1 - neck.start_level
@@ -148,7 +148,7 @@ def _lateral_sources(neck: FPNLike, inputs: Sequence[str], names: Sequence[str])
 def _extra_sources(
     neck: FPNLike, coarsest_input: str, names: Sequence[str], first: int
 ) -> list[str]:
-    """Of the levels from ``first`` on, which are coarser than the backbone's maps."""
+    """Where the levels from ``first`` on come from, which are coarser than the backbone's maps."""
     kind = getattr(neck, "extra_source", None)  # our FPN's
     kind = neck.add_extra_convs if kind is None else kind
     if not kind:
