@@ -51,7 +51,11 @@ def parse_args() -> Namespace:
         "--only", nargs="+", metavar="TEXT", help="only contestants with one of these in the name"
     )
     parser.add_argument(
-        "--skip", nargs="+", default=[], metavar="TEXT", help="no contestants with one of these"
+        "--skip",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="leave out contestants with one of these in the name",
     )
     parser.add_argument(
         "--quick",

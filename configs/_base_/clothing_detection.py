@@ -6,7 +6,7 @@ scale = (256, 384)  # the size a photo is fitted into, width, height
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(  # every detector shares it; those for boxes leave masks and label maps alone
+    dict(  # every detector shares it; those for boxes do not load masks and label maps
         type='LoadAnnotations',
         with_bbox=True,
         with_mask=True,

@@ -3,7 +3,7 @@ data_root = '{{$SHAPES_ROOT:data/shapes}}'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(  # every detector shares it; those for boxes leave masks and label maps alone
+    dict(  # every detector shares it; those for boxes do not load masks and label maps
         type='LoadAnnotations',
         with_bbox=True,
         with_mask=True,

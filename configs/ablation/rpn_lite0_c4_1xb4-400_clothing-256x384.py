@@ -1,4 +1,4 @@
-# Table 1 row (a): RPN on C4 alone, all five scales of anchors on it.
+# Table 1 row (a): RPN only on C4, all five scales of anchors on it.
 _base_ = [
     '../_base_/detectors/rpn_lite0.py',
     '../_base_/clothing_detection.py',

@@ -1,4 +1,4 @@
-# Table 1 row (b): RPN on C5 alone, all five scales of anchors on it.
+# Table 1 row (b): RPN only on C5, all five scales of anchors on it.
 _base_ = [
     '../_base_/detectors/rpn_lite0.py',
     '../_base_/clothing_detection.py',

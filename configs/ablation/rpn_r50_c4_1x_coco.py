@@ -1,4 +1,4 @@
-# Table 1 row (a): RPN on C4 alone, all five scales of anchors on it.
+# Table 1 row (a): RPN only on C4, all five scales of anchors on it.
 _base_ = 'mmdet::rpn/rpn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['fpn_neck'])
 model = dict(

@@ -1,4 +1,4 @@
-# Table 1 row (f): P2 alone, all five scales of anchors on it.
+# Table 1 row (f): only P2, all five scales of anchors on it.
 _base_ = 'mmdet::rpn/rpn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['fpn_neck'])
 model = dict(

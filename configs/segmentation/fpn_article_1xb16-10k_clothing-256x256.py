@@ -1,5 +1,5 @@
 # The article's model on correct labels: ResNet-34, pyramid 64, 3x3 chained in the top-down path,
-# segmentation 32, GN, sum, dropout 0.2, x4 bilinear, Dice alone, whole photos at 256 x 256.
+# segmentation 32, GN, sum, dropout 0.2, x4 bilinear, only Dice, whole photos at 256 x 256.
 # Masks are resized by nearest neighbour and stay label indices (the article resized them
 # bilinearly and scaled them to 0..1).
 _base_ = ['../_base_/fpn_lite0.py', '../_base_/clothing.py', '../_base_/runtime.py']

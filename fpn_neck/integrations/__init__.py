@@ -1,1 +1,1 @@
-"""Where `models.timm_backbone` and `models.torchvision_backbone` were before 0.2."""
+"""Old names of `models.timm_backbone` and `models.torchvision_backbone`; they go with 0.2."""

@@ -1,6 +1,6 @@
 """Lets mmengine, mmdet and mmseg read checkpoints by `fpn_neck.weights.checkpoints` only.
 
-On torch 2.6 and later mmengine 0.10 cannot read its own files, and of a download it runs the code.
+On torch 2.6 and later mmengine 0.10 cannot read its own files, and it runs the code in downloads.
 """
 
 from __future__ import annotations

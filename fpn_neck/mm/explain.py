@@ -114,7 +114,7 @@ def _parts(cfg: Config) -> list[tuple[Place, dict[str, Any]]]:
 def _parts_named_in(
     text: str, parts: list[tuple[Place, dict[str, Any]]]
 ) -> list[tuple[Place, dict[str, Any]]]:
-    """Those of a type that an error names, with a setting that it names; or with its value."""
+    """Parts whose type, and if possible a setting, an error names; else those with its value."""
     words = set(re.findall(r"\w+", text))
     named = [one for one in parts if _kind(one[1]).strip("'").split(".")[-1] in words]
     if named:

@@ -1,4 +1,4 @@
-"""Labels of a sample, before a loss gets them and reports no more than a wrong index."""
+"""Labels of a sample, checked before the loss, whose error would only name a wrong index."""
 
 from __future__ import annotations
 

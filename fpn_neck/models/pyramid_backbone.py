@@ -67,7 +67,7 @@ def _build(backbone: Mapping[str, Any] | str | nn.Module) -> nn.Module:
 
 
 def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Of a backbone's maps, declared or measured."""
+    """Channels and strides of a backbone's maps, declared or measured."""
     names = "out_channels", "strides"
     if declares(backbone, *names):
         channels, strides = declared(backbone, *names, remedy="one number per map")

@@ -117,7 +117,7 @@ def _sums(loss: PixelLoss, pixels: tuple[Tensor, ...]) -> Tensor:
 
 
 def _derivative(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:
-    """Of ``grad * loss`` by the loss's sums."""
+    """Gradients of ``grad * loss`` with respect to the loss's sums."""
     with torch.enable_grad():
         sums = sums.detach().requires_grad_()
         return torch.autograd.grad(loss.value(sums), sums, grad)[0]

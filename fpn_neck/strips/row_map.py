@@ -1,4 +1,4 @@
-"""Maps of which only a few rows exist at a time."""
+"""Maps that exist only a few rows at a time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RowMap:
         return cls(x.shape, x, lambda start, end: x[:, :, start:end])
 
     def finite(self) -> RowMap:
-        """With the largest finite number for an infinite one, which times a weight of 0 is NaN."""
+        """The map with the largest finite number instead of infinity: 0 * infinity is NaN."""
         info, rows = torch.finfo(self.like.dtype), self.rows
         return RowMap(self.shape, self.like, lambda *a: rows(*a).clamp(info.min, info.max))
 

@@ -31,7 +31,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     With FPN_NECK_TRACEBACK=1 in the environment, the whole traceback is shown instead.
     """
-    # The name of a file may hold bytes that are no text.
+    # The name of a file may hold bytes that are not text.
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -27,7 +27,7 @@ def add_mismatch_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-mismatch",
         action="store_true",
-        help="load the tensors that fit of a checkpoint of another model, and name the others",
+        help="if the checkpoint is of another model, load the tensors that fit and name the others",
     )
 
 

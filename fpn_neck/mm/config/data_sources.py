@@ -19,7 +19,7 @@ from fpn_neck.utils.walk import data_sets, dicts
 
 
 def data_sources(cfg: Config, *splits: str) -> list[DataSource]:
-    """The data sets of these splits, none twice, their files not listed yet."""
+    """The data sets of these splits, each once; their files are not listed yet."""
     names: list[tuple[dict, list[str]]] = []
     for split in splits:
         dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset")

@@ -1,4 +1,4 @@
-"""Config files of ours and of installed packages, read as mmengine's Config."""
+"""Our config files and those of installed packages, read as mmengine's Config."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _is_installed(name: str) -> bool:
 
 
 def drop_pretraining(model: Any) -> None:
-    """Make every TimmBackbone in a model config start empty: its checkpoint is about to come."""
+    """Let no TimmBackbone in a model config load weights: a checkpoint with all weights follows."""
     for _, part in dicts(model):
         if str(part.get("type")).endswith("TimmBackbone"):
             part.update(pretrained=False, checkpoint=None)
 
 
 def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    """A test pipeline without truth, starting from an array."""
+    """A test pipeline that starts from an array and loads no annotations."""
     rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
     return [{"type": "LoadImageFromNDArray"}, *rest]
 

@@ -53,7 +53,7 @@ class Drawer:
         return Image.fromarray(self._visualizer.get_image())
 
     def _drawable(self, sample: DetDataSample) -> DetDataSample:
-        """A copy that mmdet's visualizer can draw: it fails on void, and on no segments at all."""
+        """A copy that mmdet's visualizer can draw: it fails on void pixels and without segments."""
         sample = sample.clone()
         if self.class_agnostic:
             instances = sample.pred_instances

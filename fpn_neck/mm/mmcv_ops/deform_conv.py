@@ -105,7 +105,7 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **sizes: int,
 ) -> None:
-    """Overwrite `output` with the convolution v2; `bias` is (O,), or anything if not used."""
+    """Overwrite `output` with the convolution v2; `bias` is (O,), any tensor if not used."""
     used_bias, geometry = bias if with_bias else None, _v2_geometry(**sizes)
     size = geometry.output_size(input, weight)
     offset, mask = _first_numbers(offset, size), _first_numbers(mask, size)

@@ -50,7 +50,7 @@ def deform_roi_pool_backward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Overwrite the gradients of input and, where there are offsets, of these."""
+    """Overwrite the gradients of input and, if there are any, of the offsets."""
     regions, finite = safe_regions(rois, len(input))
     grad = grad_output.where(finite[:, None, None, None], 0)
     pool = partial(

@@ -11,7 +11,7 @@ from fpn_neck.losses import CrossEntropyLoss, PixelLoss
 
 
 def as_pixel_loss(module: nn.Module) -> PixelLoss | None:
-    """A pixel loss that computes what ``module`` does, or None if there is none.
+    """The pixel loss that equals ``module``, or None if there is none.
 
     For mmseg's CrossEntropyLoss that is softmax with the mean taken (mmseg 1.2,
     ``losses/cross_entropy_loss.py``).

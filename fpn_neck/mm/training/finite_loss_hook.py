@@ -50,7 +50,7 @@ class FiniteLossHook(RestoringHook):
         def checked_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             self._run_if_finite(runner, "loss", loss.detach(), update, loss, *args, **kwargs)
 
-        @wraps(step)  # mmengine's schedules look for their mark on it
+        @wraps(step)  # keeps the mark of mmengine's schedules, by which they find it
         def checked_step(**kwargs: Any) -> None:
             norm = _gradient_norm(wrapper)
             self._run_if_finite(runner, "norm of the gradient", norm, step, **kwargs)

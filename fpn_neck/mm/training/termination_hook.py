@@ -48,8 +48,8 @@ class TerminationHook(RestoringHook):
         self._exit_if_requested(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # No checkpoint is saved here: the model may hold averaged weights now, which are not those
-        # to go on with. And the processes may have different numbers of validation batches, so
+        # No checkpoint is saved here: the model may hold averaged weights now, with which training
+        # must not go on. And the processes may have different numbers of validation batches, so
         # they can't all ask for a stop here.
         saved = all(hook.saved_iter == runner.iter for hook in _checkpoint_hooks(runner))
         if saved and get_world_size() == 1:

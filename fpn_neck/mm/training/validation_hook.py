@@ -10,7 +10,7 @@ from fpn_neck.mm.registry import HOOKS
 
 @HOOKS.register_module()
 class ValidationHook(Hook):
-    """Makes up for the validation that was due at the checkpoint a run is resumed from.
+    """Validates first, if that was due when the checkpoint of a resumed run was saved.
 
     mmengine saves before it validates and goes on with the next iteration after resuming. The best
     checkpoint could be missed, and a run that was stopped at its last iteration had no result.
