@@ -1,4 +1,4 @@
-"""Write the generated shapes data set to a folder, once: ``make_shapes.py ROOT``."""
+"""Write the generated shapes data set to a folder, once: tools/make_shapes.py ROOT."""
 
 from __future__ import annotations
 
