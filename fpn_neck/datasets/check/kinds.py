@@ -74,7 +74,7 @@ BINARY_REDUCED = Kind(
 
 # COCO annotation files
 NOT_COCO = Kind(
-    "annotation file lacks what mmdet reads", "add it: see cocodataset.org, 'Data format'"
+    "annotation file is not in COCO's format", "correct it: see cocodataset.org, 'Data format'"
 )
 TWICE = Kind(
     "an id occurs twice in the annotation file", "number the entries again after joining files"
@@ -95,8 +95,12 @@ EMPTY_BOX = Kind(
     "box is empty", "remove it or draw it again; mmdet skips boxes below 1 px without a message"
 )
 NO_BOX = Kind(
-    "data set for training has no box of its classes",
-    "correct ann_file, or export the annotations again",
+    "data set for training has no box to train on",
+    "correct ann_file, or export the annotations again: each object with its own box, iscrowd 0",
+)
+FILTERED = Kind(
+    "filter_cfg or indices leaves no photo of the data set",
+    "set min_size below the photos' shorter side, or leave out filter_cfg and indices",
 )
 OUTSIDE = Kind(
     "box extends beyond its photo",
@@ -112,6 +116,33 @@ OUTLINE = Kind(
     "gives it, or remove the box",
 )
 MASK_SIZE = Kind("instance mask and photo differ in size", "make the mask at the photo's own size")
+
+# The annotation file of an evaluator
+NO_TRUTH = Kind(
+    "evaluator has no annotations",
+    "set its ann_file to that of the evaluated data set, or add 'instances' to the meta_keys of "
+    "PackDetInputs",
+)
+OTHER_TRUTH = Kind(
+    "evaluator judges other photos or boxes than the data set holds",
+    "set its ann_file to that of the evaluated data set; filter_cfg and indices don't reach it",
+)
+NO_SCORE = Kind(
+    "evaluator has no box of the classes that counts, so that every score is -1",
+    "correct its ann_file; for results without scores, set format_only=True and outfile_prefix",
+)
+NO_CROWD = Kind(
+    "evaluated annotation without a valid iscrowd",
+    "write iscrowd as a number: 0 for one object, 1 for a region of many",
+)
+ID_ZERO = Kind(
+    "evaluated annotation has an id that means 'not matched' or is no number",
+    "number the annotations from 1",
+)
+NO_INFO = Kind(
+    "evaluated file has no 'info', which the installed pycocotools reads",
+    'add "info": {} to the file, or install pycocotools 2.0.11 or later',
+)
 
 # The model's heads
 HEAD_CLASSES = Kind(
