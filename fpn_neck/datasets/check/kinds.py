@@ -46,6 +46,9 @@ CAPITALS = Kind(
 
 # Photos and label masks
 _AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL mode L), as PNG"
+NO_RANGE = Kind(
+    "photo holds numbers of no known range", "save it with 8 or 16 bits for each channel"
+)
 SIZE = Kind(
     "photo and mask differ in size", "take both from the same source, neither resized nor turned"
 )
@@ -79,6 +82,9 @@ NOT_COCO = Kind(
 TWICE = Kind(
     "an id occurs twice in the annotation file", "number the entries again after joining files"
 )
+MIXED_IDS = Kind(
+    "some ids of photos are numbers and others are texts", "write all of them as numbers"
+)
 CATEGORIES = Kind(
     "categories of the annotation file don't match classes",
     "set metainfo=dict(classes=...) to the categories' names in the file's order: mmdet gives "
@@ -92,7 +98,7 @@ NO_IMAGE = Kind(
     "annotation of a photo that its file doesn't list", "correct its image_id, or remove it"
 )
 EMPTY_BOX = Kind(
-    "box is empty", "remove it or draw it again; mmdet skips boxes below 1 px without a message"
+    "box is empty", "remove it or draw it again; training skips boxes below 1 px without a message"
 )
 NO_BOX = Kind(
     "data set for training has no box to train on",
@@ -132,7 +138,7 @@ NO_SCORE = Kind(
     "correct its ann_file; for results without scores, set format_only=True and outfile_prefix",
 )
 NO_CROWD = Kind(
-    "evaluated annotation without a valid iscrowd",
+    "annotation without a valid iscrowd, which the evaluation reads",
     "write iscrowd as a number: 0 for one object, 1 for a region of many",
 )
 ID_ZERO = Kind(

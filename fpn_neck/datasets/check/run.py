@@ -172,9 +172,8 @@ class DatasetCheck:
         report.findings += check_categories(name, content, classes)
         try:
             data = data._replace(photos=photos_left(source.dataset, content, source.indices))
-        except IndexError:
-            value = f"{report.name}: indices beyond the {len(content['images'])} photos of {name}"
-            report.findings.append(Finding(kinds.NOT_LISTED, self.config, value))
+        except Exception as error:  # of any type: indices or filter_cfg are none that mmdet takes
+            self._add_unlisted(report, error)
             return
         report.findings += _nothing_left(source, data)
         if len(data.photos) < len(content["images"]):

@@ -42,12 +42,12 @@ def _of_split(
     for metric in metrics:
         kind = _kind(metric["type"], cfg.get("default_scope"))
         given = metric.get("ann_file")
-        if not kind or "://" in (given or "") or metric.get("backend_args"):
+        if not kind or "://" in str(given) or metric.get("backend_args"):
             continue  # judges otherwise, or by a file elsewhere
         names = ("segm",) if kind == _OWN_PANOPTIC else _as_tuple(metric.get("metric", "bbox"))
         yield Evaluation(
             name,
-            given or None,
+            str(given) if given else None,
             names,
             panoptic=kind == _PANOPTIC,
             scores=not metric.get("format_only"),
@@ -69,15 +69,18 @@ def _has_metric_for_each_part(evaluator: Any) -> bool:
 def _kind(given: Any, scope: str | None) -> str:
     """The metric of which the type is, or is derived from; '' if it reads no COCO file."""
     in_scope = DefaultScope.overwrite_default_scope(scope)
-    with in_scope, METRICS.switch_scope_and_registry(None) as registry:
-        known = registry.get(given) if isinstance(given, str) else given
+    try:
+        with in_scope, METRICS.switch_scope_and_registry(None) as registry:
+            known = registry.get(given) if isinstance(given, str) else given
+    except Exception:  # of any type: mmengine tells it where the evaluator is built
+        return ""
     bases = [base.__name__ for base in getattr(known, "__mro__", ())]
     return next((n for n in (_PANOPTIC, _OWN_PANOPTIC, "CocoMetric") if n in bases), "")
 
 
 def _packs_instances(dataset: Mapping[str, Any]) -> bool:
-    return any("instances" in part.get("meta_keys", ()) for _, part in dicts(dataset))
+    return any("instances" in (part.get("meta_keys") or ()) for _, part in dicts(dataset))
 
 
 def _as_tuple(given: Any) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+    return tuple(map(str, given if isinstance(given, (list, tuple)) else [given]))
