@@ -286,7 +286,7 @@ def test_outlines_are_wanted_for_masks_only(small, tool):
 
 
 def test_labels_count_from_1_whatever_the_ids(small, tool):
-    """Label 0 is the detectors' background, and another file may number the categories otherwise."""
+    """Label 0 is the detectors' background, and another file may have other ids."""
     data = small(lambda content: content["annotations"][0].update(category_id=0))
     scenes = tool["Scenes"](data, "train")
     assert scenes.classes == {1: "cat", 2: "dog"}

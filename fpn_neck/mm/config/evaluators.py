@@ -79,7 +79,8 @@ def _kind(given: Any, scope: str | None) -> str:
 
 
 def _packs_instances(dataset: Mapping[str, Any]) -> bool:
-    return any("instances" in (part.get("meta_keys") or ()) for _, part in dicts(dataset))
+    keys = [part.get("meta_keys") for _, part in dicts(dataset)]
+    return any("instances" in one for one in keys if isinstance(one, (list, tuple)))
 
 
 def _as_tuple(given: Any) -> tuple[str, ...]:
