@@ -447,6 +447,12 @@ def test_instances_in_the_samples_judge(check, data):
     assert report["findings"] == []
 
 
+def test_indices_that_leave_no_photo_and_mask(check, data):
+    option = "train_dataloader.dataset.indices=0"
+    report = check(SEGMENTER, "--splits", "train", "--cfg-options", option)
+    only(report, kinds.FILTERED, SEGMENTER, "train: indices=0 leave none of 10 photos")
+
+
 def test_an_evaluator_may_be_one_of_a_list_or_a_class(check, write_config, data):
     text = f"""
 _base_ = {str(DETECTOR)!r}

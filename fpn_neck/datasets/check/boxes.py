@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.kinds import Kind
 
 _TOLERANCE = 1.0  # px that a box may extend beyond the photo
+T = TypeVar("T")
 Entry = Mapping[str, Any]  # of one of the lists in the file
 
 
@@ -19,7 +20,9 @@ def category_ids(content: Entry, classes: Collection[str]) -> set[Any]:
     return {category["id"] for category in content["categories"] if category["name"] in classes}
 
 
-def photos_left(dataset: Any, content: Entry, indices: int | Sequence[int] | None) -> list[Entry]:
+def photos_left(
+    dataset: Any, content: Entry, indices: int | Sequence[int] | None
+) -> Sequence[Entry]:
     """The photos that mmdet takes from the file.
 
     Args:
@@ -27,7 +30,7 @@ def photos_left(dataset: Any, content: Entry, indices: int | Sequence[int] | Non
         indices: the data set's setting of that name.
 
     Raises:
-        IndexError: the file has fewer photos than one of the indices.
+        IndexError: see `take`.
     """
     photos = list(content["images"])
     filters = {} if dataset.test_mode else dataset.filter_cfg or {}
@@ -36,11 +39,20 @@ def photos_left(dataset: Any, content: Entry, indices: int | Sequence[int] | Non
         photos = [photo for photo in photos if photo["id"] in with_box]
     least = filters.get("min_size", 0)
     photos = [photo for photo in photos if min(photo["width"], photo["height"]) >= least]
+    return take(photos, indices)
+
+
+def take(items: Sequence[T], indices: int | Sequence[int] | None) -> Sequence[T]:
+    """Those that a data set with these ``indices`` has.
+
+    Raises:
+        IndexError: there are fewer items than one of the indices.
+    """
     if indices is None:
-        return photos
+        return items
     if isinstance(indices, int):
-        return photos[:indices] if indices >= 0 else photos[indices:]
-    return [photos[i] for i in indices]
+        return items[:indices] if indices >= 0 else items[indices:]
+    return [items[i] for i in indices]
 
 
 def _photos_with_boxes(dataset: Any, content: Entry) -> set[Any]:

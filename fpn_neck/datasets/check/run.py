@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets.check import kinds
-from fpn_neck.datasets.check.boxes import Entry, count_left_out, photos_left, trained_boxes
+from fpn_neck.datasets.check.boxes import Entry, count_left_out, photos_left, take, trained_boxes
 from fpn_neck.datasets.check.coco import Boxes, check_annotations, check_categories, read_coco
 from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
 from fpn_neck.datasets.check.findings import Finding, Track, attempt
@@ -122,6 +122,7 @@ class DatasetCheck:
             return
         try:
             pairs = mask_pairs(source.dataset, reading is not None)
+            left = take(pairs, source.indices)
         except Exception as error:  # of any type: the data set's class or the framework raises it
             self._add_unlisted(report, error)
             return
@@ -130,6 +131,9 @@ class DatasetCheck:
             if file.is_file():
                 where = f"no name in {file}"
             report.findings.append(Finding(kinds.EMPTY, self.config, f"{report.name}: {where}"))
+        elif not left:
+            value = f"{report.name}: indices={source.indices} leave none of {len(pairs)} photos"
+            report.findings.append(Finding(kinds.FILTERED, self.config, value))
         if not self.quick and reading:
             report.findings += left_over(dataset, pairs)
         report.findings += [] if self.quick else repeated(dataset, pairs)
