@@ -653,8 +653,23 @@ def test_mmdets_panoptic_data_set(check, data):
     assert report["findings"] == []
     (part,) = report["data_sets"]
     assert part["photos"] == 10 and part["histograms"][0]["labels"][3]["boxes"] == 10
+    for spoil, kind, value in (
+        (lambda c: c["categories"][2].pop("isthing"), kinds.NOT_COCO, "'car': no isthing"),
+        (lambda c: _segments(c, category_id=99), kinds.NO_BOX, "10 of none of the 80 classes"),
+        (lambda c: _segments(c, iscrowd=1), kinds.NO_BOX, "10 with iscrowd set"),
+    ):
+        changed = json.loads(json.dumps(content))
+        spoil(changed)
+        path.write_text(json.dumps(changed))
+        only(check(*arguments), kind, "instances_train.json", value)
+    path.write_text(json.dumps(content))
     photo(data).unlink()
     only(check(*arguments), kinds.MISSING, "000003.jpg", "no such file")
+
+
+def _segments(content, **changes):
+    for one in content["annotations"]:
+        one["segments_info"][0].update(changes)
 
 
 @pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])

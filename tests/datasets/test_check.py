@@ -595,6 +595,15 @@ def test_segments_of_a_panoptic_file(tmp_path):
         coco_file.read_coco(path, panoptic=True)
 
 
+def test_a_panoptic_file_of_more_categories_than_classes():
+    content = coco(categories=[{"id": 20, "name": "dog", "isthing": 1}])
+    assert coco_file.check_panoptic("f.json", content, CLASSES) == []
+    found = coco_file.check_panoptic("f.json", content, ("cat",))
+    one(found, kinds.CATEGORIES, "segments of 'dog'")
+    found = coco_file.check_panoptic("f.json", coco(), CLASSES)
+    one(found, kinds.NOT_COCO, "'cat', 'dog': no isthing")
+
+
 def test_a_subset_of_the_categories_passes():
     assert coco_file.check_categories("f.json", coco(), ("dog",)) == []
     found = coco_file.check_annotations("f.json", coco(box={"category_id": 10}), ("dog",))

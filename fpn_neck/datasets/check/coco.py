@@ -127,6 +127,21 @@ def check_categories(
     return [Finding(kinds.CATEGORIES, file, value)]
 
 
+def check_panoptic(file: str, content: Mapping[str, Any], classes: Sequence[str]) -> list[Finding]:
+    """Check what mmdet wants of a panoptic file only: ``isthing``, and segments of classes only."""
+    lacking = [c["name"] for c in content["categories"] if "isthing" not in c]
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    segments = Counter(names.get(one["category_id"], "") for one in content["annotations"])
+    others = [name for name in segments if name and name not in classes]
+    findings = []
+    if lacking:
+        findings.append(Finding(kinds.NOT_COCO, file, f"categories {_quoted(lacking)}: no isthing"))
+    if others:
+        value = f"segments of {_quoted(others)}, and a panoptic data set takes its classes only"
+        findings.append(Finding(kinds.CATEGORIES, file, value))
+    return findings
+
+
 def check_annotations(
     file: str,
     content: Mapping[str, Any],

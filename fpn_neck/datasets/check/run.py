@@ -13,7 +13,13 @@ import numpy as np
 
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.boxes import Entry, count_left_out, photos_left, take, trained_boxes
-from fpn_neck.datasets.check.coco import Boxes, check_annotations, check_categories, read_coco
+from fpn_neck.datasets.check.coco import (
+    Boxes,
+    check_annotations,
+    check_categories,
+    check_panoptic,
+    read_coco,
+)
 from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
 from fpn_neck.datasets.check.findings import Finding, Track, attempt
 from fpn_neck.datasets.check.heads import check_classes
@@ -174,6 +180,8 @@ class DatasetCheck:
         """Categories, what is left for training, what the evaluators need, and every box."""
         name, content, classes = data.file.as_posix(), data.content, data.classes
         report.findings += check_categories(name, content, classes)
+        if data.panoptic:
+            report.findings += check_panoptic(name, content, classes)
         try:
             data = data._replace(photos=photos_left(source.dataset, content, source.indices))
         except Exception as error:  # of any type: indices or filter_cfg are none that mmdet takes
@@ -234,7 +242,8 @@ class DatasetCheck:
 
 def _nothing_left(source: DataSource, data: Evaluated) -> list[Finding]:
     """Whether mmdet's rules leave no photo, or no box for training."""
-    content, classes, file = data.content, data.classes, data.file.as_posix()
+    content, file = data.content, data.file.as_posix()
+    classes = source.dataset.metainfo.get("thing_classes", data.classes)
 
     def has_box(photos: Sequence[Entry]) -> bool:
         return next(trained_boxes(content, classes, photos), None) is not None
