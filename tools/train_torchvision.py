@@ -1,16 +1,18 @@
 """Train a torchvision detector on our neck: tools/train_torchvision.py DATA --out DIR.
 
 DATA is a folder as tools/make_shapes.py writes it: COCO annotations/instances_{train,val}.json and
-the photos in {train,val}/images. DIR gets checkpoint.pth, metrics.json and, in pictures/,
-validation scenes with true boxes on the left and predicted ones on the right.
+the photos in {train,val}/images. Both are checked before training. DIR gets checkpoint.pth,
+metrics.json and, in pictures/, validation scenes with true boxes on the left and predicted ones on
+the right.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from datetime import timedelta
 from functools import partial
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.detection import MeanAveragePrecision
@@ -31,6 +34,8 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
+from fpn_neck.datasets.check.findings import RefusedData
+from fpn_neck.datasets.check.instances import check_instances, highest_value
 from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
 from fpn_neck.utils.arguments import check_device, check_whole
@@ -73,23 +78,31 @@ def parse_args() -> Namespace:
 
 
 class Scenes(CocoDetection):
-    """Image (3, H, W), float in 0..1, and the target as torchvision's detectors expect it."""
+    """Image (3, H, W), float in 0..1, and the target as torchvision's detectors expect it.
 
-    def __init__(self, data: Path, split: str, augment: bool = False) -> None:
-        annotations = data / f"annotations/instances_{split}.json"
-        if not annotations.is_file():
-            raise FileNotFoundError(
-                f"{annotations}: no such file; write a data set with tools/make_shapes.py {data}"
-            )
-        try:
-            with redirect_stdout(StringIO()):  # pycocotools prints what it does
-                super().__init__(data / split / "images", annotations)
-        except (ValueError, AssertionError, LookupError, TypeError) as e:
-            raise ValueError(f"{annotations}: not a COCO file ({e}); write it again") from e
-        if not self.ids or not self.coco.cats:
-            raise ValueError(f"{annotations}: it holds no images or no categories")
-        self.augment = augment
-        self.classes = {i: c["name"] for i, c in self.coco.cats.items()}
+    Labels count from 1 in the order of ``classes``; 0 is the detectors' background.
+
+    Args:
+        classes: names of the categories that are taken; None takes all of the file.
+        masks: whether targets hold masks.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        split: str,
+        augment: bool = False,
+        classes: Sequence[str] | None = None,
+        masks: bool = True,
+    ) -> None:
+        annotations, photos = places(data, split)
+        with redirect_stdout(StringIO()):  # pycocotools prints what it does
+            super().__init__(photos, annotations)
+        self.augment, self.masks = augment, masks
+        names = {i: c["name"] for i, c in self.coco.cats.items()}
+        self.classes = dict(enumerate(classes or names.values(), 1))
+        labels = {name: label for label, name in self.classes.items()}
+        self.labels = {i: labels[name] for i, name in names.items() if name in labels}
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         sample = self.load(index, crowds=False)
@@ -97,23 +110,72 @@ class Scenes(CocoDetection):
 
     def load(self, index: int, crowds: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Image and target, not flipped; with or without crowds (regions of many objects)."""
-        image, objects = super().__getitem__(index)
-        image = TF.to_dtype(TF.to_image(image), torch.float32, scale=True)
-        objects = [
-            o for o in objects if min(o["bbox"][2:]) > 0 and (crowds or not o.get("iscrowd"))
-        ]
+        photo = self.coco.imgs[self.ids[index]]
+        image = read_photo(self.root / photo["file_name"])
         size = tuple(image.shape[-2:])
-        boxes = torch.tensor([o["bbox"] for o in objects]).reshape(-1, 4)
-        masks = np.array([self.coco.annToMask(o) for o in objects]).reshape(-1, *size)
+        if size != (photo["height"], photo["width"]):
+            expected = f"its annotation {photo['width']}x{photo['height']} px"
+            raise ValueError(f"{photo['file_name']} is {size[1]}x{size[0]}, {expected}")
+        objects = [
+            o
+            for o in self.coco.imgToAnns[photo["id"]]
+            if o["category_id"] in self.labels
+            and min(o["bbox"][2:]) > 0
+            and (crowds or not o.get("iscrowd"))
+        ]
+        boxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(-1, 4)
         target = {
             "boxes": BoundingBoxes(
                 box_convert(boxes, "xywh", "xyxy"), format="XYXY", canvas_size=size
             ),
-            "labels": torch.tensor([o["category_id"] for o in objects], dtype=torch.int64),
-            "masks": Mask(masks, dtype=torch.uint8),
+            "labels": torch.tensor([self.labels[o["category_id"]] for o in objects]).long(),
             "iscrowd": torch.tensor([o.get("iscrowd", 0) for o in objects], dtype=torch.int64),
         }
+        if self.masks:
+            masks = [torch.from_numpy(self.coco.annToMask(o)) for o in objects]
+            target["masks"] = Mask(torch.stack(masks) if masks else torch.zeros(0, *size).byte())
         return image, target
+
+
+def places(data: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the folder of the photos."""
+    return data / f"annotations/instances_{split}.json", data / split / "images"
+
+
+def read_photo(path: Path) -> Tensor:
+    """The photo, float (3, H, W) in 0..1, turned as its EXIF tag says.
+
+    Raises:
+        ValueError: it can't be decoded.
+    """
+    try:
+        with Image.open(path) as file:
+            highest = highest_value(file)
+            photo = ImageOps.exif_transpose(file) if "exif" in file.info else file.copy()
+    except Exception as error:  # decoders raise errors of many types
+        raise ValueError(f"{path}: cannot be decoded ({error}); copy it again") from error
+    if highest == 255:
+        return TF.to_dtype(TF.to_image(photo.convert("RGB")), torch.float32, scale=True)
+    grey = np.asarray(photo).astype(np.float32) / highest
+    return torch.from_numpy(grey).repeat(3, 1, 1)
+
+
+def check(data: Path, model: str) -> None:
+    """Check annotations and photos of both splits; only the photos' headers are read.
+
+    Raises:
+        FileNotFoundError: an annotation file is missing.
+        RefusedData: what would stop or spoil the training.
+    """
+    for split in ("train", "val"):
+        annotations, photos = places(data, split)
+        if not annotations.is_file():
+            raise FileNotFoundError(
+                f"{annotations}: no such file; write a data set with tools/make_shapes.py {data}"
+            )
+        findings = check_instances(annotations, photos, outlines=model == "maskrcnn")
+        if findings:
+            raise RefusedData(findings)
 
 
 def loader(scenes: Scenes, batch_size: int, shuffle: bool = False) -> DataLoader:
@@ -236,12 +298,20 @@ def draw(scenes: Scenes, index: int, prediction: dict[str, Tensor]) -> Tensor:
     return torch.cat(panels, dim=2)
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     check_device(args.device)
+    try:
+        check(args.data, args.model)
+    except RefusedData as refused:
+        print("\n".join(f"error: {line}" for line in refused.brief()), file=sys.stderr)
+        return 2
     torch.manual_seed(args.seed)
-    train_scenes, val_scenes = Scenes(args.data, "train", augment=True), Scenes(args.data, "val")
-    num_classes = max(train_scenes.classes) + 1
+    masks = args.model == "maskrcnn"
+    train_scenes = Scenes(args.data, "train", augment=True, masks=masks)
+    names = list(train_scenes.classes.values())
+    val_scenes = Scenes(args.data, "val", classes=names, masks=masks)
+    num_classes = len(names) + 1
     model = build_model(args.model, num_classes, tuple(args.size)).to(args.device)
     train(model, train_scenes, args)
     about = {"model": args.model, "num_classes": num_classes, "size": list(args.size)}
@@ -254,11 +324,11 @@ def main() -> None:
     shown = np.linspace(0, len(predictions) - 1, min(args.pictures, len(predictions))).astype(int)
     for i in map(int, shown):
         picture = TF.to_pil_image(draw(val_scenes, i, predictions[i]))
-        write_whole(
-            args.out / f"pictures/{val_scenes.ids[i]:06d}.png", partial(picture.save, format="PNG")
-        )
+        name = str(val_scenes.ids[i]).zfill(6).replace("/", "_")
+        write_whole(args.out / f"pictures/{name}.png", partial(picture.save, format="PNG"))
     print("  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
     print(f"checkpoint, metrics and pictures: {args.out}")
+    return 0
 
 
 if __name__ == "__main__":

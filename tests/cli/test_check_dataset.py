@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from argparse import ArgumentParser
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools", "rich"):
     pytest.importorskip(_package)
 
 from fpn_neck.datasets.check import kinds  # noqa: E402
+from fpn_neck.datasets.check.findings import RefusedData  # noqa: E402
+from fpn_neck.mm.config.arguments import Options  # noqa: E402
 from fpn_neck.mm.config.data_sources import check_files  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 
@@ -341,9 +344,125 @@ def test_training_without_boxes(check, data, absent):
             del content["annotations"]
 
     edit(data, drop, "val")
-    assert check(DETECTOR)["findings"] == []
+    only(check(DETECTOR), kinds.NO_SCORE, "instances_val.json", "0 annotations")
+    options = [f"{name}_evaluator.format_only=True" for name in ("val", "test")]
+    assert check(DETECTOR, "--cfg-options", *options)["findings"] == []
     edit(data, drop)
-    only(check(DETECTOR), kinds.NO_BOX, "instances_train.json", "0 annotations")
+    report = check(DETECTOR, "--cfg-options", *options)
+    only(report, kinds.NO_BOX, "instances_train.json", "0 annotations")
+
+
+def _each(split, **changes):
+    """Change every annotation; None removes a key."""
+
+    def spoil(root):
+        def function(content):
+            for one in content["annotations"]:
+                one.update(changes)
+                [one.pop(key) for key, value in changes.items() if value is None]
+
+        edit(root, function, split)
+
+    return spoil
+
+
+def _numbered_from_0(root):
+    def function(content):
+        for i, one in enumerate(content["annotations"]):
+            one["id"] = i
+
+    edit(root, function, "val")
+
+
+def _nothing(root):
+    pass
+
+
+TRAIN_FILE, VAL_FILE = "instances_train.json", "instances_val.json"
+SILENT = {
+    "crowds only": (_each("train", iscrowd=1), (), "NO_BOX", TRAIN_FILE, " with iscrowd set"),
+    "ignored only": (_each("train", ignore=1), (), "NO_BOX", TRAIN_FILE, " with ignore set"),
+    "filtered": (
+        _nothing,
+        ["train_dataloader.dataset.filter_cfg.min_size=999"],
+        *("FILTERED", TRAIN_FILE, "leave none of 10 photos"),
+    ),
+    "no photo of it": (
+        _nothing,
+        ["train_dataloader.dataset.indices=0"],
+        *("FILTERED", TRAIN_FILE, "indices=0 leave none of 10 photos"),
+    ),
+    "no iscrowd": (_each("val", iscrowd=None), (), "NO_CROWD", VAL_FILE, "iscrowd None"),
+    "id 0": (_numbered_from_0, (), "ID_ZERO", VAL_FILE, "annotation 0 of"),
+    "crowds judge": (_each("val", iscrowd=1), (), "NO_SCORE", VAL_FILE, "none of them"),
+    "no outlines": (
+        _each("val", segmentation=None),
+        ["val_evaluator.metric=[bbox,segm]"],
+        *("NO_OUTLINE", VAL_FILE, "segmentation None"),
+    ),
+    "training file judges": (
+        _nothing,
+        ["val_evaluator.ann_file={data}/annotations/instances_train.json"],
+        *("OTHER_TRUTH", "val_evaluator.ann_file", "of its 10 photos are not shown"),
+    ),
+    "fewer photos": (
+        _nothing,
+        ["val_dataloader.dataset.indices=3"],
+        *("OTHER_TRUTH", "val_evaluator.ann_file", "1 of its 4 photos are not shown"),
+    ),
+    "no annotations": (
+        _nothing,
+        ["val_evaluator.ann_file=None"],
+        *("NO_TRUTH", "faster-rcnn_lite0_fpn_demo_shapes-256x320.py", "ann_file=None"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_what_would_train_or_score_wrong_without_a_word(check, data, case):
+    """The quick check before training finds it, too."""
+    spoil, options, kind, file, value = SILENT[case]
+    spoil(data)
+    options = [option.format(data=data) for option in options]
+    arguments = ["--cfg-options", *options] if options else []
+    found = check(DETECTOR, "--splits", "train", "val", *arguments)["findings"]
+    assert {one["rule"] for one in found} == {getattr(kinds, kind).rule}
+    assert found[0]["file"].endswith(file) and value in found[0]["value"], found
+    if kind != "NO_OUTLINE":  # the full check names each of these
+        assert len(found) == 1
+    parser = ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=Options)
+    cfg = load_config(str(DETECTOR), parser.parse_args(arguments).cfg_options)
+    with pytest.raises(RefusedData) as refused:
+        check_files(cfg, str(DETECTOR), "train", "val")
+    (finding,) = refused.value.findings
+    assert finding.kind == getattr(kinds, kind)
+    assert finding.file.endswith(file) and value in finding.value
+
+
+def test_instances_in_the_samples_judge(check, data):
+    keys = "[img_id,img_path,ori_shape,img_shape,scale_factor,instances]"
+    options = ["val_evaluator.ann_file=None", f"val_dataloader.dataset.pipeline.3.meta_keys={keys}"]
+    report = check(DETECTOR, "--splits", "val", "--cfg-options", *options)
+    assert report["findings"] == []
+
+
+def test_indices_that_leave_no_photo_and_mask(check, data):
+    option = "train_dataloader.dataset.indices=0"
+    report = check(SEGMENTER, "--splits", "train", "--cfg-options", option)
+    only(report, kinds.FILTERED, SEGMENTER, "train: indices=0 leave none of 10 photos")
+
+
+def test_an_evaluator_may_be_one_of_a_list_or_a_class(check, write_config, data):
+    text = f"""
+_base_ = {str(DETECTOR)!r}
+file = {str(data / "annotations/instances_train.json")!r}
+val_evaluator = [
+    dict(type='mmdet.CocoMetric', ann_file={{{{_base_.val_evaluator.ann_file}}}}),
+    dict(type='CocoMetric', ann_file=file, prefix='other', _delete_=True)]
+"""
+    report = check(write_config("several", text), "--splits", "val")
+    only(report, kinds.OTHER_TRUTH, "several.py: val_evaluator.ann_file", "instances_train.json")
 
 
 def test_a_photo_of_two_entries(check, data):
@@ -534,8 +653,23 @@ def test_mmdets_panoptic_data_set(check, data):
     assert report["findings"] == []
     (part,) = report["data_sets"]
     assert part["photos"] == 10 and part["histograms"][0]["labels"][3]["boxes"] == 10
+    for spoil, kind, value in (
+        (lambda c: c["categories"][2].pop("isthing"), kinds.NOT_COCO, "'car': no isthing"),
+        (lambda c: _segments(c, category_id=99), kinds.NO_BOX, "10 of none of the 80 classes"),
+        (lambda c: _segments(c, iscrowd=1), kinds.NO_BOX, "10 with iscrowd set"),
+    ):
+        changed = json.loads(json.dumps(content))
+        spoil(changed)
+        path.write_text(json.dumps(changed))
+        only(check(*arguments), kind, "instances_train.json", value)
+    path.write_text(json.dumps(content))
     photo(data).unlink()
     only(check(*arguments), kinds.MISSING, "000003.jpg", "no such file")
+
+
+def _segments(content, **changes):
+    for one in content["annotations"]:
+        one["segments_info"][0].update(changes)
 
 
 @pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])

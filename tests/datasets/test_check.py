@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fpn_neck.datasets.check import boxes, evaluation, heads, kinds, outlines
 from fpn_neck.datasets.check import coco as coco_file
-from fpn_neck.datasets.check import heads, kinds, outlines
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, RefusedData, attempt
 from fpn_neck.datasets.check.masks import Pair, Reading, Tally, examine
 from fpn_neck.datasets.check.run import Histogram
@@ -347,10 +347,197 @@ def test_a_byte_order_mark(tmp_path):
     assert one(findings, kinds.BOM, "U+FEFF").file == path.as_posix()
 
 
-def test_has_boxes():
-    assert coco_file.has_boxes(coco(), CLASSES)
-    assert not coco_file.has_boxes(coco(), ("cat",))
-    assert not coco_file.has_boxes(coco() | {"annotations": []}, CLASSES)
+def trained(content, classes=CLASSES):
+    return list(boxes.trained_boxes(content, classes, content["images"]))
+
+
+def test_boxes_to_train_on():
+    assert trained(coco()) == coco()["annotations"]
+    assert not trained(coco(), ("cat",))
+    assert not trained(coco() | {"annotations": []})
+
+
+def test_boxes_are_left_out_by_mmdets_own_rules():
+    """Each of a thousand random boxes is trained on if mmdet's data set says so."""
+    pytest.importorskip("mmdet")
+    from mmdet.datasets import CocoDataset
+
+    draw = np.random.default_rng(0)
+    dataset = CocoDataset(metainfo=dict(classes=CLASSES), data_prefix=dict(img=""), lazy_init=True)
+    dataset.cat_ids, dataset.cat2label = [10, 20], {10: 0, 20: 1}
+    taken = 0
+    for _ in range(1000):
+        flags = {n: v for n in ("iscrowd", "ignore") if (v := draw.choice([None, 0, 0, 0, 1]))}
+        box = (draw.integers(-8, 32, 4) / 2).tolist()
+        changes = {"bbox": box, "area": int(draw.integers(0, 9)), "category_id": 10, **flags}
+        content = coco(box=changes)
+        photo = content["images"][0] | {"img_id": 1}
+        raw = {"raw_img_info": photo, "raw_ann_info": content["annotations"]}
+        instances = dataset.parse_data_info(raw)["instances"]
+        expected = any(not instance["ignore_flag"] for instance in instances)
+        assert bool(trained(content)) == expected, content
+        assert (coco_file.check_annotations("f", content, CLASSES).boxes.sum() == 1) == expected
+        taken += expected
+    assert 100 < taken < 900
+
+
+@pytest.mark.parametrize(
+    ("filters", "test_mode", "indices"),
+    [
+        (None, False, None),
+        ({"filter_empty_gt": True}, False, None),
+        ({"filter_empty_gt": True, "min_size": 32}, False, None),
+        ({"min_size": 32}, True, None),
+        ({"min_size": 99}, False, None),
+        ({"min_size": 32}, False, 2),
+        (None, True, -3),
+        (None, True, [4, 0]),
+        (None, True, 0),
+    ],
+)
+def test_photos_are_left_out_by_mmdets_own_rules(tmp_path, filters, test_mode, indices):
+    pytest.importorskip("mmdet")
+    from mmdet.datasets import CocoDataset
+
+    content = coco()
+    photo, box = content["images"][0], content["annotations"][0]
+    content["images"] = [photo | {"id": i, "width": 8 * i, "height": 60} for i in range(1, 9)]
+    content["annotations"] = [
+        box | {"id": i, "image_id": i, "iscrowd": i % 2, "category_id": 10 * (1 + i % 3)}
+        for i in range(1, 8)
+    ]
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    dataset = CocoDataset(
+        ann_file=str(tmp_path / "f.json"),
+        metainfo=dict(classes=CLASSES),
+        data_prefix=dict(img=""),
+        filter_cfg=filters,
+        test_mode=test_mode,
+        indices=indices,
+        serialize_data=False,
+    )
+    left = boxes.photos_left(dataset, content, indices)
+    assert [p["id"] for p in left] == [dataset[i]["img_id"] for i in range(len(dataset))]
+
+
+# ------------------------------------------------------------------------------ evaluated files
+
+
+def truth(**changes):
+    """A file that can be evaluated."""
+    return coco(box={"iscrowd": 0, **changes.pop("box", {})}, **changes) | {"info": {}}
+
+
+def of_truth(content, **options):
+    return evaluation.check_truth("f.json", content, CLASSES, **options)
+
+
+def test_a_right_file_to_evaluate():
+    assert of_truth(truth()) == of_truth(truth(box={"segmentation": [[1]]}), outlines=True) == []
+
+
+@pytest.mark.parametrize(
+    ("box", "kind", "word"),
+    [
+        ({"iscrowd": None}, kinds.NO_CROWD, "iscrowd None"),
+        ({"iscrowd": ""}, kinds.NO_CROWD, "iscrowd ''"),
+        ({"id": 0}, kinds.ID_ZERO, "annotation 0 of a.jpg: id 0"),
+        ({"id": "0"}, kinds.ID_ZERO, "id '0'"),
+        ({"id": "first"}, kinds.ID_ZERO, "id 'first'"),
+        ({"iscrowd": 1}, kinds.NO_SCORE, "1 annotations, 1 of the classes"),
+        ({"category_id": 30}, kinds.NO_SCORE, "1 annotations, 0 of the classes"),
+    ],
+)
+def test_what_an_evaluator_needs(box, kind, word):
+    one(of_truth(truth(box=box)), kind, word)
+
+
+def test_annotations_without_iscrowd_and_outline():
+    one(of_truth(coco() | {"info": {}}), kinds.NO_CROWD, "1 of 1 annotations", "iscrowd None")
+    one(of_truth(truth(), outlines=True), kinds.NO_OUTLINE, "segmentation None")
+
+
+def test_an_info_is_wanted_by_some_versions_of_pycocotools(monkeypatch):
+    coco_api = pytest.importorskip("pycocotools.coco").COCO
+    content = truth()
+    del content["info"]
+    for wants in (False, True):
+
+        def load(self, found, wants=wants):
+            return self.dataset["info"] if wants else self
+
+        monkeypatch.setattr(coco_api, "loadRes", load)
+        evaluation.needs_info.cache_clear()
+        rules = [finding.kind for finding in of_truth(content)]
+        assert rules == [kinds.NO_INFO] * wants
+    evaluation.needs_info.cache_clear()
+
+
+def judged(tmp_path, other, **settings):
+    """The findings of an evaluator by the file ``other`` on a data set of three photos."""
+    ours = photos_of(1, 2, 3)
+    for name, content in (("ours", ours), ("other", other)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    data = evaluation.Evaluated(tmp_path / "ours.json", ours, ours["images"], CLASSES)
+    evaluator = evaluation.Evaluation("val_evaluator", str(tmp_path / "other.json"), **settings)
+    return evaluation.check_evaluation("c.py", evaluator, data)
+
+
+def photos_of(*ids):
+    content = truth()
+    photo, box = content["images"][0], content["annotations"][0]
+    content["images"] = [photo | {"id": i, "file_name": f"val/{i}.jpg"} for i in ids]
+    content["annotations"] = [box | {"id": i, "image_id": i, "bbox": [1, 2, 3, 4]} for i in ids]
+    return content
+
+
+def test_an_evaluator_by_a_copy_of_the_file(tmp_path):
+    assert judged(tmp_path, photos_of(1, 2, 3)) == judged(tmp_path, photos_of(3, 2, 1)) == []
+
+
+def test_an_evaluator_by_another_file(tmp_path):
+    found = judged(tmp_path, photos_of(1, 2))
+    assert one(found, kinds.OTHER_TRUTH, "1 of the data set's 3", "ids 3").file.startswith("c.py")
+    one(judged(tmp_path, photos_of(1, 2, 3, 4)), kinds.OTHER_TRUTH, "1 of its 4", "ids 4")
+    assert judged(tmp_path, photos_of(1, 2, 3, 4), whole=False) == []
+    assert judged(tmp_path, photos_of(1, 2), scores=False) == []
+    renamed = json.loads(json.dumps(photos_of(1, 2, 3)).replace("2.jpg", "5.jpg"))
+    one(judged(tmp_path, renamed), kinds.OTHER_TRUTH, "1 of the data set's 3", "other ones")
+    moved = json.loads(json.dumps(photos_of(1, 2, 3)).replace("[1, 2, 3, 4]", "[2, 2, 3, 4]"))
+    one(judged(tmp_path, moved), kinds.OTHER_TRUTH, "none of its 3 boxes is in", "ours.json")
+
+
+def test_an_evaluator_by_a_file_that_lacks_something(tmp_path):
+    without_outlines = judged(tmp_path, photos_of(1, 2, 3), metrics=("segm",))
+    assert {finding.kind for finding in without_outlines} == {kinds.NO_OUTLINE}
+    swapped = photos_of(1, 2, 3) | {"categories": truth()["categories"][::-1]}
+    one(judged(tmp_path, swapped), kinds.CATEGORIES, "label 0 becomes 'dog'")
+    (tmp_path / "ours.json").write_text(json.dumps(photos_of(1)))
+    data = evaluation.Evaluated(tmp_path / "ours.json", photos_of(1), [], CLASSES)
+    gone = evaluation.Evaluation("val_evaluator", str(tmp_path / "gone.json"))
+    one(evaluation.check_evaluation("c.py", gone, data), kinds.UNREADABLE, "missing")
+
+
+@pytest.mark.parametrize("number", [0, 1, "7"])
+def test_ids_score_as_pycocotools_matches_them(number):
+    """The truth as prediction has an AP of 1, unless the id is found wrong."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    coco_api = pytest.importorskip("pycocotools.coco").COCO
+    from pycocotools.cocoeval import COCOeval
+
+    content = truth(box={"id": number})
+    with redirect_stdout(StringIO()):
+        api = coco_api()
+        api.dataset = content
+        api.createIndex()
+        same = {k: content["annotations"][0][k] for k in ("image_id", "category_id", "bbox")}
+        scores = COCOeval(api, api.loadRes([same | {"score": 1.0}]), "bbox")
+        scores.evaluate()
+        scores.accumulate()
+        scores.summarize()
+    assert (scores.stats[0] == pytest.approx(1)) == (of_truth(content) == [])
 
 
 def test_a_box_may_end_a_pixel_outside():
@@ -402,10 +589,19 @@ def test_segments_of_a_panoptic_file(tmp_path):
     read = coco_file.read_coco(path, panoptic=True)
     found = coco_file.check_annotations("f.json", read, CLASSES, unique=False)
     one(found.findings, kinds.EMPTY_BOX, "annotation 5 of a.jpg")
-    assert found.boxes.tolist() == [0, 2] and found.photos.tolist() == [0, 2]
+    assert found.boxes.tolist() == [0, 1] and found.photos.tolist() == [0, 1]
     with pytest.raises(InvalidFile, match="segments_info"):
         path.write_text(json.dumps(coco()))
         coco_file.read_coco(path, panoptic=True)
+
+
+def test_a_panoptic_file_of_more_categories_than_classes():
+    content = coco(categories=[{"id": 20, "name": "dog", "isthing": 1}])
+    assert coco_file.check_panoptic("f.json", content, CLASSES) == []
+    found = coco_file.check_panoptic("f.json", content, ("cat",))
+    one(found, kinds.CATEGORIES, "segments of 'dog'")
+    found = coco_file.check_panoptic("f.json", coco(), CLASSES)
+    one(found, kinds.NOT_COCO, "'cat', 'dog': no isthing")
 
 
 def test_a_subset_of_the_categories_passes():

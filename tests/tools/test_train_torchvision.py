@@ -3,9 +3,14 @@
 import json
 import runpy
 
+import numpy as np
 import pytest
 import torch
 from helpers.project import PROJECT
+from PIL import Image
+
+from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.findings import RefusedData
 
 for package in (
     "torchvision",
@@ -162,11 +167,169 @@ def test_refuses_a_folder_without_data(call_tool, assert_refused, tmp_path):
     assert_refused(done, "instances_train.json", "make_shapes.py")
 
 
+NO_PHOTO = json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
+
+
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", ("not a COCO file",)), ('{"images": []}', ("no images",))]
+    ("text", "words"),
+    [
+        ("{", ("cannot be decoded",)),
+        ('{"images": []}', ("no list 'categories'",)),
+        (NO_PHOTO, ("'images' is empty",)),
+    ],
 )
 def test_refuses_annotations(call_tool, assert_refused, tmp_path, text, words):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train.json").write_text(text)
     done = call_tool("train_torchvision", tmp_path, "--out", tmp_path / "out")
     assert_refused(done, "instances_train.json", *words)
+
+
+# -------------------------------------------------------------------------- what a file may hold
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A function that writes a data set of one photo of 6 x 4 px, with one box, in both splits.
+
+    The photo's pixels may be given, and how it is saved; and a function that changes the file.
+    """
+
+    def write(change=lambda content: None, pixels=None, suffix="png", **saved):
+        content = {
+            "images": [{"id": 7, "file_name": f"a.{suffix}", "width": 6, "height": 4}],
+            "annotations": [
+                {
+                    **{"id": 1, "image_id": 7, "category_id": 5, "area": 4, "iscrowd": 0},
+                    **{"bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]},
+                }
+            ],
+            "categories": [{"id": 5, "name": "cat"}, {"id": 0, "name": "dog"}],
+        }
+        change(content)
+        (tmp_path / "annotations").mkdir()
+        pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3) if pixels is None else pixels
+        for split in ("train", "val"):
+            (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+            (tmp_path / split / "images").mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / split / f"images/a.{suffix}", **saved)
+        return tmp_path
+
+    return write
+
+
+def refused(tool, data, kind, word, model="maskrcnn"):
+    with pytest.raises(RefusedData) as error:
+        tool["check"](data, model)
+    (finding,) = error.value.findings
+    assert finding.kind == kind and word in finding.value, finding
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    return exif
+
+
+def test_a_photo_is_turned_as_its_tag_says(small, tool):
+    """An annotation is of the upright photo: 6 x 4 px, saved as 4 x 6 px."""
+    upright = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    data = small(pixels=np.rot90(upright).copy(), exif=turned())
+    tool["check"](data, "maskrcnn")
+    image, target = tool["Scenes"](data, "train")[0]
+    assert (image * 255).round().byte().equal(torch.from_numpy(upright).permute(2, 0, 1))
+    assert target["boxes"].tolist() == [[1, 1, 3, 3]]
+    assert target["masks"].shape == (1, 4, 6)
+
+
+def test_annotations_of_a_photo_that_is_not_turned_are_refused(small, tool):
+    refused(tool, small(exif=turned()), kinds.SIZE, "photo 4x6, its annotation 6x4")
+
+
+def test_a_photo_that_changes_after_the_check(small, tool):
+    data = small(lambda content: content["images"][0].update(width=4, height=6))
+    with pytest.raises(ValueError, match="a.png is 6x4, its annotation 4x6 px"):
+        tool["Scenes"](data, "train")[0]
+
+
+@pytest.mark.parametrize("size", [[6, 4], [4, 5]])
+def test_masks_of_another_size_are_refused(small, tool, size):
+    outline = {"size": size, "counts": [size[0] * size[1] - 4, 4]}
+    data = small(lambda content: content["annotations"][0].update(segmentation=outline))
+    refused(tool, data, kinds.MASK_SIZE, "photo 6x4")
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_photos_of_16_bits(small, tool, high):
+    pixels = np.full((4, 6), 32768 if high else 1000, np.uint16)
+    data = small(pixels=pixels)
+    tool["check"](data, "maskrcnn")
+    image, _ = tool["Scenes"](data, "val")[0]
+    assert image.shape == (3, 4, 6) and image.dtype == torch.float32
+    torch.testing.assert_close(image, torch.full_like(image, pixels[0, 0] / 65535))
+
+
+def test_photos_of_floats_are_refused(small, tool):
+    def change(content):
+        content["images"][0]["file_name"] = "a.tif"
+
+    data = small(change, np.ones((4, 6), np.float32), "tif")
+    refused(tool, data, kinds.NO_RANGE, "mode F")
+
+
+def test_outlines_are_wanted_for_masks_only(small, tool):
+    data = small(lambda content: content["annotations"][0].pop("segmentation"))
+    tool["check"](data, "retinanet")
+    _, target = tool["Scenes"](data, "train", masks=False)[0]
+    assert "masks" not in target and target["boxes"].tolist() == [[1, 1, 3, 3]]
+    refused(tool, data, kinds.NO_OUTLINE, "segmentation None")
+
+
+def test_labels_count_from_1_whatever_the_ids(small, tool):
+    """Label 0 is the detectors' background, and another file may have other ids."""
+    data = small(lambda content: content["annotations"][0].update(category_id=0))
+    scenes = tool["Scenes"](data, "train")
+    assert scenes.classes == {1: "cat", 2: "dog"}
+    assert scenes[0][1]["labels"].tolist() == [2]
+    other = tool["Scenes"](data, "val", classes=["dog"])
+    assert other.classes == {1: "dog"} and other[0][1]["labels"].tolist() == [1]
+    assert tool["Scenes"](data, "val", classes=["cat"])[0][1]["labels"].tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "word"),
+    [
+        ({"iscrowd": 1}, kinds.NO_BOX, "1 with iscrowd set"),
+        ({"iscrowd": "0"}, kinds.NO_BOX, "1 with iscrowd set"),
+        ({"bbox": [5, 1, 3, 2]}, kinds.OUTSIDE, "bbox [5, 1, 3, 2]"),
+    ],
+)
+def test_boxes_that_spoil_training_are_refused(small, tool, changes, kind, word):
+    data = small(lambda content: content["annotations"][0].update(changes))
+    with pytest.raises(RefusedData) as error:
+        tool["check"](data, "fasterrcnn")
+    assert any(f.kind == kind and word in f.value for f in error.value.findings)
+
+
+def test_ids_of_photos_may_be_texts(small, tool):
+    def change(content):
+        content["images"][0]["id"] = content["annotations"][0]["image_id"] = "a"
+
+    data = small(change)
+    tool["check"](data, "maskrcnn")
+    assert tool["Scenes"](data, "train").ids == ["a"]
+
+
+def test_ids_of_two_types_are_refused(small, tool):
+    def change(content):
+        content["images"].append({**content["images"][0], "id": "a"})
+
+    refused(tool, small(change), kinds.MIXED_IDS, "1 of 2 ids")
+
+
+def test_a_missing_photo_is_one_line(call_tool, assert_refused, small, tmp_path):
+    data = small()
+    (data / "train/images/a.png").unlink()
+    done = call_tool("train_torchvision", data, "--out", tmp_path / "out")
+    assert_refused(done, "train/images/a.png", "photo does not exist")
+    assert not (tmp_path / "out").exists()

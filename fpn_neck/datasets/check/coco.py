@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -14,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.boxes import has_size, left_out, wrong_box
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, unreadable
-from fpn_neck.datasets.check.kinds import Kind
 from fpn_neck.datasets.check.outlines import wrong_outline
 from fpn_neck.utils.text import first_few
 
-_TOLERANCE = 1.0  # px that a box may extend beyond the photo
 _NUMBER, _ID = (int, float), (int, float, str)
 _KEYS: dict[str, dict[str, Any]] = {
     "images": {"id": _ID, "file_name": str, "height": _NUMBER, "width": _NUMBER},
@@ -32,17 +30,19 @@ _KEYS: dict[str, dict[str, Any]] = {
 
 
 class Boxes(NamedTuple):
-    """The findings in an annotation file, and how many boxes it holds.
+    """The findings in an annotation file, and how many boxes of it mmdet trains on.
 
     Attributes:
         boxes, photos: per class, int64 (K,): its boxes, and the photos with at least one.
         left_out: by category that is not a class: its boxes.
+        ignored: by reason, such as 'with iscrowd set': the boxes of the classes left out for it.
     """
 
     findings: list[Finding]
     boxes: np.ndarray
     photos: np.ndarray
     left_out: dict[str, int]
+    ignored: dict[str, int]
 
 
 def read_coco(path: Path, *, panoptic: bool = False) -> dict[str, Any]:
@@ -127,6 +127,21 @@ def check_categories(
     return [Finding(kinds.CATEGORIES, file, value)]
 
 
+def check_panoptic(file: str, content: Mapping[str, Any], classes: Sequence[str]) -> list[Finding]:
+    """Check what mmdet wants of a panoptic file only: ``isthing``, and segments of classes only."""
+    lacking = [c["name"] for c in content["categories"] if "isthing" not in c]
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    segments = Counter(names.get(one["category_id"], "") for one in content["annotations"])
+    others = [name for name in segments if name and name not in classes]
+    findings = []
+    if lacking:
+        findings.append(Finding(kinds.NOT_COCO, file, f"categories {_quoted(lacking)}: no isthing"))
+    if others:
+        value = f"segments of {_quoted(others)}, and a panoptic data set takes its classes only"
+        findings.append(Finding(kinds.CATEGORIES, file, value))
+    return findings
+
+
 def check_annotations(
     file: str,
     content: Mapping[str, Any],
@@ -146,6 +161,7 @@ def check_annotations(
     photos = {image["id"]: image for image in content["images"]}
     like_photo, like_name = ({str(i): i for i in known} for known in (photos, names))
     count: Counter[str] = Counter()
+    ignored: Counter[str] = Counter()
     seen: set[tuple[str, Any]] = set()
     for one in content["annotations"]:
         photo, name = photos.get(one["image_id"]), names.get(one["category_id"])
@@ -158,13 +174,17 @@ def check_annotations(
             value = f"{where}: category_id {_unknown(one['category_id'], like_name)}"
             findings.append(Finding(kinds.NO_CATEGORY, file, value))
             continue
-        wrong = _wrong_box(one, photo)
-        if not wrong and outlines and name in classes and _has_size(photo):
+        wrong = wrong_box(one, photo)
+        if not wrong and outlines and name in classes and has_size(photo):
             size = photo["width"], photo["height"]
             wrong = wrong_outline(one.get("segmentation"), size)
         if wrong:
             kind, value = wrong
             findings.append(Finding(kind, file, f"{where}: {value}"))
+        reason = left_out(one, photo) if name in classes else ""
+        if reason:
+            ignored[reason] += 1
+            continue
         count[name] += 1
         seen.add((name, photo["id"]))
     in_photos = Counter(name for name, _ in seen)
@@ -173,13 +193,8 @@ def check_annotations(
         np.array([count[name] for name in classes], np.int64),
         np.array([in_photos[name] for name in classes], np.int64),
         {name: n for name, n in count.items() if name not in classes},
+        dict(ignored),
     )
-
-
-def has_boxes(content: Mapping[str, Any], classes: Sequence[str]) -> bool:
-    """Whether there is a box of any class."""
-    ids = {category["id"] for category in content["categories"] if category["name"] in classes}
-    return any(one["category_id"] in ids for one in content["annotations"])
 
 
 def _unknown(number: Any, known: Mapping[str, Any]) -> str:
@@ -189,11 +204,6 @@ def _unknown(number: Any, known: Mapping[str, Any]) -> str:
     return f"{number!r}" + (f", its file lists {other!r}: types differ" if differ else "")
 
 
-def _has_size(photo: Mapping[str, Any]) -> bool:
-    """Whether width and height are numbers above 0; if not, comparing with the photo finds it."""
-    return all(_is_finite(photo[name]) and photo[name] > 0 for name in ("width", "height"))
-
-
 def _twice(file: str, content: Mapping[str, Any], lists: Sequence[str]) -> list[Finding]:
     return [
         Finding(kinds.TWICE, file, f"{name}: id {number!r} occurs {n} times")
@@ -201,28 +211,6 @@ def _twice(file: str, content: Mapping[str, Any], lists: Sequence[str]) -> list[
         for number, n in Counter(entry["id"] for entry in content[name]).items()
         if n > 1
     ]
-
-
-def _wrong_box(annotation: Mapping[str, Any], photo: Mapping[str, Any]) -> tuple[Kind, str] | None:
-    """(kind, value) of what is wrong with a box; None if nothing is."""
-    box, size = annotation["bbox"], (photo["width"], photo["height"])
-    area = annotation["area"]
-    shown = f"bbox {box}, area {area}, photo {size[0]}x{size[1]} px"
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, (*box, area))):
-        return kinds.NOT_COCO, f"{shown}: expected four numbers in bbox, a number in area"
-    x, y, width, height = box
-    if width < 1 or height < 1 or area <= 0:
-        return kinds.EMPTY_BOX, shown
-    if not _has_size(photo):
-        return None
-    right, bottom = x + width - size[0], y + height - size[1]
-    if min(x, y) < -_TOLERANCE or max(right, bottom) > _TOLERANCE:
-        return kinds.OUTSIDE, shown
-    return None
-
-
-def _is_finite(number: Any) -> bool:
-    return isinstance(number, (int, float)) and -math.inf < number < math.inf
 
 
 def _quoted(names: Sequence[str]) -> str:

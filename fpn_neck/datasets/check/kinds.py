@@ -46,6 +46,9 @@ CAPITALS = Kind(
 
 # Photos and label masks
 _AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL mode L), as PNG"
+NO_RANGE = Kind(
+    "photo holds numbers of no known range", "save it with 8 or 16 bits for each channel"
+)
 SIZE = Kind(
     "photo and mask differ in size", "take both from the same source, neither resized nor turned"
 )
@@ -74,10 +77,13 @@ BINARY_REDUCED = Kind(
 
 # COCO annotation files
 NOT_COCO = Kind(
-    "annotation file lacks what mmdet reads", "add it: see cocodataset.org, 'Data format'"
+    "annotation file is not in COCO's format", "correct it: see cocodataset.org, 'Data format'"
 )
 TWICE = Kind(
     "an id occurs twice in the annotation file", "number the entries again after joining files"
+)
+MIXED_IDS = Kind(
+    "some ids of photos are numbers and others are texts", "write all of them as numbers"
 )
 CATEGORIES = Kind(
     "categories of the annotation file don't match classes",
@@ -92,11 +98,15 @@ NO_IMAGE = Kind(
     "annotation of a photo that its file doesn't list", "correct its image_id, or remove it"
 )
 EMPTY_BOX = Kind(
-    "box is empty", "remove it or draw it again; mmdet skips boxes below 1 px without a message"
+    "box is empty", "remove it or draw it again; training skips boxes below 1 px without a message"
 )
 NO_BOX = Kind(
-    "data set for training has no box of its classes",
-    "correct ann_file, or export the annotations again",
+    "data set for training has no box to train on",
+    "correct ann_file, or export the annotations again: each object with its own box, iscrowd 0",
+)
+FILTERED = Kind(
+    "filter_cfg or indices leaves no photo of the data set",
+    "set min_size below the photos' shorter side, or leave out filter_cfg and indices",
 )
 OUTSIDE = Kind(
     "box extends beyond its photo",
@@ -112,6 +122,33 @@ OUTLINE = Kind(
     "gives it, or remove the box",
 )
 MASK_SIZE = Kind("instance mask and photo differ in size", "make the mask at the photo's own size")
+
+# The annotation file of an evaluator
+NO_TRUTH = Kind(
+    "evaluator has no annotations",
+    "set its ann_file to that of the evaluated data set, or add 'instances' to the meta_keys of "
+    "PackDetInputs",
+)
+OTHER_TRUTH = Kind(
+    "evaluator judges other photos or boxes than the data set holds",
+    "set its ann_file to that of the evaluated data set; filter_cfg and indices don't reach it",
+)
+NO_SCORE = Kind(
+    "evaluator has no box of the classes that counts, so that every score is -1",
+    "correct its ann_file; for results without scores, set format_only=True and outfile_prefix",
+)
+NO_CROWD = Kind(
+    "annotation without a valid iscrowd, which the evaluation reads",
+    "write iscrowd as a number: 0 for one object, 1 for a region of many",
+)
+ID_ZERO = Kind(
+    "evaluated annotation has an id that means 'not matched' or is no number",
+    "number the annotations from 1",
+)
+NO_INFO = Kind(
+    "evaluated file has no 'info', which the installed pycocotools reads",
+    'add "info": {} to the file, or install pycocotools 2.0.11 or later',
+)
 
 # The model's heads
 HEAD_CLASSES = Kind(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.evaluation import Evaluation
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, unreadable
 from fpn_neck.datasets.check.heads import heads
 from fpn_neck.datasets.check.masks import Pair, Reading
@@ -26,12 +27,16 @@ class DataSource(NamedTuple):
             its type, if it does not read photos from files.
         loader: the settings of its pipeline's ``LoadAnnotations``; None if it has none.
         opencv: whether that transform reads masks with OpenCV, not pillow.
+        indices: its photos that are taken, the first n or those of these numbers; None is all.
+        evaluations: the evaluators of its splits.
     """
 
     name: str
     dataset: Any
     loader: Mapping[str, Any] | None
     opencv: bool
+    indices: int | Sequence[int] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 def format_of(dataset: Any) -> str:

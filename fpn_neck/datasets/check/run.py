@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.boxes import Entry, count_left_out, photos_left, take, trained_boxes
 from fpn_neck.datasets.check.coco import (
     Boxes,
     check_annotations,
     check_categories,
-    has_boxes,
+    check_panoptic,
     read_coco,
 )
+from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
 from fpn_neck.datasets.check.findings import Finding, Track, attempt
 from fpn_neck.datasets.check.heads import check_classes
 from fpn_neck.datasets.check.listing import (
@@ -126,6 +128,7 @@ class DatasetCheck:
             return
         try:
             pairs = mask_pairs(source.dataset, reading is not None)
+            left = take(pairs, source.indices)
         except Exception as error:  # of any type: the data set's class or the framework raises it
             self._add_unlisted(report, error)
             return
@@ -134,6 +137,9 @@ class DatasetCheck:
             if file.is_file():
                 where = f"no name in {file}"
             report.findings.append(Finding(kinds.EMPTY, self.config, f"{report.name}: {where}"))
+        elif not left:
+            value = f"{report.name}: indices={source.indices} leave none of {len(pairs)} photos"
+            report.findings.append(Finding(kinds.FILTERED, self.config, value))
         if not self.quick and reading:
             report.findings += left_over(dataset, pairs)
         report.findings += [] if self.quick else repeated(dataset, pairs)
@@ -160,17 +166,7 @@ class DatasetCheck:
             )
         classes = dataset.metainfo.get("classes")
         if classes and not isinstance(classes, str):
-            name = file.as_posix()
-            report.findings += check_categories(name, content, classes)
-            if _needs_boxes(source) and not has_boxes(content, classes):
-                value = f"{len(content['annotations'])} annotations, none of {len(classes)} classes"
-                report.findings.append(Finding(kinds.NO_BOX, name, value))
-            if not self.quick:
-                with_mask = bool((source.loader or {}).get("with_mask"))
-                found = check_annotations(
-                    name, content, classes, unique=not panoptic, outlines=with_mask
-                )
-                self._add_boxes(found, len(content["images"]), classes, report)
+            self._check_boxes(source, Evaluated(file, content, [], classes, panoptic), report)
         reading = reading_of(source, self.model)
         try:
             pairs = coco_pairs(dataset, content, reading is not None)
@@ -180,6 +176,32 @@ class DatasetCheck:
         report.findings += [] if self.quick else repeated(dataset, pairs)
         self._check_pairs(pairs, reading, report)
 
+    def _check_boxes(self, source: DataSource, data: Evaluated, report: Report) -> None:
+        """Categories, what is left for training, what the evaluators need, and every box."""
+        name, content, classes = data.file.as_posix(), data.content, data.classes
+        report.findings += check_categories(name, content, classes)
+        if data.panoptic:
+            report.findings += check_panoptic(name, content, classes)
+        try:
+            data = data._replace(photos=photos_left(source.dataset, content, source.indices))
+        except Exception as error:  # of any type: indices or filter_cfg are none that mmdet takes
+            self._add_unlisted(report, error)
+            return
+        report.findings += _nothing_left(source, data)
+        if len(data.photos) < len(content["images"]):
+            left = f"{len(data.photos)} of {len(content['images'])} photos"
+            report.notes.append(f"filter_cfg and indices leave {left}")
+        outlines = bool((source.loader or {}).get("with_mask"))
+        for evaluation in source.evaluations:
+            found = check_evaluation(self.config, evaluation, data, quick=self.quick)
+            report.findings += [finding for finding in found if finding not in report.findings]
+            outlines |= "segm" in evaluation.metrics
+        if not self.quick:
+            boxes = check_annotations(
+                name, content, classes, unique=not data.panoptic, outlines=outlines
+            )
+            self._add_boxes(boxes, len(content["images"]), classes, report)
+
     def _add_boxes(self, found: Boxes, total: int, classes: Sequence[str], report: Report) -> None:
         report.findings += found.findings
         report.histograms.append(Histogram(classes, "boxes", found.boxes, found.photos, total))
@@ -187,6 +209,7 @@ class DatasetCheck:
             f"{count} boxes of {category!r}, which is not one of the classes, are skipped"
             for category, count in found.left_out.items()
         ]
+        report.notes += [f"{n} boxes {why} are not trained on" for why, n in found.ignored.items()]
 
     def _check_pairs(
         self, pairs: list[Pair], reading: Reading | None, report: Report
@@ -215,6 +238,29 @@ class DatasetCheck:
             return
         with ProcessPoolExecutor(self.workers) as pool:
             yield from pool.map(job, pairs, chunksize=4)
+
+
+def _nothing_left(source: DataSource, data: Evaluated) -> list[Finding]:
+    """Whether mmdet's rules leave no photo, or no box for training."""
+    content, file = data.content, data.file.as_posix()
+    classes = source.dataset.metainfo.get("thing_classes", data.classes)
+
+    def has_box(photos: Sequence[Entry]) -> bool:
+        return next(trained_boxes(content, classes, photos), None) is not None
+
+    if not content["images"]:
+        return []
+    needs_boxes = _needs_boxes(source)
+    if not data.photos and (not needs_boxes or has_box(content["images"])):
+        filters = f"filter_cfg={source.dataset.filter_cfg}, indices={source.indices}"
+        value = f"{source.name}: {filters} leave none of {len(content['images'])} photos"
+        return [Finding(kinds.FILTERED, file, value)]
+    if not needs_boxes or has_box(data.photos):
+        return []
+    photos = data.photos or content["images"]
+    counts = count_left_out(content, classes, photos)
+    value = f"{len(content['annotations'])} annotations" + (f": {counts}" if counts else "")
+    return [Finding(kinds.NO_BOX, file, value)]
 
 
 def _needs_boxes(source: DataSource) -> bool:

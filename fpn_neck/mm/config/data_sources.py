@@ -15,6 +15,7 @@ from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.check.heads import check_weights
 from fpn_neck.datasets.check.listing import DataSource
 from fpn_neck.datasets.check.run import DatasetCheck
+from fpn_neck.mm.config.evaluators import evaluations
 from fpn_neck.utils.walk import data_sets, dicts
 
 
@@ -29,7 +30,11 @@ def data_sources(cfg: Config, *splits: str) -> list[DataSource]:
             known = [others for other, others in names if other == part]
             known[0].append(name) if known else names.append((part, [name]))
     scope = cfg.get("default_scope")
-    return [_source(", ".join(its_names), part, scope) for part, its_names in names]
+    sources = [_source(", ".join(its_names), part, scope) for part, its_names in names]
+    return [
+        source._replace(indices=part.get("indices"), evaluations=evaluations(cfg, part, its_names))
+        for source, (part, its_names) in zip(sources, names, strict=True)
+    ]
 
 
 def _source(name: str, part: dict, scope: str | None) -> DataSource:

@@ -1,0 +1,71 @@
+"""A COCO file and its photos without a framework's data set, for detectors in plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.boxes import Entry, count_left_out, trained_boxes
+from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
+from fpn_neck.datasets.check.evaluation import is_crowd_flag
+from fpn_neck.datasets.check.findings import Finding, InvalidFile, attempt, decode
+from fpn_neck.datasets.check.masks import Pair, check_pair, photo_size
+
+
+def check_instances(file: Path, photos: Path, *, outlines: bool) -> list[Finding]:
+    """Check an annotation file for training or validation, and the headers of its photos.
+
+    Args:
+        photos: the folder of the photos.
+        outlines: every object needs its outline.
+    """
+    findings: list[Finding] = []
+    content = attempt(read_coco, file, findings)
+    if content is None:
+        return findings
+    name = file.as_posix()
+    classes = [category["name"] for category in content["categories"]]
+    if not content["images"]:
+        findings.append(Finding(kinds.EMPTY, name, "its list 'images' is empty"))
+    elif next(trained_boxes(content, classes, content["images"]), None) is None:
+        counts = count_left_out(content, classes, content["images"])
+        value = f"{len(content['annotations'])} annotations" + (f": {counts}" if counts else "")
+        findings.append(Finding(kinds.NO_BOX, name, value))
+    findings += _mixed_ids(name, content)
+    findings += check_categories(name, content, classes)
+    findings += check_annotations(name, content, classes, outlines=outlines).findings
+    findings += [
+        Finding(kinds.NO_CROWD, name, f"annotation {one['id']!r}: iscrowd {one['iscrowd']!r}")
+        for one in content["annotations"]
+        if not is_crowd_flag(one.get("iscrowd", 0))
+    ]
+    for image in content["images"]:
+        pair = Pair(photos / image["file_name"], None, (image["width"], image["height"]))
+        findings += check_pair(pair, _photo_size, None)[0]
+    return findings
+
+
+def _mixed_ids(name: str, content: Entry) -> list[Finding]:
+    """pycocotools and numpy sort the photos' ids, so that all are numbers or all are texts."""
+    texts = [isinstance(image["id"], str) for image in content["images"]]
+    if all(texts) or not any(texts):
+        return []
+    value = f"{sum(texts)} of {len(texts)} ids of images are texts, the others numbers"
+    return [Finding(kinds.MIXED_IDS, name, value)]
+
+
+def _photo_size(path: Path) -> tuple[int, int]:
+    photo = decode(path, header_only=True)
+    if not highest_value(photo):
+        raise InvalidFile(kinds.NO_RANGE, f"{photo.format}, mode {photo.mode}")
+    return photo_size(path, header_only=True)
+
+
+def highest_value(photo: Image.Image) -> int:
+    """White in a photo: 255, or 65535 with 16 bits for a grey pixel; 0 if it is unknown."""
+    sixteen_bits = photo.mode == "I" and photo.format == "PNG"  # by some versions of pillow
+    if photo.mode.startswith("I;16") or sixteen_bits:
+        return 65535
+    return 0 if photo.mode in ("I", "F") else 255
