@@ -1,0 +1,51 @@
+"""What a ``type`` in a config stands for: a name, a name with a scope, or a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import getmro, isclass
+from typing import Any
+
+from mmengine.registry import MODELS, DefaultScope, Registry
+
+FRAMEWORKS = ("mmdet", "mmseg")
+
+
+def type_name(part: Mapping[str, Any]) -> str:
+    """The name without its scope; a class (mmengine's Python configs) has its own name.
+
+    ``'Resize'``, ``'mmdet.Resize'`` and the class ``Resize`` give ``'Resize'``.
+    """
+    kind = part.get("type")
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+
+
+def type_class(part: Mapping[str, Any], registry: Registry, scope: str | None) -> Any:
+    """The class that a config's part is built from; None if it is not registered.
+
+    Args:
+        registry: one of mmengine's root registries.
+        scope: where names without a scope are looked up.
+    """
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with (
+        DefaultScope.overwrite_default_scope(part.get("_scope_", scope)),
+        registry.switch_scope_and_registry(None) as known,
+    ):
+        return known.get(kind)
+
+
+def framework(cfg: Mapping[str, Any]) -> str | None:
+    """'mmdet' or 'mmseg', by ``default_scope``, else by the model's class; else ``default_scope``.
+
+    mmengine's Python configs need no ``default_scope``.
+    """
+    scope = cfg.get("default_scope")
+    model = cfg.get("model")
+    if scope in FRAMEWORKS or not isinstance(model, Mapping):
+        return scope
+    kind = type_class(model, MODELS, scope)
+    packages = [c.__module__.partition(".")[0] for c in getmro(kind)] if isclass(kind) else []
+    return next((package for package in packages if package in FRAMEWORKS), scope)
