@@ -82,9 +82,9 @@ def left_out_text(found: Found) -> str:
 
 def _text(left_out: Counter[str]) -> str:
     """``3 files (2 .gif, 1 hidden)``."""
-    kinds = first_few([f"{n} {kind}" for kind, n in left_out.most_common()], _SHOWN)
-    number = left_out.total()
-    return f"{number} file{'s' if number > 1 else ''} ({kinds})"
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    number, shown = left_out.total(), first_few([f"{n} {kind}" for kind, n in kinds], _SHOWN)
+    return f"{number} file{'s' if number > 1 else ''} ({shown})"
 
 
 def output_names(photos: list[Path]) -> list[str]:

@@ -117,7 +117,7 @@ def test_names_of_the_checkpoint_come_first(cfg, checkpoint):
     for meta, words in (
         (
             {},
-            "the config's do not fit: model.decode_head.num_classes=3, and test_dataloader has K=150",
+            "do not fit: model.decode_head.num_classes=3, and test_dataloader has K=150",
         ),
         ({"dataset_meta": {"classes": ["a", "b", "c"]}}, "holds no dataset_meta with palette"),
     ):

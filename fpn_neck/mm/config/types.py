@@ -38,14 +38,13 @@ def type_class(part: Mapping[str, Any], registry: Registry, scope: str | None) -
 
 
 def framework(cfg: Mapping[str, Any]) -> str | None:
-    """'mmdet' or 'mmseg', by ``default_scope``, else by the model's class; else ``default_scope``.
+    """``default_scope``, or 'mmdet' or 'mmseg' by the class of the model.
 
     mmengine's Python configs need no ``default_scope``.
     """
-    scope = cfg.get("default_scope")
-    model = cfg.get("model")
-    if scope in FRAMEWORKS or not isinstance(model, Mapping):
+    scope, model = cfg.get("default_scope"), cfg.get("model")
+    if scope or not isinstance(model, Mapping):
         return scope
-    kind = type_class(model, MODELS, scope)
+    kind = type_class(model, MODELS, None)
     packages = [c.__module__.partition(".")[0] for c in getmro(kind)] if isclass(kind) else []
-    return next((package for package in packages if package in FRAMEWORKS), scope)
+    return next((package for package in packages if package in FRAMEWORKS), None)
