@@ -169,9 +169,8 @@ def picture_of(image: np.ndarray) -> np.ndarray:
 
 def _in_8_bits(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float32))
-    low, high = values.min(initial=0), values.max(initial=0)
+    low, high = values.min(), values.max()
     if low < 0 or high > 255 or 0 < high <= 1:
-        low = values.min()
         values = (values - low) * (255 / max(high - low, np.finfo(np.float32).tiny))
     return values.round().astype(np.uint8)
 

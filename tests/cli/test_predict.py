@@ -260,7 +260,7 @@ def test_an_output_folder_that_can_be_none_is_one_line(predict, assert_refused, 
         ("model.neck.type=Foo", "config: model.neck (type 'Foo'): Foo is not in the"),
         ("test_dataloader.dataset.pipeline.1.type=Foo", "pipeline.1 (type 'Foo')"),
         ("model.decode_head.in_index=[0,9]", "model.decode_head.in_index=[0, 9]"),
-        ("modell.neck=3", "no 'modell'"),
+        ("modell.neck=3", "has a setting 'modell'"),
         ("a.b", "a.b: expected KEY=VALUE"),
     ],
 )
