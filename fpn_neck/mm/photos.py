@@ -171,7 +171,7 @@ def _in_8_bits(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float32))
     low, high = values.min(), values.max()
     if low < 0 or high > 255 or 0 < high <= 1:
-        values = (values - low) * (255 / max(high - low, np.finfo(np.float32).tiny))
+        values = (values - low) * (255 / ((high - low) or 1))
     return values.round().astype(np.uint8)
 
 

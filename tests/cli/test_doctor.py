@@ -408,9 +408,8 @@ CLASSES = """
 from mmcv.transforms import LoadImageFromFile, Resize
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
-from mmdet.models import (
-    AnchorGenerator, DeltaXYWHBBoxCoder, DetDataPreprocessor, FocalLoss, L1Loss, ResNet,
-    RetinaHead, RetinaNet)
+from mmdet.models import DetDataPreprocessor, ResNet, RetinaHead, RetinaNet
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
 from fpn_neck import FPN
 pipeline = [
     dict(type=LoadImageFromFile), dict(type=Resize, scale=(320, 240), keep_ratio=True),
@@ -427,7 +426,8 @@ model = dict(
     neck=dict(type=FPN, in_channels=[128, 256, 512], out_channels=32, num_outs=5),
     bbox_head=dict(
         type=RetinaHead, num_classes=2, in_channels=32, feat_channels=32,
-        anchor_generator=dict(type=AnchorGenerator, strides=[8, 16, 32, 64, 128]),
+        anchor_generator=dict(
+            type=AnchorGenerator, ratios=[1.0], scales=[4], strides=[8, 16, 32, 64, 128]),
         bbox_coder=dict(type=DeltaXYWHBBoxCoder)))
 """
 
