@@ -2,9 +2,6 @@
 
 mmengine imports ``<scope>.registry`` when it first meets a ``type='<scope>.<name>'``. So
 ``type='fpn_neck.FPN'`` works in the config of every framework without ``custom_imports``.
-
-Importing this module has one effect on the whole process: mmengine then reads local checkpoint
-files by `fpn_neck.weights.checkpoints.load_checkpoint`.
 """
 
 from fpn_neck.mm.registry import (

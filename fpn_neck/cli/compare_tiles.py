@@ -19,11 +19,11 @@ from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import require_photos
+from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.photos import read_photo
+from fpn_neck.mm.photos import PhotoError
 from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.command_line import command_parser
-from fpn_neck.utils.text import one_line
 
 
 def parse_args() -> Namespace:
@@ -39,7 +39,7 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def with_tiles(cfg: Config, tile: int | None) -> Config:
+def set_tile(cfg: Config, tile: int | None) -> Config:
     cfg = copy.deepcopy(cfg)
     cfg.model.test_cfg = {**(cfg.model.get("test_cfg") or {}), "tile": tile}
     return cfg
@@ -49,25 +49,24 @@ def main() -> int:
     args = parse_args()
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.get("default_scope") != "mmseg":
+    if framework(cfg) != "mmseg":
         raise ValueError(f"{args.config}: default_scope must be mmseg: only segmenters take tiles")
     require_photos(cfg)
     from fpn_neck.mm.seg.predictor import SegmentationPredictor
 
     whole, tiled = (
-        SegmentationPredictor(with_tiles(cfg, tile), args.checkpoint, args.device)
+        SegmentationPredictor(set_tile(cfg, tile), args.checkpoint, args.device)
         for tile in (None, args.tile)
     )
     failed: list[str] = []
     for path in args.photos:
         try:
-            photo = read_photo(path)
-        except Exception as e:  # of any type
-            failed.append(f"{path}: {one_line(e)}")
+            with explained(cfg, "test", building=False):
+                labels, in_tiles = (np.asarray(one(path).labels) for one in (whole, tiled))
+        except PhotoError as e:
+            failed.append(f"{path}: {e}")
             continue
-        with explained(cfg, "test", building=False):
-            share = np.mean(whole(path, photo).labels == tiled(path, photo).labels)
-        height, width = photo.shape[:2]
+        share, (height, width) = np.mean(labels == in_tiles), labels.shape
         print(f"{path}: {100 * share:.4f} % of {height}x{width} px alike", flush=True)
     print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return 1 if failed else 0

@@ -15,6 +15,7 @@ from rich.progress import track
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import load_config
+from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.command_line import command_parser
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     args = parse_args()
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.get("default_scope") != "mmdet":
+    if framework(cfg) != "mmdet":
         raise ValueError(f"{args.config}: proposals come from an mmdet config of an RPN")
     from fpn_neck.mm.det.make_proposals import make_proposals
 

@@ -5,6 +5,8 @@ every pixel as its grey value, and DIR/overlays/NAME.png shows photo and labels 
 legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in it,
 and DIR/detections.json holds
 {photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]}, boxes in px of the photo.
+DIR/photos.json holds {photo: NAME}. A folder gives its photos with common suffixes that are not
+hidden; what is left out is counted. The config's own transforms load the photos, as in testing.
 A photo that cannot be read is reported at the end, with exit code 1; all other photos are done.
 """
 
@@ -14,8 +16,6 @@ import json
 import sys
 from argparse import Namespace
 from functools import partial
-from glob import glob
-from itertools import chain, count
 from pathlib import Path
 
 from mmengine.config import Config
@@ -26,15 +26,14 @@ from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import require_photos
+from fpn_neck.mm.config.types import FRAMEWORKS, framework
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.photos import read_photo
 from fpn_neck.mm.predictor import Predictor
 from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import check_folder, write_whole
+from fpn_neck.utils.photo_files import find_photos, left_out_text, output_names
 from fpn_neck.utils.pictures import save_labels
 from fpn_neck.utils.text import one_line
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def parse_args() -> Namespace:
@@ -67,43 +66,11 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
-def find_images(arguments: list[str], out: Path) -> list[Path]:
-    """Files of all arguments, in their order, each once, without those under ``out``.
-
-    Raises:
-        ValueError: an argument matches nothing.
-    """
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
-        else:  # an existing name is not a pattern, even with brackets in it
-            files = [path] if path.exists() else sorted(map(Path, glob(argument, recursive=True)))
-        files = [f for f in files if f.is_file() or not f.exists()]  # not folders, not pipes
-        files = [f for f in files if out.resolve() not in f.resolve().parents]
-        if not files:
-            raise ValueError(f"{argument}: no photos there; give files, folders or globs")
-        found |= dict.fromkeys(files)
-    return list(found)
-
-
-def output_names(images: list[Path]) -> list[str]:
-    """The photos' stems, made unique with their folder's name, then with a number."""
-    names: dict[str, None] = {}
-    for image in images:
-        stem = image.stem
-        numbered = (f"{stem}_{i}" for i in count(2))
-        candidates = chain([stem, f"{image.parent.name}_{stem}"], numbered)
-        names[next(c for c in candidates if c not in names)] = None
-    return list(names)
-
-
 def build_predictor(cfg: Config, args: Namespace) -> Predictor:
-    scope = cfg.get("default_scope")
-    if scope not in ("mmseg", "mmdet"):
-        raise ValueError(f"{args.config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     require_photos(cfg)
+    scope = framework(cfg)
+    if scope not in FRAMEWORKS:
+        raise ValueError(f"{args.config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     model = cfg, args.checkpoint, args.device
     if scope == "mmseg":
         if args.proposals or args.rpn:
@@ -133,7 +100,7 @@ def predict_photo(predictor: Predictor, image: Path, out: Path, name: str) -> li
     Returns:
         The photo's detections, if the model is a detector.
     """
-    prediction = predictor(image, read_photo(image))
+    prediction = predictor(image)
     overlay = prediction.draw()
     if prediction.labels is not None:
         save = partial(save_labels, prediction.labels)
@@ -144,13 +111,15 @@ def predict_photo(predictor: Predictor, image: Path, out: Path, name: str) -> li
 
 def main() -> int:
     args = parse_args()
-    images = find_images(args.images, args.out)
+    tables = [args.out / "photos.json", args.out / "detections.json"]
+    found = find_photos(args.images, [args.out / "labels", args.out / "overlays", *tables])
     read_urls_safely()
     predictor = build_predictor(load_config(args.config, args.cfg_options), args)
     check_folder(args.out)
     failed: list[str] = []
+    names: dict[str, str] = {}
     detections: dict[str, list[dict]] = {}
-    jobs = list(zip(images, output_names(images), strict=True))
+    jobs = list(zip(found.photos, output_names(found.photos), strict=True))
     for image, name in track(jobs, "photos", console=Console(stderr=True)):
         try:
             with explained(predictor.cfg, "test", building=False):
@@ -158,12 +127,15 @@ def main() -> int:
         except Exception as e:  # of any type; one photo must not end the run
             failed.append(f"{image}: {one_line(e)}")
             continue
+        names[str(image)] = name
         if boxes is not None:
             detections[str(image)] = boxes
-    if detections:
-        text = json.dumps(detections)
-        write_whole(args.out / "detections.json", lambda path: path.write_text(text))
-    print(f"{len(images) - len(failed)} of {len(images)} photos: {args.out}")
+    for table, content in zip(tables, (names, detections), strict=True):
+        if content:
+            write_whole(table, partial(Path.write_text, data=json.dumps(content)))
+    print(f"{len(names)} of {len(jobs)} photos: {args.out}")
+    if found.left_out:
+        print(left_out_text(found))
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
 from fpn_neck.mm.config.sections import check_levels, check_metrics, require
+from fpn_neck.mm.config.types import framework
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -44,7 +45,7 @@ def check_data(cfg: Config, *splits: str) -> None:
         FileNotFoundError, ValueError: see `check_proposal_files`, `require`, `check_levels` and
             `check_metrics`.
     """
-    if cfg.get("default_scope") == "mmdet":
+    if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
 
         check_proposal_files(cfg, *splits)

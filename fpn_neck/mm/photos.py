@@ -1,33 +1,123 @@
-"""Photos as mmcv reads them, without those that would take all memory."""
+"""Photos as a config's own transforms load them, without those that would take all memory."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from inspect import getmro, isclass
 from pathlib import Path
+from typing import Any
 
-import mmcv
 import numpy as np
+from mmengine.registry import TRANSFORMS
 from PIL import Image
+
+from fpn_neck.mm.config.types import type_class
+from fpn_neck.utils.text import one_line
 
 MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
 _TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million px; cut the photo into parts, or reduce it"
+_ANNOTATIONS = re.compile(r"Load\w*Annotations?")  # mmcv's, mmseg's and mmdet's classes
+
+Transform = Callable[[dict], Any]
 
 
-def read_photo(path: Path) -> np.ndarray:
-    """The photo, uint8 (H, W, 3) in BGR, turned as its EXIF tag says.
+class PhotoError(ValueError):
+    """A photo cannot be read, or its file does not give what the pipeline needs."""
+
+
+# --------------------------------------------------------------------------------- the pipeline
+
+
+def without_annotations(pipeline: Sequence[dict], scope: str | None) -> list[dict]:
+    """A pipeline's configs without the transforms that load annotations, whatever their name.
+
+    Args:
+        scope: where types without a scope are looked up.
+    """
+    kept = []
+    for transform in pipeline:
+        if not _loads_annotations(type_class(transform, TRANSFORMS, scope)):
+            inner = transform.get("transforms")
+            kept.append({**transform, "transforms": _inner(inner, scope)} if inner else transform)
+    return kept
+
+
+def _inner(transforms: Any, scope: str | None) -> Any:
+    """The transforms inside another one: a list, or a list of lists that are alternatives."""
+    if isinstance(transforms, Mapping):
+        return transforms
+    if all(isinstance(one, Mapping) for one in transforms):
+        return without_annotations(transforms, scope)
+    return [rest for rest in (_inner(one, scope) for one in transforms) if rest]
+
+
+def _loads_annotations(kind: Any) -> bool:
+    return isclass(kind) and any(_ANNOTATIONS.fullmatch(c.__name__) for c in getmro(kind))
+
+
+def load_photo(transforms: Sequence[Transform], path: Path, **fields: Any) -> tuple[dict, int]:
+    """Run the transforms that load a photo.
+
+    Args:
+        path: its file.
+        **fields: what else the transforms read.
+
+    Returns:
+        What the transforms pass on, with the image as ``img``, and the number of transforms.
 
     Raises:
-        ValueError: more than ``MOST_PIXELS``; the header says it, before anything is decoded.
-        OSError, cv2.error: the photo cannot be read.
+        PhotoError: more than ``MOST_PIXELS`` (the header says it, before anything is decoded), or
+            the photo cannot be read.
     """
+    try:
+        _check_file(path)
+        results, count = run_until_loaded(transforms, {"img_path": str(path), **fields})
+        _check_pixels(results["img"].shape[1::-1])
+    except (MemoryError, PhotoError):
+        raise
+    except Exception as e:  # decoders raise anything
+        raise PhotoError(one_line(e)) from e
+    return results, count
+
+
+def run_until_loaded(transforms: Sequence[Transform], results: dict) -> tuple[dict, int]:
+    """Run transforms until ``img`` is there; those that load annotations are left out."""
+    for count, transform in enumerate(transforms, 1):
+        if not _loads_annotations(type(transform)):
+            try:
+                results = run_transform(transform, results)
+            except AssertionError as e:  # mmcv's, of a photo that it cannot decode
+                raise PhotoError("not a readable photo") from e
+        if results.get("img") is not None:
+            return results, count
+    raise PhotoError("the pipeline loads no photo: begin it with LoadImageFromFile")
+
+
+def run_transform(transform: Transform, results: dict) -> dict:
+    """What a transform makes of ``results``.
+
+    Raises:
+        PhotoError: it gives nothing, or needs what a photo's file does not give.
+    """
+    name = type(transform).__name__
+    try:
+        made = transform(results)
+    except KeyError as e:
+        raise PhotoError(f"{name} of the pipeline needs {e}, which a file does not give") from e
+    if made is None:
+        raise PhotoError(f"not a readable photo: {name} of the pipeline gives nothing")
+    return made
+
+
+# ------------------------------------------------------------------------------------- the file
+
+
+def _check_file(path: Path) -> None:
     if path.exists() and not path.is_file():  # reading a pipe would wait
-        raise OSError("not a file")
+        raise PhotoError("not a file")
     _check_pixels(_declared_size(path))
-    photo = mmcv.imread(path)
-    if photo is None:
-        raise OSError("not a readable photo")
-    _check_pixels(photo.shape[1::-1])
-    return photo
 
 
 def _declared_size(path: Path) -> tuple[int, int]:
@@ -37,7 +127,7 @@ def _declared_size(path: Path) -> tuple[int, int]:
         try:
             image = Image.open(path)
         except Image.DecompressionBombError as error:
-            raise ValueError(_TOO_LARGE) from error
+            raise PhotoError(_TOO_LARGE) from error
         except Exception:  # of any type
             return 0, 0
         with image:
@@ -51,9 +141,43 @@ def _verify(image: Image.Image) -> None:
     try:
         image.verify()
     except Exception as error:  # of any type
-        raise OSError(f"not a readable photo: {error}") from error
+        raise PhotoError(f"not a readable photo: {error}") from error
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MOST_PIXELS:
-        raise ValueError(f"{size[0]}x{size[1]} px, {_TOO_LARGE}")
+        raise PhotoError(f"{size[0]}x{size[1]} px, {_TOO_LARGE}")
+
+
+# ---------------------------------------------------------------------------------- the picture
+
+
+def picture_of(image: np.ndarray) -> np.ndarray:
+    """An image to look at.
+
+    Args:
+        image: as a pipeline loads it: grey (H, W), or (H, W, channels) that begin with BGR; of any
+            dtype. Values outside 0..255 are stretched.
+
+    Returns:
+        uint8 (H, W, 3), RGB; the same size.
+    """
+    channels = image[..., None] if image.ndim == 2 else image
+    channels = channels[..., 2::-1] if channels.shape[2] > 2 else channels[..., [0, 0, 0]]
+    return channels if channels.dtype == np.uint8 else _in_8_bits(channels)
+
+
+def _in_8_bits(values: np.ndarray) -> np.ndarray:
+    values = np.nan_to_num(values.astype(np.float32))
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255 or 0 < high <= 1:
+        values = (values - low) * (255 / ((high - low) or 1))
+    return values.round().astype(np.uint8)
+
+
+def picture_in(dataset: Any, path: str) -> np.ndarray:
+    """`picture_of` a photo as a data set loads it; of joined data sets, as the first one does."""
+    while not hasattr(dataset, "pipeline"):
+        dataset = dataset.datasets[0] if hasattr(dataset, "datasets") else dataset.dataset
+    results, _ = run_until_loaded(dataset.pipeline.transforms, {"img_path": path})
+    return picture_of(results["img"])

@@ -16,9 +16,13 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from fpn_neck.mm.config.load import drop_pretraining, photo_pipeline
+from fpn_neck.datasets.check.heads import check_classes
+from fpn_neck.mm.config.load import drop_pretraining
+from fpn_neck.mm.config.names import names_in_config
 from fpn_neck.mm.explain import explained
+from fpn_neck.mm.photos import load_photo, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.walk import data_sets
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
 
 
@@ -46,12 +50,11 @@ class Predictor(Protocol):
 
     cfg: Config
 
-    def __call__(self, path: Path, photo: np.ndarray) -> Prediction:
-        """Predict one photo.
+    def __call__(self, path: Path) -> Prediction:
+        """Predict one photo from its file.
 
-        Args:
-            path: the photo's file.
-            photo: its pixels, uint8 (H, W, 3), BGR.
+        Raises:
+            PhotoError: see `fpn_neck.mm.photos.load_photo`.
         """
 
 
@@ -79,7 +82,7 @@ def load_model(
     state = find_state_dict(content)
     with (
         explained(cfg, "test"),
-        DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)),
+        DefaultScope.overwrite_default_scope(cfg.get("default_scope") or scope),
     ):
         model = revert_sync_batchnorm(MODELS.build(_without_pretraining(cfg.model)))
     state = matching_weights(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
@@ -104,26 +107,59 @@ def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {key.lower(): value for key, value in found.items() if value is not None}
 
 
-def check_names(model: BaseModel, checkpoint: str, *keys: str) -> None:
-    """Refuse a model whose checkpoint does not say what its labels mean.
+def complete_names(model: BaseModel, cfg: Config, checkpoint: str, *keys: str, scope: str) -> None:
+    """Take what a checkpoint does not say of its labels from the config's test data set.
 
     Args:
+        model: its ``dataset_meta`` gets the names.
+        cfg: its config.
         checkpoint: the file, for the message.
         *keys: what ``model.dataset_meta`` must hold, such as 'classes' and 'palette'.
+        scope: 'mmseg' or 'mmdet'.
 
     Raises:
-        ValueError: a key is missing.
+        ValueError: neither the checkpoint nor the config has a key; the config's names are not as
+            many as the classes of its model.
     """
-    missing = [key for key in keys if key not in model.dataset_meta]
+    meta = model.dataset_meta
+    if all(key in meta for key in keys):
+        return
+    with explained(cfg, "test"):
+        names = names_in_config(cfg, cfg.get("default_scope") or scope)
+    if "classes" in meta and list(meta["classes"]) != list(names.get("classes", ())):
+        names = {}  # colours of other labels
+    elif "classes" in names:
+        _check_number(cfg, checkpoint, names)
+    model.dataset_meta = meta = {**names, **meta}
+    missing = [key for key in keys if key not in meta]
     if missing:
+        words = " and ".join(missing)
         raise ValueError(
-            f"checkpoint {checkpoint} holds no dataset_meta with {' and '.join(missing)} of its "
-            "labels; use the file that training saved"
+            f"checkpoint {checkpoint} holds no dataset_meta with {words} of its labels, and "
+            "neither does the config; give test_dataloader.dataset.metainfo=dict(classes=(...), "
+            "palette=[...]), or use the file that training saved"
         )
+
+
+def _check_number(cfg: Config, checkpoint: str, names: Mapping[str, Any]) -> None:
+    findings = check_classes("the config", "test_dataloader", cfg.model, names)
+    if findings:
+        raise ValueError(
+            f"checkpoint {checkpoint} holds no names of its labels, and the config's do not fit: "
+            f"{findings[0].value}; give test_dataloader.dataset.metainfo=dict(classes=(...))"
+        )
+
+
+def photo_pipeline(cfg: Config) -> list[dict]:
+    """The test pipeline; of joined data sets, that of the first one."""
+    return next(data_sets(cfg.test_dataloader.dataset))["pipeline"]
 
 
 class PhotoModel:
     """A model with the test pipeline of its config, for one photo at a time.
+
+    The config's own transforms load the photo, as in testing; those that load annotations are
+    left out.
 
     Args:
         model: see `load_model`.
@@ -136,24 +172,28 @@ class PhotoModel:
 
     def __init__(self, model: BaseModel, cfg: Config, *, scope: str) -> None:
         self.model = model
-        pipeline = photo_pipeline(cfg.test_dataloader.dataset.pipeline)
-        with (
-            explained(cfg, "test"),
-            DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)),
-        ):
-            self._pipeline = Compose(pipeline)
+        scope = cfg.get("default_scope") or scope
+        with explained(cfg, "test"), DefaultScope.overwrite_default_scope(scope):
+            pipeline = without_annotations(photo_pipeline(cfg), scope)
+            self._transforms = Compose(pipeline).transforms
 
     @torch.inference_mode()
-    def __call__(self, photo: np.ndarray, **fields: Any) -> Any:
+    def __call__(self, path: Path, **fields: Any) -> tuple[Any, np.ndarray]:
         """Predict one photo.
 
         Args:
-            photo: uint8 (H, W, 3), BGR.
-            **fields: what else the pipeline reads, such as ``img_path`` and ``proposals``.
+            path: the photo's file.
+            **fields: what else the pipeline reads, such as ``proposals``.
 
         Returns:
-            The framework's data sample.
+            The framework's data sample, and the image as the pipeline loads it.
+
+        Raises:
+            PhotoError: see `load_photo`.
         """
-        data = self._pipeline({"img": photo, **fields})
+        data, count = load_photo(self._transforms, path, **fields)
+        image = data["img"]
+        for transform in self._transforms[count:]:
+            data = run_transform(transform, data)
         batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
-        return self.model.test_step(batch)[0]
+        return self.model.test_step(batch)[0], image

@@ -12,6 +12,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
+from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.distributed.launch import adapt_to_launcher
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
@@ -156,7 +157,7 @@ def _paint(cfg: Config, folder: str) -> None:
 def _add_output(cfg: Config, out: str) -> None:
     require(cfg, "test_evaluator")
     evaluators = _evaluators(cfg, "test_evaluator")
-    if cfg.get("default_scope") == "mmseg":
+    if framework(cfg) == "mmseg":
         evaluators[0]["output_dir"] = out
     elif not out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out {out}: mmdet's predictions go into a .pkl file")
@@ -170,7 +171,7 @@ def _use_tta(cfg: Config) -> None:
     if "tta_pipeline" not in cfg or "tta_model" not in cfg:
         raise ValueError("--tta needs tta_model and tta_pipeline in the config")
     require(cfg, "model", "test_dataloader")
-    if cfg.get("default_scope") == "mmseg":  # its TTA model averages logits
+    if framework(cfg) == "mmseg":  # its TTA model averages logits
         cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = deepcopy(cfg.tta_pipeline)

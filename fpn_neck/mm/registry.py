@@ -10,12 +10,7 @@ from typing import Any
 
 from mmengine import registry as root
 
-from fpn_neck.mm.checkpoint_reader import read_files_safely
 from fpn_neck.models.backbones import BUILDERS
-
-# Needed as soon as a config names a type of this package: mmengine 0.10 cannot read its own
-# checkpoints on torch 2.6 and later.
-read_files_safely()
 
 # framework -> the module that registers this package's classes for it
 _PARTS = {"mmdet": "fpn_neck.mm.det", "mmseg": "fpn_neck.mm.seg"}

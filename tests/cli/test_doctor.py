@@ -404,6 +404,52 @@ def test_what_is_wrong_with_a_config(examine, text, words):
         assert word in problems, (word, problems)
 
 
+CLASSES = """
+from mmcv.transforms import LoadImageFromFile, Resize
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.models import DetDataPreprocessor, ResNet, RetinaHead, RetinaNet
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from fpn_neck import FPN
+pipeline = [
+    dict(type=LoadImageFromFile), dict(type=Resize, scale=(320, 240), keep_ratio=True),
+    dict(type=LoadAnnotations, with_bbox=True), dict(type=PackDetInputs)]
+dataset = dict(
+    type=CocoDataset, ann_file='a.json', metainfo=dict(classes=('x', 'y')), pipeline=pipeline)
+train_dataloader = dict(batch_size=1, dataset=dataset)
+val_dataloader = train_dataloader
+test_dataloader = train_dataloader
+model = dict(
+    type=RetinaNet,
+    data_preprocessor=dict(type=DetDataPreprocessor, pad_size_divisor=32),
+    backbone=dict(type=ResNet, depth=18, out_indices=(1, 2, 3)),
+    neck=dict(type=FPN, in_channels=[128, 256, 512], out_channels=32, num_outs=5),
+    bbox_head=dict(
+        type=RetinaHead, num_classes=2, in_channels=32, feat_channels=32,
+        anchor_generator=dict(
+            type=AnchorGenerator, ratios=[1.0], scales=[4], strides=[8, 16, 32, 64, 128]),
+        bbox_coder=dict(type=DeltaXYWHBBoxCoder)))
+"""
+
+
+def test_a_config_of_classes_is_shown_as_one_of_names(tmp_path):
+    """mmengine's Python configs; they need no default_scope."""
+    pytest.importorskip("mmdet.models")
+    from fpn_neck.cli.doctor.config import examine_config
+
+    (tmp_path / "config.py").write_text(CLASSES)
+    sections = examine_config(str(tmp_path / "config.py"))
+    assert [problem for section in sections for problem in section.problems] == []
+    config, classes, pyramid = sections
+    assert ("model", "RetinaNet") in config.rows
+    assert classes.rows == [
+        *((split, "CocoDataset", "2 classes: x, y") for split in ("train", "val", "test")),
+        ("model.bbox_head", "RetinaHead", "num_classes=2"),
+    ]
+    assert "240 x 320 px" not in pyramid.title and "256 x 320 px" in pyramid.title  # padded to 32
+    assert pyramid.rows[3][:4] == ("P3", "8", "32", "32x40")
+
+
 @pytest.mark.parametrize("scale", [[(1, 2), (3, 4)], (512,), "512", (1333, -1)], ids=str)
 def test_a_test_scale_that_is_no_two_sides_is_wrong(examine, scale):
     resize = [dict(type="Resize", scale=scale)]

@@ -1,5 +1,6 @@
 """tools/predict.py: photos in, label files and overlays out, one line for what is wrong."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -58,7 +59,8 @@ def files_of(folder):
 
 
 def outputs(*names):
-    return sorted(f"{kind}/{name}.png" for kind in ("labels", "overlays") for name in names)
+    pictures = [f"{kind}/{name}.png" for kind in ("labels", "overlays") for name in names]
+    return sorted([*pictures, "photos.json"])
 
 
 # ---------------------------------------------------------------------------------- what it writes
@@ -167,6 +169,48 @@ def test_nothing_found_is_one_line(predict, assert_refused, photos, name):
     assert not out.exists()
 
 
+def test_a_photo_below_the_output_folder(call_tool, trained, varied, photos, monkeypatch):
+    """Only what the tool wrote there is no photo, and only for folders and globs."""
+    monkeypatch.chdir(photos)
+    for argument in ("a.jpg", "*.jpg"):
+        for _ in range(2):
+            done = call_tool("predict", trained.config, varied, argument, "--out", ".")
+            assert done.returncode == 0, done.stderr
+            assert "1 of 1 photos" in done.stdout
+    done = call_tool("predict", trained.config, varied, ".", "--out", ".")
+    assert "3 of 3 photos" in done.stdout and "left out: 1 file (1 .txt)" in done.stdout
+    done = call_tool("predict", trained.config, varied, "overlays/a.png", "--out", "more")
+    assert "1 of 1 photos" in done.stdout
+
+
+def test_what_a_folder_leaves_out_is_counted(predict, assert_refused, photos):
+    for name in ("b.gif", "c.gif", "d.avif", "nosuffix", "._a.jpg", "deep/.thumbs/a.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "a.jpg", photos / name)
+    Image.open(photos / "a.jpg").save(photos / "b.gif")
+    done, _ = predict(photos)
+    assert done.returncode == 0 and "3 of 3 photos" in done.stdout
+    assert "left out: 7 files (2 .gif, 2 hidden, 1 .avif, 1 .txt, 1 without suffix)" in done.stdout
+    assert ".jpeg .jpg .png" in done.stdout  # what a folder gives
+    done, _ = predict(photos, photos / "b.gif", photos / "nosuffix")  # a named file is read
+    assert done.returncode == 0 and "5 of 5 photos" in done.stdout
+    assert "left out: 5 files" in done.stdout
+    done, _ = predict(photos / "deep/.thumbs")
+    assert "1 of 1 photos" in done.stdout and "left out" not in done.stdout
+    (photos / "gifs").mkdir()
+    shutil.copy(photos / "b.gif", photos / "gifs")
+    assert_refused(predict(photos / "gifs")[0], "gifs: no photos there (1 file (1 .gif) left out)")
+
+
+def test_a_table_says_which_output_is_of_which_photo(predict, photos):
+    make_photo(photos / "deep/a.png")
+    (photos / "deep/broken.jpg").write_bytes(b"no photo")
+    _, out = predict(photos)
+    table = json.loads((out / "photos.json").read_text())
+    names = {"a.jpg": "a", "b.PNG": "b", "deep/a.png": "deep_a", "deep/c.jpeg": "c"}
+    assert table == {str(photos / photo): name for photo, name in names.items()}
+
+
 # ------------------------------------------------------------------------------ unreadable photos
 
 
@@ -216,7 +260,7 @@ def test_an_output_folder_that_can_be_none_is_one_line(predict, assert_refused, 
         ("model.neck.type=Foo", "config: model.neck (type 'Foo'): Foo is not in the"),
         ("test_dataloader.dataset.pipeline.1.type=Foo", "pipeline.1 (type 'Foo')"),
         ("model.decode_head.in_index=[0,9]", "model.decode_head.in_index=[0, 9]"),
-        ("modell.neck=3", "no 'modell'"),
+        ("modell.neck=3", "has a setting 'modell'"),
         ("a.b", "a.b: expected KEY=VALUE"),
     ],
 )
@@ -297,12 +341,13 @@ def test_a_checkpoint_without_weights_is_one_line(predict, assert_refused, photo
     assert not out.exists()
 
 
-def test_a_checkpoint_without_label_names_is_one_line(predict, assert_refused, varied, photos):
-    content = torch.load(varied, weights_only=False)
-    torch.save({"state_dict": content["state_dict"]}, photos / "bare.pth")
+def test_a_plain_state_dict_takes_its_names_from_the_config(predict, varied, photos):
+    done, out = predict(photos / "a.jpg")
+    expected = Image.open(out / "overlays/a.png")
+    torch.save(torch.load(varied, weights_only=False)["state_dict"], photos / "bare.pth")
     done, out = predict(photos / "a.jpg", checkpoint=photos / "bare.pth")
-    assert_refused(done, "bare.pth", "dataset_meta")
-    assert not out.exists()
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(expected, Image.open(out / "overlays/a.png"))  # with the legend
 
 
 def test_a_pickle_that_would_run_code_does_not(predict, assert_refused, photos, evil_checkpoint):

@@ -110,7 +110,6 @@ def test_tensors_come_to_the_cpu_or_where_they_are_wanted(address, good):
 CHANGES = """
 import sys, types, warnings
 import torch, mmengine.config.utils, mmengine.hub, mmengine.registry, mmengine.runner
-import fpn_neck
 from mmengine.runner.checkpoint import CheckpointLoader
 
 def snapshot():
@@ -137,12 +136,40 @@ CheckpointLoader._register_scheme = classmethod(
     lambda cls, *args, **kwargs: calls.append(args) or register(cls, *args, **kwargs)
 )
 before = snapshot()
+import fpn_neck
+loaded = snapshot()
 import fpn_neck.registry
 after = snapshot()
+assert after == {**loaded, **after}
 assert len(before) > 1000
-print([key for key in before if before[key] != after.get(key)], len(calls))
+changed = {key for key in before if before[key] != after.get(key)}
+print([*changed - {"finders"}], len(calls))  # the finder of mmcv._ext
+assert not [f for f in sys.meta_path if "checkpoint" in getattr(f, "__module__", "")]
+"""
+LATER = """
+import sys
+import fpn_neck
+assert not [name for name in sys.modules if name.startswith("mmengine")]
+import torch
+import mmengine.runner
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, load_checkpoint
+
+history = HistoryBuffer()
+history.update(2.0)
+model = torch.nn.Linear(2, 1)
+torch.save({"state_dict": model.state_dict(), "message_hub": {"loss": history}}, PATH)
+assert load_checkpoint(model, PATH)["message_hub"]["loss"].mean() == 2
+spec = mmengine.runner.checkpoint.__spec__
+assert spec.loader.get_source(spec.name).startswith("# Copyright")
+print(CheckpointLoader._schemes[""].__module__)
 """
 
 
-def test_importing_the_registry_changes_one_thing_once(run_python):
+def test_importing_the_package_changes_one_thing_once(run_python):
     assert run_python(CHANGES).splitlines()[-1] == "[('scheme', '')] 1"
+
+
+def test_importing_the_package_first_is_enough(run_python, tmp_path):
+    out = run_python(f"PATH = {str(tmp_path / 'model.pth')!r}\n{LATER}")
+    assert out.splitlines()[-1] == "fpn_neck.mm.checkpoint_reader"

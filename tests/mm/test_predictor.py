@@ -1,7 +1,6 @@
 """The two predictors behind one interface: what they share."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ for _package in ("mmseg", "mmdet", "timm"):
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from fpn_neck.mm.predictor import load_model  # noqa: E402
 from fpn_neck.mm.seg.predictor import SegmentationPredictor  # noqa: E402
@@ -72,13 +72,14 @@ def checkpoint(cfg, tmp_path):
     [{"dataset_meta": NAMES}, {"CLASSES": NAMES["classes"], "PALETTE": NAMES["palette"]}],
     ids=["mmseg 1", "mmseg 0"],
 )
-def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, meta):
+def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, tmp_path, meta):
     before = copy.deepcopy(cfg.to_dict())
     predictor = SegmentationPredictor(cfg, checkpoint(meta))
     assert cfg.to_dict() == before  # the caller's
     assert predictor.cfg.model.type == "fpn_neck.EncoderDecoder"
     photo = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
-    prediction = predictor(Path("photo.png"), photo)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    prediction = predictor(tmp_path / "photo.png")
     assert prediction.boxes is None
     assert prediction.labels.shape == (40, 64) and prediction.labels.dtype == np.uint8
     assert set(np.unique(prediction.labels)) <= {0, 1, 2}
@@ -97,6 +98,31 @@ def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, meta):
 def test_labels_without_names_or_colours_are_refused(cfg, checkpoint, meta, words):
     with pytest.raises(ValueError, match=f"model.pth holds no {words} of its labels"):
         SegmentationPredictor(cfg, checkpoint(meta))
+
+
+@pytest.mark.parametrize("meta", [{}, {"dataset_meta": {"classes": ["a", "b", "c"]}}])
+def test_names_and_colours_come_from_the_config_if_the_checkpoint_has_none(cfg, checkpoint, meta):
+    cfg.test_dataloader.dataset = {
+        "type": "BaseSegDataset",
+        "metainfo": NAMES,
+        "pipeline": PIPELINE,
+    }
+    found = SegmentationPredictor(cfg, checkpoint(meta))._meta
+    assert list(found["classes"]) == ["a", "b", "c"] and found["palette"] == NAMES["palette"]
+
+
+def test_names_of_the_checkpoint_come_first(cfg, checkpoint):
+    cfg.test_dataloader.dataset = {"type": "ADE20KDataset", "pipeline": PIPELINE}
+    assert SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))._meta == NAMES
+    for meta, words in (
+        (
+            {},
+            "do not fit: model.decode_head.num_classes=3, and test_dataloader has K=150",
+        ),
+        ({"dataset_meta": {"classes": ["a", "b", "c"]}}, "holds no dataset_meta with palette"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            SegmentationPredictor(cfg, checkpoint(meta))
 
 
 def test_a_part_that_cannot_be_built_is_named(cfg, checkpoint):

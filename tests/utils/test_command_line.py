@@ -1,7 +1,11 @@
 """What a command says of its user's mistakes."""
 
-import pytest
+from pkgutil import iter_modules
 
+import pytest
+from helpers.project import PROJECT
+
+from fpn_neck import cli
 from fpn_neck.utils import command_line
 
 
@@ -59,3 +63,41 @@ def test_help_says_how_to_get_a_traceback():
     text = command_line.command_parser("First line.\n\nSecond part.", "Third.\n").format_help()
     assert "First line.\n\nSecond part.\n" in text
     assert text.index("Third.\n") < text.index("FPN_NECK_TRACEBACK=1")
+
+
+WITHOUT_MM = """
+import runpy, sys
+from importlib.machinery import PathFinder
+MISSING = {"mmengine", "mmcv", "mmdet", "mmseg", "rich"}
+
+class Installed:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] not in MISSING:
+            return PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [finder for finder in sys.meta_path if finder is not PathFinder] + [Installed]
+import contextlib, io
+for program in PROGRAMS:
+    sys.argv = [*program, "--help"]
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            if program[0] == "fpn_neck":
+                runpy.run_module("fpn_neck", run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(program[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+    print(program, code, len(out.getvalue()), err.getvalue().splitlines())
+    assert code == 0 or code == 2 and len(err.getvalue().splitlines()) == 1, (program, err)
+    assert code == 0 or "is not installed; run pip install" in err.getvalue()
+"""
+
+
+def test_without_mmengine_every_tool_gives_its_help_or_one_line(run_python):
+    verbs = [module.name for module in iter_modules(cli.__path__)]
+    tools = [path for path in sorted((PROJECT / "tools").glob("*.py")) if path.stem in verbs]
+    programs = [[str(path)] for path in tools] + [["fpn_neck", verb] for verb in verbs]
+    out = run_python(f"PROGRAMS = {programs!r}\n{WITHOUT_MM}").splitlines()
+    assert len(out) == len(programs) > 10

@@ -11,6 +11,7 @@ from torch import nn
 
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.config.load import drop_pretraining
+from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.text import one_line
 
 
@@ -42,5 +43,5 @@ def build_without_weights(cfg: Any, section: Section) -> nn.Module | None:
 
 def _build(cfg: Any, device: str) -> nn.Module:
     model = copy.deepcopy(cfg.model)  # some constructors change their arguments
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
+    with DefaultScope.overwrite_default_scope(framework(cfg)), torch.device(device):
         return MODELS.build(model).to("meta")

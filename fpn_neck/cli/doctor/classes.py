@@ -25,7 +25,7 @@ def examine_classes(cfg: Any, config: str) -> Section:
     for split, dataset in _data_sets_of(cfg):
         metainfo = _metainfo(cfg, dataset, split, section)
         classes = metainfo.get("classes") or ()
-        section.rows.append((split, str(dataset.get("type")), _summary(classes)))
+        section.rows.append((split, _type(dataset), _summary(classes)))
         section.problems += _check_data_set(cfg.model, config, split, metainfo)
         if classes and isinstance(classes, Sequence):
             classes_of[split] = tuple(classes)
@@ -50,10 +50,10 @@ def _metainfo(
     """What the data set's class and config say, without its files."""
     from mmengine.registry import DATASETS
 
-    scope = dataset.get("_scope_", cfg.default_scope)
+    from fpn_neck.mm.config.types import framework, type_class
+
     try:
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(dataset["type"])
+        kind = type_class(dataset, DATASETS, framework(cfg))
         if kind is None:
             raise KeyError(f"{dataset['type']!r} is in no registry of data sets")
         return kind._load_metainfo(copy.deepcopy(dataset.get("metainfo")))
@@ -96,7 +96,12 @@ def _head_rows(model: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for path, head in heads(model):
         counts = [f"{k}={head[k]}" for k in head if k.startswith("num_") and k.endswith("classes")]
         if counts:
-            yield path, str(head["type"]), ", ".join(counts)
+            yield path, _type(head), ", ".join(counts)
+
+
+def _type(part: Mapping[str, Any]) -> str:
+    """As the config names it; mmengine's Python configs have classes."""
+    return str(getattr(part.get("type"), "__name__", part.get("type")))
 
 
 def _summary(classes: Any) -> str:

@@ -14,10 +14,10 @@ from fpn_neck.cli.doctor.pyramid import examine_pyramid
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.load import load_config
+from fpn_neck.mm.config.types import FRAMEWORKS, framework, type_name
 from fpn_neck.utils.text import one_line
-from fpn_neck.utils.walk import data_sets
+from fpn_neck.utils.walk import data_sets, dicts
 
-_SCOPES = ("mmdet", "mmseg")
 _DEFAULT_SIZE = (512, 512)
 
 
@@ -38,7 +38,7 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
     _examine_scope(cfg, section)
     if section.problems:
         return [section]
-    section.rows.append(("model", str(cfg.model.get("type"))))
+    section.rows.append(("model", type_name(cfg.model)))
     sections = [section, examine_classes(cfg, name)]
     config_size = _image_size_or_default(cfg, section)
     model = build_without_weights(cfg, section)
@@ -60,11 +60,12 @@ def _load(name: str, section: Section) -> Any:
 
 
 def _examine_scope(cfg: Any, section: Section) -> None:
-    scope = cfg.get("default_scope")
-    section.rows.append(("default_scope", str(scope)))
-    if scope not in _SCOPES:
-        what = f"default_scope={scope!r}: types are looked up in one of {_SCOPES}"
-        section.problems.append(Problem(what, f"default_scope = '{_SCOPES[0]}' or '{_SCOPES[1]}'"))
+    scope = framework(cfg)
+    section.rows.append(("default_scope", str(cfg.get("default_scope"))))
+    if scope not in FRAMEWORKS:
+        what = f"default_scope={scope!r}: types are looked up in one of {FRAMEWORKS}"
+        remedy = f"default_scope = '{FRAMEWORKS[0]}' or '{FRAMEWORKS[1]}'"
+        section.problems.append(Problem(what, remedy))
     elif not installed(scope):
         what = f"default_scope={scope!r}, and {scope} is missing"
         section.problems.append(Problem(what, PACKAGES[scope][1]))
@@ -91,8 +92,8 @@ def image_size(cfg: Any) -> tuple[int, int] | None:
         return _two_sides("data_preprocessor.size", processor["size"])
     loader = cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}
     for dataset in data_sets(loader.get("dataset")):
-        for step in dataset.get("pipeline") or []:
-            if step.get("type") == "Resize" and isinstance(step.get("scale"), Sequence):
+        for _, step in dicts(dataset.get("pipeline")):
+            if type_name(step) == "Resize" and isinstance(step.get("scale"), Sequence):
                 width, height = _two_sides("scale of the test pipeline's Resize", step["scale"])
                 unit = processor.get("pad_size_divisor") or 1
                 return -(-height // unit) * unit, -(-width // unit) * unit

@@ -16,6 +16,7 @@ from fpn_neck.datasets.check.heads import check_weights
 from fpn_neck.datasets.check.listing import DataSource
 from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.evaluators import evaluations
+from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.walk import data_sets, dicts
 
 
@@ -29,7 +30,7 @@ def data_sources(cfg: Config, *splits: str) -> list[DataSource]:
             name = split if len(parts) == 1 else f"{split} {i} of {len(parts)}"
             known = [others for other, others in names if other == part]
             known[0].append(name) if known else names.append((part, [name]))
-    scope = cfg.get("default_scope")
+    scope = framework(cfg)
     sources = [_source(", ".join(its_names), part, scope) for part, its_names in names]
     return [
         source._replace(indices=part.get("indices"), evaluations=evaluations(cfg, part, its_names))

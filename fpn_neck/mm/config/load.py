@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -17,8 +17,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config
 from mmengine.runner import FlexibleRunner, Runner
 
-import fpn_neck.mm.registry  # noqa: F401 (lets torch read mmengine's checkpoints)
 from fpn_neck.mm.config.sections import check_sections
+from fpn_neck.mm.config.types import type_name
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import dicts
 
@@ -56,14 +56,8 @@ def _is_installed(name: str) -> bool:
 def drop_pretraining(model: Any) -> None:
     """Let no TimmBackbone in a model config load weights: a checkpoint with all weights follows."""
     for _, part in dicts(model):
-        if str(part.get("type")).endswith("TimmBackbone"):
+        if type_name(part).endswith("TimmBackbone"):
             part.update(pretrained=False, checkpoint=None)
-
-
-def photo_pipeline(pipeline: Sequence[dict]) -> list[dict]:
-    """A test pipeline that starts from an array and loads no annotations."""
-    rest = [t for t in pipeline[1:] if t["type"] != "LoadAnnotations"]
-    return [{"type": "LoadImageFromNDArray"}, *rest]
 
 
 def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fpn_neck.mm.config.types import type_name
+from fpn_neck.utils.walk import data_sets
+
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TEXTS = ("default_scope", "work_dir", "load_from")
 _DICTS = (*_LOADERS, "default_hooks", "env_cfg", "auto_scale_lr", "optim_wrapper")
@@ -86,7 +89,8 @@ def require_photos(cfg: Mapping[str, Any]) -> None:
     """
     require(cfg, "model", "test_dataloader")
     check_levels(cfg["model"])
-    pipeline = (cfg["test_dataloader"].get("dataset") or {}).get("pipeline") or []
+    dataset = next(data_sets(cfg["test_dataloader"].get("dataset")), {})
+    pipeline = dataset.get("pipeline") or []
     if len(pipeline) < 2:
         what = f"test_dataloader.dataset.pipeline={pipeline!r}"
         raise ValueError(f"config: {what}: expected transforms that load a photo, ... and pack it")
@@ -99,7 +103,7 @@ def check_metrics(name: str, evaluator: Any) -> None:
         ValueError: names the metric.
     """
     for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if not isinstance(part, Mapping) or not str(part.get("type")).endswith("IoUMetric"):
+        if not isinstance(part, Mapping) or not type_name(part).endswith("IoUMetric"):
             continue
         given = part.get("iou_metrics", _IOU_METRICS)
         metrics = [given] if isinstance(given, str) else given
@@ -122,7 +126,7 @@ def check_levels(model: Mapping[str, Any]) -> None:
     count = neck.get("num_outs") or (len(inputs) if isinstance(inputs, (list, tuple)) else None)
     if not isinstance(indices, (list, tuple)) or not all(isinstance(i, int) for i in indices):
         return
-    is_fpn = str(neck.get("type")).endswith("FPN")
+    is_fpn = type_name(neck).endswith("FPN")
     if is_fpn and isinstance(count, int) and max(indices, default=0) >= count:
         what = f"config: model.decode_head.in_index={indices}"
         raise ValueError(f"{what}: expected numbers below the {count} levels of model.neck")

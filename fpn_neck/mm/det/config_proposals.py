@@ -12,6 +12,7 @@ from mmdet.datasets import BaseDetDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from fpn_neck.mm.config.types import type_name
 from fpn_neck.mm.det.proposals_file import DatasetPhoto, check_proposals, load_proposals
 from fpn_neck.utils.walk import data_sets
 
@@ -42,7 +43,7 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
 
 def loads_proposals(pipeline: Sequence[dict]) -> bool:
     """Whether a pipeline loads proposals, as Fast R-CNN's does."""
-    return any(str(transform["type"]).endswith("LoadProposals") for transform in pipeline)
+    return any(type_name(transform).endswith("LoadProposals") for transform in pipeline)
 
 
 def _check_file(cfg: Config, part: dict) -> None:
@@ -55,7 +56,7 @@ def unfiltered_dataset(cfg: Config, part: dict) -> BaseDetDataset:
     """Build a data set's config with every photo of its annotation file, without proposals."""
     whole: dict[str, Any] = {"test_mode": True, "filter_cfg": None, "proposal_file": None}
     with (
-        DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmdet")),
+        DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmdet"),
         redirect_stdout(io.StringIO()),  # pycocotools says that it loads
     ):
         return DATASETS.build({**part, **whole, "indices": None})

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from fpn_neck.mm.det.config_proposals import photos_of, unfiltered_dataset
 from fpn_neck.mm.det.predictor import load_rpn
 from fpn_neck.mm.det.proposals_file import Proposals, check_photos, check_proposals, photo_key
+from fpn_neck.mm.photos import without_annotations
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.walk import data_sets
 
@@ -93,7 +94,7 @@ def _photo_dataset(cfg: Config, split: str) -> CocoDataset:
         raise ValueError(
             f"{split}_dataloader.dataset joins {len(parts)} data sets; make a file for each"
         )
-    pipeline = [t for t in val[0]["pipeline"] if t["type"] != "LoadAnnotations"]
+    pipeline = without_annotations(val[0]["pipeline"], cfg.get("default_scope") or "mmdet")
     dataset = unfiltered_dataset(cfg, parts[0] | {"pipeline": pipeline})
     if not isinstance(dataset, CocoDataset):
         raise ValueError(f"{type(dataset).__name__}: recall is measured on COCO-style data sets")

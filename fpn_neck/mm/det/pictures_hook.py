@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmdet.models import RPN
 from mmengine.model import is_model_wrapper
@@ -12,6 +11,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from fpn_neck.mm.det.drawer import Drawer
+from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.report_hooks import PicturesHook
 
@@ -33,8 +33,10 @@ class DetectionPicturesHook(PicturesHook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._class_agnostic = isinstance(model, RPN)
 
-    def _picture(self, meta: dict, sample: Any) -> Image.Image:
-        photo = mmcv.imread(sample.img_path, channel_order="rgb")
-        if not self.with_photo:
-            photo = np.full_like(photo, 255)
-        return Drawer(meta, self._class_agnostic)(photo, sample, self.score_thr, draw_gt=True)
+    def _picture(self, dataset: Any, sample: Any) -> Image.Image:
+        if self.with_photo:
+            photo = picture_in(dataset, sample.img_path)
+        else:
+            photo = np.full((*sample.ori_shape[:2], 3), 255, np.uint8)
+        drawer = Drawer(dataset.metainfo, self._class_agnostic)
+        return drawer(photo, sample, self.score_thr, draw_gt=True)

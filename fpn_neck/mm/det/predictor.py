@@ -12,14 +12,17 @@ from mmdet.models import RPN
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from PIL import Image
 
+from fpn_neck.mm.config.types import type_name
 from fpn_neck.mm.det.config_proposals import loads_proposals
 from fpn_neck.mm.det.drawer import Drawer
 from fpn_neck.mm.det.proposals_file import load_proposals, matches_file_size, photo_key
-from fpn_neck.mm.predictor import PhotoModel, Prediction, check_names, load_model
+from fpn_neck.mm.photos import picture_of
+from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model, photo_pipeline
 
-# The file and the BGR pixels of a photo -> boxes, float (n, 4), in its px.
-ProposalSource = Callable[[Path, np.ndarray], np.ndarray]
+# The file of a photo -> boxes, float (n, 4), in its px.
+ProposalSource = Callable[[Path], np.ndarray]
 
 
 class DetectionPredictor:
@@ -34,8 +37,9 @@ class DetectionPredictor:
         cfg: the config that the model was built from.
 
     Raises:
-        FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; the checkpoint holds
-            no names of its labels; the detector needs a proposal source, or takes none.
+        FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
+            checkpoint nor the config holds names of its labels; the detector needs
+            a proposal source, or takes none.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class DetectionPredictor:
         if isinstance(model, RPN):  # it tells objects from background, whatever the data set holds
             model.dataset_meta = {"classes": ("object",)}
         _check_proposal_source(cfg, proposal_source)
-        check_names(model, checkpoint, "classes")
+        complete_names(model, cfg, checkpoint, "classes", scope="mmdet")
         if allow_mismatch and not isinstance(model, RPN):
             model.dataset_meta = _with_names_for_all(model)
         self.cfg, self.score_thr = cfg, score_thr
@@ -61,17 +65,24 @@ class DetectionPredictor:
         self._classes = model.dataset_meta["classes"]
         self._drawer = Drawer(model.dataset_meta)
 
-    def __call__(self, path: Path, photo: np.ndarray) -> Prediction:
-        """Photo, uint8 (H, W, 3) in BGR -> its ``boxes``.
+    def __call__(self, path: Path) -> Prediction:
+        """A photo's file -> its ``boxes``.
 
         A panoptic model predicts segments. They are drawn, and there are no boxes.
+
+        Raises:
+            PhotoError: see `fpn_neck.mm.photos.load_photo`.
         """
-        fields: dict[str, Any] = {"img_path": str(path), "img_id": 0}
+        fields: dict[str, Any] = {"img_id": 0}
         if self._proposal_source is not None:
-            fields["proposals"] = {"bboxes": self._proposal_source(path, photo)}
-        sample = self._model(photo, **fields).cpu()
-        draw = partial(self._drawer, photo[..., ::-1], sample, self.score_thr, draw_gt=False)
+            fields["proposals"] = {"bboxes": self._proposal_source(path)}
+        sample, image = self._model(path, **fields)
+        sample = sample.cpu()
+        draw = partial(self._draw, image, sample)
         return Prediction(boxes=self._boxes(sample), draw=draw)
+
+    def _draw(self, image: np.ndarray, sample: DetDataSample) -> Image.Image:
+        return self._drawer(picture_of(image), sample, self.score_thr, draw_gt=False)
 
     def _boxes(self, sample: DetDataSample) -> list[dict[str, Any]]:
         found = sample.get("pred_instances")
@@ -89,16 +100,16 @@ class DetectionPredictor:
 
 
 def _check_proposal_source(cfg: Config, proposal_source: ProposalSource | None) -> None:
-    needs = loads_proposals(cfg.test_dataloader.dataset.pipeline)
+    needs = loads_proposals(photo_pipeline(cfg))
+    kind = f"model.type={type_name(cfg.model)!r}"
     if needs and proposal_source is None:
         raise ValueError(
-            f"model.type={cfg.model.type!r} needs boxes to look at: give --proposals FILE or "
-            "--rpn CONFIG CHECKPOINT"
+            f"{kind} needs boxes to look at: give --proposals FILE or --rpn CONFIG CHECKPOINT"
         )
     if proposal_source is not None and not needs:
         raise ValueError(
-            f"model.type={cfg.model.type!r} finds its boxes itself: leave out --proposals and "
-            "--rpn, which are for Fast R-CNN"
+            f"{kind} finds its boxes itself: leave out --proposals and --rpn, which are for Fast "
+            "R-CNN"
         )
 
 
@@ -120,7 +131,8 @@ def load_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> RPN:
     """
     model = load_model(cfg, checkpoint, device, scope="mmdet")
     if not isinstance(model, RPN):
-        raise ValueError(f"model.type={cfg.model.type!r}: proposals come from an RPN's config")
+        kind = type_name(cfg.model)
+        raise ValueError(f"model.type={kind!r}: proposals come from an RPN's config")
     return model
 
 
@@ -137,7 +149,7 @@ def proposals_of_file(file: str) -> ProposalSource:
     proposals = load_proposals(file)
     is_json = Path(file).suffix == ".json"
 
-    def boxes_of(path: Path, photo: np.ndarray) -> np.ndarray:
+    def boxes_of(path: Path) -> np.ndarray:
         key = photo_key(path)
         keys = [str(path), key, path.name] if is_json else [key]
         found = next((proposals[name] for name in keys if name in proposals), None)
@@ -158,8 +170,8 @@ def proposals_of_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> Propo
     """
     rpn = PhotoModel(load_rpn(cfg, checkpoint, device), cfg, scope="mmdet")
 
-    def boxes_of(path: Path, photo: np.ndarray) -> np.ndarray:
-        sample = rpn(photo, img_path=str(path), img_id=0)
+    def boxes_of(path: Path) -> np.ndarray:
+        sample, _ = rpn(path, img_id=0)
         return sample.pred_instances.bboxes.cpu().numpy()
 
     return boxes_of

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmseg.models import EncoderDecoder
 from PIL import Image
 
-from fpn_neck.mm.predictor import PhotoModel, Prediction, check_names, load_model
+from fpn_neck.mm.config.types import type_class
+from fpn_neck.mm.photos import picture_of
+from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model
 from fpn_neck.utils.pictures import side_by_side
 
 
@@ -27,30 +31,35 @@ class SegmentationPredictor:
         cfg: the config that the model was built from.
 
     Raises:
-        FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; the checkpoint holds
-            no names or colours of its labels.
+        FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
+            checkpoint nor the config holds names and colours of its labels.
     """
 
     def __init__(
         self, cfg: Config, checkpoint: str, device: str = "cpu", *, allow_mismatch: bool = False
     ) -> None:
-        if cfg.model.type == "EncoderDecoder":
+        if type_class(cfg.model, MODELS, cfg.get("default_scope") or "mmseg") is EncoderDecoder:
             cfg = copy.deepcopy(cfg)
             cfg.model.type = "fpn_neck.EncoderDecoder"
         model = load_model(cfg, checkpoint, device, scope="mmseg", allow_mismatch=allow_mismatch)
-        check_names(model, checkpoint, "classes", "palette")
+        complete_names(model, cfg, checkpoint, "classes", "palette", scope="mmseg")
         self.cfg = cfg
         self._meta = model.dataset_meta
         self._model = PhotoModel(model, cfg, scope="mmseg")
 
-    def __call__(self, path: Path, photo: np.ndarray) -> Prediction:
-        """Photo, uint8 (H, W, 3) in BGR -> its ``labels``."""
-        labels = self._model(photo).pred_sem_seg.data[0].cpu().numpy()
-        # int64 would take 8 bytes a pixel.
-        labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))
-        return Prediction(labels=labels, draw=partial(self._draw, photo, labels))
+    def __call__(self, path: Path) -> Prediction:
+        """A photo's file -> its ``labels``.
 
-    def _draw(self, photo: np.ndarray, labels: np.ndarray) -> Image.Image:
+        Raises:
+            PhotoError: see `fpn_neck.mm.photos.load_photo`.
+        """
+        sample, image = self._model(path)
+        labels = sample.pred_sem_seg.data[0].cpu().numpy()
+        # int64 would take 8 bytes a pixel. mmseg gives floats for one logit.
+        labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
+        return Prediction(labels=labels, draw=partial(self._draw, image, labels))
+
+    def _draw(self, image: np.ndarray, labels: np.ndarray) -> Image.Image:
         """The photo, the labels over it, and a legend."""
         classes, palette = self._meta["classes"], self._meta["palette"]
-        return side_by_side(photo[..., ::-1], {"prediction": labels}, classes, palette)
+        return side_by_side(picture_of(image), {"prediction": labels}, classes, palette)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -15,6 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.curves import METRICS, Series, draw_curves, read_scalars
 from fpn_neck.utils.arguments import check_flag, check_whole
@@ -54,16 +54,22 @@ class PicturesHook(Hook):
             return
         folder = Path(runner.work_dir) / "pictures"
         path = folder / f"{Path(outputs[0].img_path).stem}.png"
-        picture = self._picture(loop.dataloader.dataset.metainfo, outputs[0])
+        picture = self._picture(loop.dataloader.dataset, outputs[0])
         write_whole(path, partial(picture.save, format="PNG"))
 
-    def _picture(self, meta: dict, sample: Any) -> Image.Image:
-        photo = mmcv.imread(sample.img_path, channel_order="rgb") if self.with_photo else None
+    def _picture(self, dataset: Any, sample: Any) -> Image.Image:
+        meta = dataset.metainfo
+        photo = picture_in(dataset, sample.img_path) if self.with_photo else None
         maps = {
-            "truth": sample.gt_sem_seg.data.squeeze().cpu().numpy(),
-            "prediction": sample.pred_sem_seg.data.squeeze().cpu().numpy(),
+            "truth": _labels(sample.gt_sem_seg),
+            "prediction": _labels(sample.pred_sem_seg),
         }
         return side_by_side(photo, maps, meta["classes"], meta["palette"])
+
+
+def _labels(segments: Any) -> np.ndarray:
+    """Whole numbers (H, W); mmseg gives floats for one logit."""
+    return segments.data[0].cpu().numpy().astype(np.int64)
 
 
 @HOOKS.register_module()

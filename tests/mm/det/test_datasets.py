@@ -207,11 +207,11 @@ def test_pictures_hold_truth_and_detections(root, with_photo):
     sample.pred_instances = found
     hook = DetectionPicturesHook(with_photo=with_photo)
     np.random.seed(0)  # mmdet varies the masks' colours
-    picture = np.asarray(hook._picture(data.metainfo, sample))
+    picture = np.asarray(hook._picture(data, sample))
     assert picture.shape == (64, 2 * 96, 3)
     sample.pred_instances = found[:0]
     np.random.seed(0)
-    without = np.asarray(hook._picture(data.metainfo, sample))
+    without = np.asarray(hook._picture(data, sample))
     np.testing.assert_array_equal(picture[:, :96], without[:, :96])  # the truth
     changed = (picture[:, 96:] != without[:, 96:]).any(-1)
     assert changed[10:41, 10:41].any()
@@ -242,7 +242,7 @@ def test_pictures_of_panoptic_segments_leave_void_out(root, segments, exact_draw
     del sample.gt_instances
     found = torch.tensor(segments)[torch.arange(96) * len(segments) // 96].repeat(1, 64, 1)
     sample.pred_panoptic_seg = PixelData(sem_seg=found)
-    picture = np.asarray(DetectionPicturesHook()._picture(data.metainfo, sample))[:, 96:]
+    picture = np.asarray(DetectionPicturesHook()._picture(data, sample))[:, 96:]
     photo = np.asarray(Image.open(sample.img_path))
     changed = (picture != photo).any(-1).mean(0) > 0.9  # columns
     drawn = np.isin(found[0, 0] % 1000, range(THINGS))

@@ -1,0 +1,50 @@
+"""What a ``type`` in a config stands for: a name, a name with a scope, or a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import getmro, isclass
+from typing import Any
+
+from mmengine.registry import MODELS, DefaultScope, Registry
+
+FRAMEWORKS = ("mmdet", "mmseg")
+
+
+def type_name(part: Mapping[str, Any]) -> str:
+    """The name without its scope; a class (mmengine's Python configs) has its own name.
+
+    ``'Resize'``, ``'mmdet.Resize'`` and the class ``Resize`` give ``'Resize'``.
+    """
+    kind = part.get("type")
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+
+
+def type_class(part: Mapping[str, Any], registry: Registry, scope: str | None) -> Any:
+    """The class that a config's part is built from; None if it is not registered.
+
+    Args:
+        registry: one of mmengine's root registries.
+        scope: where names without a scope are looked up.
+    """
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with (
+        DefaultScope.overwrite_default_scope(part.get("_scope_", scope)),
+        registry.switch_scope_and_registry(None) as known,
+    ):
+        return known.get(kind)
+
+
+def framework(cfg: Mapping[str, Any]) -> str | None:
+    """``default_scope``, or 'mmdet' or 'mmseg' by the class of the model.
+
+    mmengine's Python configs need no ``default_scope``.
+    """
+    scope, model = cfg.get("default_scope"), cfg.get("model")
+    if scope or not isinstance(model, Mapping):
+        return scope
+    kind = type_class(model, MODELS, None)
+    packages = [c.__module__.partition(".")[0] for c in getmro(kind)] if isclass(kind) else []
+    return next((package for package in packages if package in FRAMEWORKS), None)
