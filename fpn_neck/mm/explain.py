@@ -90,6 +90,8 @@ def explained(cfg: Config, step: str, *, building: bool = True) -> Iterator[Step
 def _build_error(cfg: Config, error: Exception, building: bool) -> str:
     """The error in one line that names the part; '' if it passes as it is."""
     text = one_line(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if text.startswith("config: "):
+        return ""  # it names the part already
     unknown = _UNKNOWN.match(text) if isinstance(error, KeyError) else None
     if unknown:
         text = unknown[0]  # without mmengine's advice and links

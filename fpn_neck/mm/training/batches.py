@@ -1,0 +1,96 @@
+"""Data loaders that give no batch, or batches without an end: refused before the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from mmengine.registry import DATA_SAMPLERS, LOOPS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler, DataLoader
+
+
+def check_batches(runner: Runner, *splits: str) -> None:
+    """Let the Runner refuse a loader that its loop can't use, as soon as it has built the loader.
+
+    A loop asks for the first batch while it is built, and would wait for it without an end.
+
+    Args:
+        splits: of 'train', 'val', 'test', those whose loaders the run builds, in this order.
+    """
+    build, names = runner.build_dataloader, [f"{split}_dataloader" for split in splits]
+
+    def checked(dataloader: Any, seed: int | None = None, *args: Any, **kwargs: Any) -> DataLoader:
+        name = next((name for name in names if runner.cfg.get(name) == dataloader), None)
+        loader = build(dataloader, seed, *args, **kwargs)
+        if name and loader.batch_sampler is not None:  # else the data set makes the batches
+            names.remove(name)  # the next loader with the same settings is of the next split
+            endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
+            _refuse_batches(name, runner.cfg[name], loader.dataset, endless=endless)
+        return loader
+
+    runner.build_dataloader = checked
+
+
+def _refuse_batches(name: str, cfg: Mapping[str, Any], dataset: Any, *, endless: bool) -> None:
+    """Refuse a loader without a batch, or one without an end if its loop waits for the end."""
+    if not len(dataset):
+        raise ValueError(
+            f"config: {name}.dataset holds no sample: correct its paths, or filter_cfg, which may "
+            "have left nothing"
+        )
+    # Other samplers than the loader's: what is begun does not always begin again.
+    sampler = build_batch_sampler(cfg, dataset, seed=0).sampler
+    if not endless and _never_ends(sampler):
+        remedy = f"set {name}.sampler.type='DefaultSampler'"
+        if name == "train_dataloader":
+            remedy += ", or train by iterations (train_cfg: by_epoch=False, max_iters=...)"
+        raise ValueError(
+            f"config: {name}.sampler gives samples without an end ({type(sampler).__name__}), and "
+            f"its loop would wait for the end of them: {remedy}"
+        )
+    batches = build_batch_sampler(cfg, dataset, seed=0)
+    if next(iter(batches), None) is None:
+        raise no_batch(name, len(dataset), batches)
+
+
+def build_batch_sampler(cfg: Mapping[str, Any], dataset: Any, seed: int) -> Any:
+    """The batch sampler of a loader's config, as mmengine builds it, but not begun.
+
+    Args:
+        cfg: the section of the loader.
+        dataset: the loader's data set.
+        seed: of the sampler.
+    """
+    sampler = DATA_SAMPLERS.build(cfg["sampler"], default_args=dict(dataset=dataset, seed=seed))
+    if not cfg.get("batch_sampler"):
+        return BatchSampler(sampler, cfg["batch_size"], cfg.get("drop_last", False))
+    arguments = dict(sampler=sampler, batch_size=cfg["batch_size"])
+    return DATA_SAMPLERS.build(cfg["batch_sampler"], default_args=arguments)
+
+
+def no_batch(name: str, count: int, batches: Any) -> ValueError:
+    """The error for samples that fill no batch."""
+    size = getattr(batches, "batch_size", None)
+    return ValueError(
+        f"config: {name}: the data set's {count} samples make no batch of batch_size={size} in "
+        f"this process: lower {name}.batch_size, or set drop_last=False"
+    )
+
+
+def _never_ends(sampler: Any) -> bool:
+    """Whether a sampler gives more samples than it has."""
+    try:
+        count = len(sampler)
+    except TypeError:
+        return False
+    return next(islice(sampler, count, None), None) is not None
+
+
+def _loops_by_iteration(train_cfg: Mapping[str, Any]) -> bool:
+    kind = train_cfg.get("type")
+    if kind is None:
+        return not train_cfg.get("by_epoch", True)
+    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(loop, type) and issubclass(loop, IterBasedTrainLoop)

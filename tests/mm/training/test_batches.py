@@ -1,0 +1,121 @@
+"""A loader without a batch, or without an end, is refused before the training."""
+
+import itertools
+
+import pytest
+
+pytest.importorskip("mmengine")
+
+from helpers import toy_run  # noqa: E402
+from helpers.toy_run import ToyModel, toy_config  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+from torch.utils.data import BatchSampler, Sampler, SequentialSampler  # noqa: E402
+
+from fpn_neck.mm.explain import explained  # noqa: E402
+from fpn_neck.mm.training import restoring_hook  # noqa: E402
+from fpn_neck.mm.training.batches import check_batches  # noqa: E402
+from fpn_neck.mm.training.randomness_hook import SeededBatchSampler, seed_from  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def generators():
+    yield
+    seed_from(0)
+
+
+def train(cfg):
+    """As tools/train.py does."""
+    ToyModel.seen.clear()
+    with explained(cfg, "train") as step:
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(step)
+        check_batches(runner, "train", "val")
+        restoring_hook.train(runner)
+
+
+def refusal(cfg):
+    with pytest.raises(ValueError) as caught:
+        train(cfg)
+    assert not ToyModel.seen
+    return str(caught.value)
+
+
+DEFAULT = dict(type="DefaultSampler", shuffle=True)
+INFINITE = dict(type="InfiniteSampler", shuffle=True)
+FEW = dict(batch_size=11, drop_last=True, sampler=DEFAULT)  # of 10 samples
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
+def test_fewer_samples_than_a_batch_are_refused(tmp_path, by_epoch, workers):
+    cfg = toy_config(tmp_path, by_epoch=by_epoch, workers=workers, train_dataloader=FEW)
+    assert refusal(cfg) == (
+        "config: train_dataloader: the data set's 10 samples make no batch of batch_size=11 in "
+        "this process: lower train_dataloader.batch_size, or set drop_last=False"
+    )
+
+
+def test_an_endless_sampler_fills_any_batch(tmp_path):
+    few = FEW | dict(sampler=INFINITE)
+    train(toy_config(tmp_path, steps=3, train_dataloader=few))
+    assert [len(names) for names, _ in ToyModel.seen] == [11] * 3
+
+
+@pytest.mark.parametrize("kind", ["by_epoch", "EpochBasedTrainLoop"])
+def test_epochs_of_an_endless_sampler_are_refused(tmp_path, kind):
+    cfg = toy_config(tmp_path, by_epoch=True, train_dataloader=dict(sampler=INFINITE))
+    if kind != "by_epoch":
+        del cfg.train_cfg["by_epoch"]
+        cfg.train_cfg.type = kind
+    text = refusal(cfg)
+    for word in ("config: train_dataloader.sampler", "InfiniteSampler", "DefaultSampler"):
+        assert word in text
+    assert "by_epoch=False" in text
+
+
+def test_a_validation_over_an_endless_sampler_is_refused(tmp_path):
+    text = refusal(toy_config(tmp_path, val_dataloader=dict(sampler=INFINITE)))
+    assert "config: val_dataloader.sampler" in text and "by_epoch" not in text
+
+
+def test_a_validation_without_a_batch_is_refused(tmp_path):
+    text = refusal(toy_config(tmp_path, val_dataloader=dict(batch_size=11, drop_last=True)))
+    assert text.startswith("config: val_dataloader: the data set's 10 samples make no batch")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
+def test_a_data_set_without_a_sample_is_refused(tmp_path, monkeypatch, by_epoch, workers):
+    """mmengine's endless sampler would look for one while the loop is built."""
+    monkeypatch.setattr(toy_run, "SAMPLES", 0)
+    cfg = toy_config(tmp_path, by_epoch=by_epoch, workers=workers)
+    assert "config: train_dataloader.dataset holds no sample" in refusal(cfg)
+
+
+class Endless(Sampler):
+    """Like mmdet's MultiSourceSampler: endless, with the length of the data set."""
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        return iter(itertools.cycle(range(10)))
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_an_empty_pass_ends(endless):
+    """Batch samplers that drop what is left may have a length and no batch."""
+    batches = BatchSampler(SequentialSampler(range(3)), 4, drop_last=True)
+    with pytest.raises(ValueError, match="3 samples make no batch of batch_size=4"):
+        list(SeededBatchSampler(batches, 0, endless=endless))
+
+
+def test_endless_samplers_of_any_class_are_known(tmp_path):
+    from mmengine.registry import DATA_SAMPLERS
+
+    DATA_SAMPLERS.register_module(
+        "TestEndless", module=lambda dataset, seed: Endless(), force=True
+    )
+    sampler = dict(sampler=dict(_delete_=True, type="TestEndless"))
+    cfg = toy_config(tmp_path, by_epoch=True, train_dataloader=sampler)
+    assert "(Endless)" in refusal(cfg)
