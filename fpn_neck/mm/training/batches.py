@@ -1,20 +1,23 @@
-"""Data loaders that give no batch, or batches without an end: refused before the training."""
+"""Loaders that give no batch, or batches without an end, and samples that can't be loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
+
+from fpn_neck.utils.text import one_line
 
 
 def check_batches(runner: Runner, *splits: str) -> None:
     """Let the Runner refuse a loader that its loop can't use, as soon as it has built the loader.
 
-    A loop asks for the first batch while it is built, and would wait for it without an end.
+    Errors of loading name the sample from then on. A loop asks for the first batch while it is built, and would wait for it without an end.
 
     Args:
         splits: of 'train', 'val', 'test', those whose loaders the run builds, in this order.
@@ -24,6 +27,7 @@ def check_batches(runner: Runner, *splits: str) -> None:
     def checked(dataloader: Any, seed: int | None = None, *args: Any, **kwargs: Any) -> DataLoader:
         name = next((name for name in names if runner.cfg.get(name) == dataloader), None)
         loader = build(dataloader, seed, *args, **kwargs)
+        vars(loader.dataset).setdefault("__getitems__", NamingFetch(loader.dataset))
         if name and loader.batch_sampler is not None:  # else the data set makes the batches
             names.remove(name)  # the next loader with the same settings is of the next split
             endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
@@ -31,6 +35,45 @@ def check_batches(runner: Runner, *splits: str) -> None:
         return loader
 
     runner.build_dataloader = checked
+
+
+class NamingFetch:
+    """A data set's ``__getitems__`` whose errors name the sample."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._fetch = getattr(dataset, "__getitems__", None)
+
+    def __call__(self, indices: Sequence[int]) -> Any:
+        """Load a batch's samples.
+
+        Raises:
+            ValueError: names the sample and the error.
+        """
+        return self._fetch(indices) if self._fetch else [self._load(i) for i in indices]
+
+    def _load(self, i: int) -> Any:
+        try:
+            return self._dataset[i]
+        except MemoryError:
+            raise
+        except Exception as e:  # of any transform
+            raise ValueError(
+                f"sample {i}{self._file(i)} can't be loaded: {one_line(e, with_type=True)}: "
+                "correct its file, or the pipeline"
+            ) from e
+
+    def _file(self, i: int) -> str:
+        """`` (photo.jpg, 640x480 px)`` as far as it is known."""
+        try:
+            path = self._dataset.get_data_info(i)["img_path"]
+        except Exception:  # data sets of other packages
+            return ""
+        try:
+            with Image.open(path) as photo:
+                return f" ({path}, {photo.width}x{photo.height} px)"
+        except (OSError, ValueError):
+            return f" ({path})"
 
 
 def _refuse_batches(name: str, cfg: Mapping[str, Any], dataset: Any, *, endless: bool) -> None:

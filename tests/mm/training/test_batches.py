@@ -119,3 +119,86 @@ def test_endless_samplers_of_any_class_are_known(tmp_path):
     sampler = dict(sampler=dict(_delete_=True, type="TestEndless"))
     cfg = toy_config(tmp_path, by_epoch=True, train_dataloader=sampler)
     assert "(Endless)" in refusal(cfg)
+
+
+# --------------------------------------------------------------------------- errors inside a step
+
+
+class Broken(toy_run.ToyData):
+    """Args: fails: index -> the error of loading it."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __getitem__(self, i):
+        if i in self.fails:
+            raise {"KeyError": KeyError, "IndexError": IndexError, "ValueError": ValueError}[
+                self.fails[i]
+            ]("gt_seg_map")
+        return super().__getitem__(i)
+
+    def get_data_info(self, i):
+        return {"img_path": f"photos/{i}.jpg"}
+
+
+def broken(kind):
+    toy_run.DATASETS.register_module("Broken", module=Broken, force=True)
+    return dict(dataset=dict(_delete_=True, type="Broken", fails={7: kind}))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["KeyError", "IndexError", "ValueError"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_sample_that_cannot_be_loaded_is_named(tmp_path, split, kind, workers):
+    cfg = toy_config(tmp_path, workers=workers, **{f"{split}_dataloader": broken(kind)})
+    with pytest.raises(ValueError) as caught:
+        train(cfg)
+    text = str(caught.value)
+    assert "sample 7 (photos/7.jpg) can't be loaded: " in text and kind in text
+    assert "gt_seg_map" in text and "\n" not in text and "Traceback (" not in text
+
+
+def failing(monkeypatch, mode, kind):
+    """The model fails with this error from the second step or validation batch on."""
+    forward, calls = ToyModel.forward, []
+
+    def fail(self, inputs, data_samples, mode_="loss", **kwargs):
+        given = kwargs.get("mode", mode_)
+        calls.append(given)
+        if given == mode and calls.count(mode) > 1:
+            raise kind("x is missing")
+        return forward(self, inputs, data_samples, given)
+
+    monkeypatch.setattr(ToyModel, "forward", fail)
+
+
+KINDS = [KeyError, AssertionError, IndexError, RecursionError, StopIteration, RuntimeError]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ValueError])
+def test_an_error_of_a_training_step_is_one_line(tmp_path, monkeypatch, kind):
+    failing(monkeypatch, "loss", kind)
+    with pytest.raises(ValueError) as caught:
+        train(toy_config(tmp_path, checkpoint_interval=1))
+    text = str(caught.value)
+    assert text.startswith("training step 2 (photos ") and f"{kind.__name__}: " in text
+    assert "x is missing" in text and "\n" not in text
+    assert f"last good checkpoint: {tmp_path / 'iter_1.pth'}, --resume" in text
+    assert "FPN_NECK_TRACEBACK=1" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_a_validation_is_one_line(tmp_path, monkeypatch, kind):
+    failing(monkeypatch, "predict", kind)
+    with pytest.raises(ValueError) as caught:
+        train(toy_config(tmp_path))
+    text = str(caught.value)
+    assert "x is missing" in text and "\n" not in text and kind.__name__ in text
+    assert text.startswith("validation after step 4, batch 2 (photos 2.jpg, 3.jpg)")
+    assert f"last good checkpoint: {tmp_path / 'iter_4.pth'}, --resume" in text
+
+
+def test_without_a_checkpoint_the_line_says_so(tmp_path, monkeypatch):
+    failing(monkeypatch, "loss", KeyError)
+    with pytest.raises(ValueError, match="training step 2 .*; no checkpoint is saved yet; "):
+        train(toy_config(tmp_path, checkpoint_interval=5))
