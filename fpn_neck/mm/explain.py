@@ -182,7 +182,7 @@ def _kind(part: dict[str, Any]) -> str:
     return repr(kind) if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
 
 
-# ------------------------------------------------------------------------------ what fails in a step
+# ---------------------------------------------------------------------------- what fails in a step
 
 
 def _step_error(cfg: Config, error: Exception, hook: StepHook) -> str:

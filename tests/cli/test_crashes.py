@@ -265,11 +265,11 @@ def end_stalled(tmp_path, split, loads, *, workers=0, by_epoch=False, stall=FORE
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_sigterm_ends_a_run_that_waits_for_data(straight, tmp_path, workers, by_epoch):
-    """Step 4 waits; up to two batches are loaded ahead."""
-    loads = 6 if workers == 0 else 10
-    code, seconds = end_stalled(tmp_path, "train", loads, workers=workers, by_epoch=by_epoch)
+    """Step 4 waits; a process may be signalled while earlier steps are under way."""
+    code, seconds = end_stalled(tmp_path, "train", 6, workers=workers, by_epoch=by_epoch)
     assert code == 143 and seconds < 20
-    assert last(tmp_path)["meta"]["iter"] >= 3
+    if not workers:
+        assert last(tmp_path)["meta"]["iter"] == 3
     train(toy_config(tmp_path, by_epoch=by_epoch, resume=True))
     assert_same(last(tmp_path), straight(by_epoch)[0])
 
@@ -290,7 +290,7 @@ def test_sigterm_ends_a_validation_that_waits_for_data(tmp_path):
 def test_sigterm_ends_a_run_whose_loading_process_does_not_listen(tmp_path):
     """Only SIGKILL ends a process that waits in C."""
     stall = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); time.sleep(1000)"
-    code, seconds = end_stalled(tmp_path, "train", 10, workers=1, stall=stall)
+    code, seconds = end_stalled(tmp_path, "train", 6, workers=1, stall=stall)
     assert code == 143 and seconds < 20
 
 

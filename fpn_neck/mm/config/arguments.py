@@ -8,7 +8,6 @@ from typing import Any
 
 from mmengine.config import DictAction
 
-
 _DICT = re.compile(r"(^|[\[(,])(dict\(|\{[^,]*:)")
 
 

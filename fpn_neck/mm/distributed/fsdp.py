@@ -50,7 +50,7 @@ class FSDPStrategy(_strategy.FSDPStrategy):
         state_dict = _names_and_buffers(model)
         model = super()._wrap_model(model)
         # A checkpoint is compared with it before it is loaded. FSDP takes any name and shape.
-        model.whole_state_dict = state_dict
+        vars(model)["whole_state_dict"] = state_dict
         shard = sum(p.numel() for p in model.parameters())
         self.logger.info(f"FSDP: {shard} of {whole} parameters in each process")
         return model

@@ -13,11 +13,14 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from fpn_neck.utils.text import one_line
 
+_LOOKED_AT = 500  # photos, 0.1 ms each
+
 
 def check_batches(runner: Runner, *splits: str) -> None:
     """Let the Runner refuse a loader that its loop can't use, as soon as it has built the loader.
 
-    Errors of loading name the sample from then on. A loop asks for the first batch while it is built, and would wait for it without an end.
+    Errors of loading name the sample from then on. A loop asks for the first batch while it is
+    built, and would wait for it without an end.
 
     Args:
         splits: of 'train', 'val', 'test', those whose loaders the run builds, in this order.
@@ -27,11 +30,14 @@ def check_batches(runner: Runner, *splits: str) -> None:
     def checked(dataloader: Any, seed: int | None = None, *args: Any, **kwargs: Any) -> DataLoader:
         name = next((name for name in names if runner.cfg.get(name) == dataloader), None)
         loader = build(dataloader, seed, *args, **kwargs)
-        vars(loader.dataset).setdefault("__getitems__", NamingFetch(loader.dataset))
+        fetch = NamingFetch(loader.dataset)
+        vars(loader.dataset).setdefault("__getitems__", fetch)
         if name and loader.batch_sampler is not None:  # else the data set makes the batches
             names.remove(name)  # the next loader with the same settings is of the next split
             endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
             _refuse_batches(name, runner.cfg[name], loader.dataset, endless=endless)
+            if name != "train_dataloader":
+                _refuse_sizes(name, loader, fetch, getattr(runner.model, "data_preprocessor", None))
         return loader
 
     runner.build_dataloader = checked
@@ -111,6 +117,44 @@ def build_batch_sampler(cfg: Mapping[str, Any], dataset: Any, seed: int) -> Any:
         return BatchSampler(sampler, cfg["batch_size"], cfg.get("drop_last", False))
     arguments = dict(sampler=sampler, batch_size=cfg["batch_size"])
     return DATA_SAMPLERS.build(cfg["batch_sampler"], default_args=arguments)
+
+
+def _refuse_sizes(name: str, loader: DataLoader, fetch: NamingFetch, preprocessor: Any) -> None:
+    """Refuse photos of different sizes that the model can't put into one batch.
+
+    Looks at the first photos; a batch of others is tried by its step.
+    """
+    batch_size = getattr(loader.batch_sampler, "batch_size", None)
+    if not isinstance(batch_size, int) or batch_size < 2 or not preprocessor:
+        return
+    samples = fetch(_of_different_sizes(loader.dataset))
+    if len(samples) < 2:
+        return
+    try:
+        preprocessor(loader.collate_fn(samples), False)
+    except Exception as e:  # of any model
+        sizes = {tuple(x["inputs"].shape[-2:]) for x in samples if "inputs" in x}
+        found = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise ValueError(
+            f"config: {name}.batch_size={batch_size}, but the pipeline gives photos of different "
+            f"sizes ({found} px), which make no batch ({one_line(e, with_type=True)}): set "
+            f"{name}.batch_size=1, or resize all photos to one size in its pipeline"
+        ) from e
+
+
+def _of_different_sizes(dataset: Any) -> list[int]:
+    """Two samples whose files have different sizes, if there are any among the first ones."""
+    first: tuple[int, tuple[int, int]] | None = None
+    for i in range(min(len(dataset), _LOOKED_AT)):
+        try:
+            with Image.open(dataset.get_data_info(i)["img_path"]) as photo:
+                size = photo.size
+        except Exception:  # data sets of other packages; a photo that can't be read
+            continue
+        first = first or (i, size)
+        if size != first[1]:
+            return [first[0], i]
+    return []
 
 
 def no_batch(name: str, count: int, batches: Any) -> ValueError:

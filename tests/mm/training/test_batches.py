@@ -1,6 +1,7 @@
 """A loader without a batch, or without an end, is refused before the training."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,8 @@ pytest.importorskip("mmengine")
 
 from helpers import toy_run  # noqa: E402
 from helpers.toy_run import ToyModel, toy_config  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch.utils.data import BatchSampler, Sampler, SequentialSampler  # noqa: E402
 
@@ -113,9 +116,7 @@ def test_an_empty_pass_ends(endless):
 def test_endless_samplers_of_any_class_are_known(tmp_path):
     from mmengine.registry import DATA_SAMPLERS
 
-    DATA_SAMPLERS.register_module(
-        "TestEndless", module=lambda dataset, seed: Endless(), force=True
-    )
+    DATA_SAMPLERS.register_module("TestEndless", module=lambda dataset, seed: Endless(), force=True)
     sampler = dict(sampler=dict(_delete_=True, type="TestEndless"))
     cfg = toy_config(tmp_path, by_epoch=True, train_dataloader=sampler)
     assert "(Endless)" in refusal(cfg)
@@ -202,3 +203,65 @@ def test_without_a_checkpoint_the_line_says_so(tmp_path, monkeypatch):
     failing(monkeypatch, "loss", KeyError)
     with pytest.raises(ValueError, match="training step 2 .*; no checkpoint is saved yet; "):
         train(toy_config(tmp_path, checkpoint_interval=5))
+
+
+# ------------------------------------------------------------------------ photos of different sizes
+
+
+@pytest.fixture
+def sizes(tmp_path):
+    """Names of a data set of mmseg with photos of these sizes: its config and its model."""
+    pytest.importorskip("mmseg")
+    import fpn_neck  # noqa: F401
+
+    pytest.importorskip("mmseg.models")
+    import numpy as np
+    from PIL import Image
+
+    def build(*found, scale=None, keep_ratio=False):
+        for i, (width, height) in enumerate(found):
+            for folder, kind in (("img", "RGB"), ("ann", "L")):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                zeros = np.zeros((height, width, 3)[: 2 if kind == "L" else 3], np.uint8)
+                Image.fromarray(zeros).save(tmp_path / folder / f"{i}.png")
+        pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+        pipeline += [dict(type="Resize", scale=scale, keep_ratio=keep_ratio)] if scale else []
+        dataset = dict(
+            type="mmseg.BaseSegDataset",
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path="img", seg_map_path="ann"),
+            img_suffix=".png",
+            metainfo=dict(classes=["a", "b"]),
+            pipeline=[*pipeline, dict(type="PackSegInputs")],
+        )
+        loader = dict(batch_size=2, num_workers=0, dataset=dataset)
+        loader["sampler"] = dict(type="DefaultSampler", shuffle=False)
+        cfg = Config(dict(val_dataloader=loader, default_scope="mmseg"))
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            model = SimpleNamespace(
+                data_preprocessor=MODELS.build(dict(type="SegDataPreProcessor"))
+            )
+            runner = SimpleNamespace(cfg=cfg, model=model)
+            runner.build_dataloader = Runner.build_dataloader
+            check_batches(runner, "val")
+            runner.build_dataloader(cfg.val_dataloader, 0)
+
+    return build
+
+
+def test_validation_photos_of_different_sizes_are_refused(sizes):
+    with pytest.raises(ValueError) as caught:
+        sizes((64, 48), (64, 48), (80, 48))
+    text = str(caught.value)
+    assert text.startswith("config: val_dataloader.batch_size=2, but the pipeline gives photos of")
+    assert "(64x48 and 80x48 px)" in text and "val_dataloader.batch_size=1" in text
+
+
+def test_validation_photos_that_make_a_batch_pass(sizes):
+    sizes((64, 48), (64, 48))
+    sizes((64, 48), (80, 48), scale=(32, 32))
+
+
+def test_a_photo_whose_side_becomes_0_is_named(sizes):
+    with pytest.raises(ValueError, match=r"sample 1 \(\S+1\.png, 900x1 px\) can't be loaded: "):
+        sizes((64, 48), (900, 1), scale=(64, 48), keep_ratio=True)
