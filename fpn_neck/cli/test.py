@@ -12,6 +12,7 @@ from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argu
 from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.prepare import prepare_testing
+from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.utils.command_line import command_parser
 
@@ -35,5 +36,6 @@ def main() -> None:
     with process_group(cfg), explained(cfg, "test") as step:
         runner = RUNNERS.build(cfg)
         runner.register_hook(step)
+        check_batches(runner, "test")
         guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
         runner.test()

@@ -21,6 +21,7 @@ from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.last_checkpoint import check_last_checkpoint
 from fpn_neck.mm.prepare import prepare_training
+from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.restoring_hook import train
 from fpn_neck.utils.command_line import command_parser
@@ -66,6 +67,7 @@ def main() -> int | None:
         with explained(cfg, "train") as step:
             runner = RUNNERS.build(cfg)
             runner.register_hook(step)
+            check_batches(runner, "train", "val")
             guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
             try:
                 train(runner)

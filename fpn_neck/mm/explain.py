@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,11 @@ from mmengine.runner import Runner
 
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.models.tiled_head import PHOTO_TILE
-from fpn_neck.utils.text import one_line
+from fpn_neck.utils.text import first_few, one_line
 from fpn_neck.utils.walk import Place, dicts
 
 _UNKNOWN = re.compile(r"(\S+) is not in the .*?registry\.")  # mmengine's KeyError
+_IN_WORKER = "in DataLoader worker process"  # torch's message around another one
 _SHOWN = 3  # parts of a config that an error may be about
 # Of torch on CPUs and GPUs, cuDNN and cuBLAS, oneDNN, OpenCV, numpy and C++.
 _NO_MEMORY = re.compile(
@@ -37,29 +39,75 @@ class StepHook(Hook):
     Attributes:
         building: whether the runner still builds the parts of its config.
         step: 'train', 'val' or 'test'.
+        place: the step in words, 'training step 3'; '' before the first one.
     """
 
     priority = "HIGHEST"
 
     def __init__(self, step: str, *, building: bool = True) -> None:
         self.building, self.step, self._own = building, step, step
+        self.place = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training, with its validations."""
+        return self._own == "train"
 
     def before_run(self, runner: Runner) -> None:
         self.building = False
 
+    def before_train(self, runner: Runner) -> None:
+        self.place = f"training step {runner.iter + 1}"
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.place = f"training step {runner.iter + 1}{_photos(kwargs.get('data_batch'))}"
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.place = f"training step {runner.iter + 2}"  # waits for its data
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.place = f"validation after step {runner.iter}, batch {batch_idx + 1}"
+        self.place += _photos(data_batch)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        self.place = f"validation after step {runner.iter}, after batch {batch_idx + 1}"
+
+    def before_test(self, runner: Runner) -> None:
+        self.place = "test"
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.place = f"test, batch {batch_idx + 1}{_photos(data_batch)}"
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        self.place = f"test, after batch {batch_idx + 1}"
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.building = False  # a FlexibleRunner loads before its `before_run`
 
-    def before_val(self, runner: Runner) -> None:
+    def before_val(self, runner: Runner | None) -> None:
         self.step = "val"
+        if runner:
+            self.place = f"validation after step {runner.iter}"
 
-    def after_val(self, runner: Runner) -> None:
+    def after_val(self, runner: Runner | None) -> None:
         self.step = self._own
+        if runner:
+            self.place = f"training step {runner.iter + 1}"
+
+
+def _photos(batch: Any) -> str:
+    """`` (photos a.jpg, b.jpg)``, if a batch says it."""
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    paths = [getattr(s, "img_path", None) for s in samples] if isinstance(samples, list) else []
+    known = [str(path) for path in paths if path]
+    return f" (photos {first_few(known)})" if known else ""
 
 
 @contextmanager
 def explained(cfg: Config, step: str, *, building: bool = True) -> Iterator[StepHook]:
-    """Explain what can't be built and what doesn't fit into memory; other errors pass unchanged.
+    """Explain what can't be built, what doesn't fit into memory, and what fails in a step.
+
+    Errors outside the steps of a runner pass unchanged, and so do those that this package raises.
 
     Args:
         cfg: the config.
@@ -69,8 +117,8 @@ def explained(cfg: Config, step: str, *, building: bool = True) -> Iterator[Step
 
     Raises:
         ValueError: names the part of the config that can't be built, and the reason; or batch,
-            image size and classes, what to lower, and the last checkpoint. (A process that the
-            operating system kills can't say anything.)
+            image size and classes, what to lower, and the last checkpoint; or the step, the cause
+            and the last checkpoint. (A process that the operating system kills can't say anything.)
     """
     hook = StepHook(step, building=building)
     try:
@@ -78,7 +126,7 @@ def explained(cfg: Config, step: str, *, building: bool = True) -> Iterator[Step
     except Exception as e:  # constructors raise anything
         if isinstance(e, MemoryError) or _NO_MEMORY.search(str(e)):
             raise ValueError(_memory_error(cfg, hook.step, e)) from e
-        text = _build_error(cfg, e, hook.building)
+        text = _build_error(cfg, e, hook.building) or _step_error(cfg, e, hook)
         if not text:
             raise
         raise ValueError(text) from e
@@ -90,6 +138,8 @@ def explained(cfg: Config, step: str, *, building: bool = True) -> Iterator[Step
 def _build_error(cfg: Config, error: Exception, building: bool) -> str:
     """The error in one line that names the part; '' if it passes as it is."""
     text = one_line(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if text.startswith("config: "):
+        return ""  # it names the part already
     unknown = _UNKNOWN.match(text) if isinstance(error, KeyError) else None
     if unknown:
         text = unknown[0]  # without mmengine's advice and links
@@ -130,6 +180,31 @@ def _says(text: str, key: Any, value: Any) -> bool:
 def _kind(part: dict[str, Any]) -> str:
     kind = part["type"]
     return repr(kind) if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
+# ---------------------------------------------------------------------------- what fails in a step
+
+
+def _step_error(cfg: Config, error: Exception, hook: StepHook) -> str:
+    """The error of a step in one line; '' if it passes as it is."""
+    of_worker = _IN_WORKER in str(error)
+    ours = isinstance(error, (ValueError, TypeError, OSError)) and _raised_here(error)
+    of_processes = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    if not hook.place or of_processes or ours and not of_worker:
+        return ""
+    if of_worker:  # torch puts the whole traceback into the message
+        cause = one_line(str(error).strip().splitlines()[-1].strip("'\""))
+    else:
+        cause = one_line(error, with_type=True)
+    saved = _checkpoint(cfg) or "; no checkpoint is saved yet"
+    of_run = saved if hook.trains else ""
+    return f"{hook.place}: {cause}{of_run}; FPN_NECK_TRACEBACK=1 shows the traceback"
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether this package has raised an error, so that its message says what to do."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").startswith("fpn_neck.")
 
 
 # ---------------------------------------------------------------------------- too large a batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
 
 # Where frameworks keep the weights in a training checkpoint, and what wrappers put before a name.
-_CONTAINERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+_CONTAINERS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+)
 _PREFIX = "module."
+# Torch's own wrappers (torch.compile, FSDP, activation checkpointing), at any place of a name.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3  # names and shapes of each kind of difference
 
@@ -80,10 +90,14 @@ def _reason(error: Exception) -> str:
 
 
 def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
-    """The mapping of names to tensors inside a checkpoint, without ``module.`` before the names.
+    """The mapping of names to tensors inside a checkpoint, without torch's wrappers in the names.
+
+    These are ``_orig_mod.`` of `torch.compile`, ``_fsdp_wrapped_module.`` and
+    ``_checkpoint_wrapped_module.`` anywhere in a name, and one ``module.`` before it.
 
     Raises:
-        ValueError: the checkpoint holds no such mapping.
+        ValueError: the checkpoint holds no such mapping, or two of its names are the same without
+            the wrappers.
     """
     for name in _CONTAINERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
@@ -95,11 +109,17 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
         raise ValueError(
             f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
         )
-    return {
-        k.removeprefix(_PREFIX): v
-        for k, v in checkpoint.items()
-        if isinstance(k, str) and isinstance(v, Tensor)
-    }
+    found: dict[str, Tensor] = {}
+    for key, value in checkpoint.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            name = _WRAPPERS.sub("", key).removeprefix(_PREFIX)
+            if name in found:
+                raise ValueError(
+                    f"{key} and another name are both {name!r} without the names of torch's "
+                    "wrappers: save the state_dict of one model"
+                )
+            found[name] = value
+    return found
 
 
 def matching_weights(
@@ -112,6 +132,9 @@ def matching_weights(
 ) -> dict[str, Tensor]:
     """The weights that match a model in name and shape; those of another model are refused.
 
+    A prefix that all names share (``model.``, ``module.net.``) is taken off, or ``module.`` is put
+    before them, if the model's names want that.
+
     Args:
         model: the model's own ``state_dict()``.
         state_dict: the weights to load.
@@ -122,6 +145,7 @@ def matching_weights(
         ValueError: tensors are missing, left over, or of another shape; names the first few of
             each. With ``allow_mismatch``: no tensor matches.
     """
+    state_dict = _named_as_in(model, state_dict)
     text = differences(model, state_dict)
     if text and not allow_mismatch:
         raise ValueError(
@@ -134,6 +158,26 @@ def matching_weights(
     if text:
         warn(f"checkpoint {name}: {len(matching)} tensors loaded; {text}")
     return matching
+
+
+def _named_as_in(
+    model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The weights without the prefix of a wrapper that all their names share, if any matches then.
+
+    Unchanged if a name matches already, or none does with any part taken off.
+    """
+    renamed = dict(state_dict)
+    if any(name in model for name in renamed):
+        return state_dict
+    with_module = {f"{_PREFIX}{name}": value for name, value in renamed.items()}
+    if any(name in model for name in with_module):
+        return with_module  # the model has a part of this name, which was no wrapper's
+    while len({name.partition(".")[0] for name in renamed}) == 1 and all("." in n for n in renamed):
+        renamed = {name.partition(".")[2]: value for name, value in renamed.items()}
+        if any(name in model for name in renamed):
+            return renamed
+    return state_dict
 
 
 def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> str:

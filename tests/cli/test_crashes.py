@@ -221,6 +221,79 @@ def test_sigterm_at_a_step_that_is_saved_anyway_saves_once(tmp_path):
         assert last(tmp_path)["meta"]["iter"] == stop
 
 
+STALLED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from helpers import toy_run
+
+class Stalling(toy_run.ToyData):
+    left = {loads}
+    def __getitem__(self, i):
+        Stalling.left -= 1
+        if Stalling.left < 0:
+            print("stalled", flush=True)
+            {stall}
+        return super().__getitem__(i)
+
+toy_run.DATASETS.register_module("Stalling", module=Stalling)
+cfg = toy_run.toy_config({work_dir!r}, by_epoch={by_epoch}, workers={workers}, val_interval=5)
+cfg.{split}_dataloader.dataset.type = "Stalling"
+toy_run.train(cfg)
+"""
+FOREVER = "while True: time.sleep(0.1)"
+
+
+def end_stalled(tmp_path, split, loads, *, workers=0, by_epoch=False, stall=FOREVER, patience=30.0):
+    """SIGTERM to a run that waits for data: exit code, seconds."""
+    facts = dict(tests=str(PROJECT / "tests"), work_dir=str(tmp_path), split=split, loads=loads)
+    code = STALLED.format(**facts, workers=workers, by_epoch=by_epoch, stall=stall)
+    hook = "fpn_neck.mm.training.termination_hook"
+    code = f"import {hook}\n{hook}.PATIENCE = {patience}\n{code}"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert any("stalled" in line for line in process.stdout)
+            time.sleep(0.5)
+            begin = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            return process.wait(timeout=60), time.monotonic() - begin
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_ends_a_run_that_waits_for_data(straight, tmp_path, workers, by_epoch):
+    """Step 4 waits; a process may be signalled while earlier steps are under way."""
+    code, seconds = end_stalled(tmp_path, "train", 6, workers=workers, by_epoch=by_epoch)
+    assert code == 143 and seconds < 20
+    if not workers:
+        assert last(tmp_path)["meta"]["iter"] == 3
+    train(toy_config(tmp_path, by_epoch=by_epoch, resume=True))
+    assert_same(last(tmp_path), straight(by_epoch)[0])
+
+
+def test_sigterm_ends_a_run_that_waits_for_its_first_data(tmp_path):
+    code, seconds = end_stalled(tmp_path, "train", 0)
+    assert code == 143 and seconds < 20
+    assert not checkpoints(tmp_path)
+
+
+def test_sigterm_ends_a_validation_that_waits_for_data(tmp_path):
+    """Its weights may be averages, so nothing is saved: the run gives the data some time."""
+    code, seconds = end_stalled(tmp_path, "val", 2, patience=2.0)
+    assert code == 143 and 1.5 < seconds < 20
+    assert last(tmp_path)["meta"]["iter"] == 4
+
+
+def test_sigterm_ends_a_run_whose_loading_process_does_not_listen(tmp_path):
+    """Only SIGKILL ends a process that waits in C."""
+    stall = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); time.sleep(1000)"
+    code, seconds = end_stalled(tmp_path, "train", 6, workers=1, stall=stall)
+    assert code == 143 and seconds < 20
+
+
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
 def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, by_epoch):
     """At the very end mmengine would have nothing left to do, and no best checkpoint."""

@@ -196,6 +196,64 @@ def test_module_is_taken_off_once_and_only_in_front():
     ]
 
 
+@pytest.mark.parametrize("container", ["model_state_dict", "module"])
+def test_weights_are_found_where_tutorials_and_deepspeed_keep_them(container):
+    assert same(find_state_dict({container: WEIGHTS, "epoch": 1}), WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "_orig_mod.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.module.{}",
+        "_fsdp_wrapped_module.{}",
+        "_orig_mod._fsdp_wrapped_module._checkpoint_wrapped_module.{}",
+    ],
+)
+def test_names_of_torchs_wrappers_are_taken_off(wrapped):
+    assert same(find_state_dict({wrapped.format(k): v for k, v in WEIGHTS.items()}), WEIGHTS)
+
+
+def test_wrappers_inside_a_model_are_taken_off():
+    """What torch itself writes for a compiled part and for the whole."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    expected = model.state_dict()
+    model[1] = torch.compile(model[1])
+    assert "1._orig_mod.weight" in model.state_dict()
+    assert same(find_state_dict(model.state_dict()), expected)
+    assert same(find_state_dict(torch.compile(model).state_dict()), expected)
+    assert list(find_state_dict({"my_orig_mod.a": torch.zeros(1)})) == ["my_orig_mod.a"]
+
+
+def test_two_names_that_are_one_without_wrappers_are_refused():
+    x = torch.zeros(1)
+    with pytest.raises(ValueError, match="_orig_mod.a and another name are both 'a'"):
+        find_state_dict({"a": x, "_orig_mod.a": x + 1})
+
+
+@pytest.mark.parametrize("allow_mismatch", [False, True])
+@pytest.mark.parametrize("prefix", ["model.", "net.", "module.module.", "_orig_mod.model.net."])
+def test_a_prefix_that_all_names_share_is_taken_off(prefix, allow_mismatch):
+    weights = find_state_dict({f"{prefix}{k}": v for k, v in WEIGHTS.items()})
+    options = dict(allow_mismatch=allow_mismatch, warn=refuse)
+    assert same(matching_weights(WEIGHTS, weights, "a.pth", **options), WEIGHTS)
+
+
+def test_a_part_of_the_model_that_is_named_like_a_wrapper_is_kept():
+    for part in ("module.", "model.", "model.model."):
+        model = {f"{part}{k}": v for k, v in WEIGHTS.items()}
+        assert same(matching_weights(model, find_state_dict(model), "a.pth"), model)
+        wrapped = find_state_dict({f"module.{k}": v for k, v in model.items()})
+        assert same(matching_weights(model, wrapped, "a.pth"), model)
+
+
+def test_a_wrapped_checkpoint_of_another_model_is_refused_by_the_real_difference():
+    weights = {f"model.{k}": v for k, v in WEIGHTS.items()} | {"model.fc": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"another model: 1 left over: fc \(1,\)"):
+        matching_weights(WEIGHTS, weights, "a.pth")
+
+
 @pytest.mark.parametrize(
     "checkpoint",
     [{}, [], None, "weights", torch.zeros(2), {"epoch": 3}, {"state_dict": {}}, {"model": [1]}],

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from mmengine.config import DictAction
 
+_DICT = re.compile(r"(^|[\[(,])(dict\(|\{[^,]*:)")
+
 
 class Options(DictAction):
-    """mmengine's, with a message for an option without a value.
+    """mmengine's, with messages for what it can't read.
 
     Raises:
-        ValueError: an option without "=" is parsed.
+        ValueError: an option without "=" is parsed; a value is a dict, or its brackets don't match.
     """
 
     def __call__(self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any) -> None:
         for text in values:
             if "=" not in text:
                 raise ValueError(f"--cfg-options {text}: expected KEY=VALUE, without spaces")
+            _check_value(*text.split("=", 1))
         super().__call__(parser, args, values, *rest)
+
+
+def _check_value(key: str, value: str) -> None:
+    """Refuse what mmengine would take for a text, or read without an end."""
+    option, bare = f"--cfg-options {key}={value}", value.strip("'\"").replace(" ", "")
+    if _DICT.search(bare):
+        raise ValueError(
+            f"{option}: a dict can't be given here: give each of its settings, such as "
+            f"{key}.type=NAME {key}.size=3, or write a config with _base_"
+        )
+    try:
+        parsed = DictAction._parse_iterable(value)
+    except (AssertionError, RecursionError, IndexError):
+        parsed = bare
+    if parsed == bare and bare[:1] in ("[", "(") or parsed is bare and "," in bare:
+        raise ValueError(
+            f"{option}: expected a number, a text, or a list such as [1,2] or [[1,2],[3,4]] "
+            "whose brackets match"
+        )
 
 
 def add_mismatch_argument(parser: ArgumentParser) -> None:

@@ -47,7 +47,10 @@ class FSDPStrategy(_strategy.FSDPStrategy):
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         whole = sum(p.numel() for p in model.parameters())
+        state_dict = _names_and_buffers(model)
         model = super()._wrap_model(model)
+        # A checkpoint is compared with it before it is loaded. FSDP takes any name and shape.
+        vars(model)["whole_state_dict"] = state_dict
         shard = sum(p.numel() for p in model.parameters())
         self.logger.info(f"FSDP: {shard} of {whole} parameters in each process")
         return model
@@ -73,6 +76,15 @@ class FSDPStrategy(_strategy.FSDPStrategy):
             write_whole(Path(filename), lambda path: save(str(path), **kwargs), sync=True)
         else:
             save(filename, **kwargs)  # sends its shards to the first process, writes nothing
+
+
+def _names_and_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a model without its parameters' values."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: torch.empty_like(value, device="meta") if name in parameters else value.clone()
+        for name, value in model.state_dict().items()
+    }
 
 
 def _clip_by_whole_norm(model: FullyShardedDataParallel, parameters: Any, **kwargs: Any) -> Any:

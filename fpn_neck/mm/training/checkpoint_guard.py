@@ -54,10 +54,8 @@ class CheckpointGuard(Hook):
         meta = checkpoint.get("meta")
         if isinstance(meta, dict):
             meta.pop("config", None)  # resuming would run its text as Python
-        if isinstance(runner.model, FullyShardedDataParallel):
-            expected: dict[str, Tensor] = {}  # a shard has no names and shapes to compare with
-        else:
-            expected = _unwrapped(runner.model).state_dict()
+        expected = _own_weights(runner.model)
+        if expected is not None:
             weights = matching_weights(
                 expected,
                 weights,
@@ -65,9 +63,10 @@ class CheckpointGuard(Hook):
                 allow_mismatch=self._allow_mismatch,
                 warn=runner.logger.warning,
             )
-            if self._allow_mismatch or not isinstance(checkpoint.get("state_dict"), Mapping):
-                checkpoint["state_dict"] = weights  # mmengine looks nowhere else
-        _refuse_bad_values(weights, expected, name)
+        given = checkpoint.get("state_dict")
+        if not isinstance(given, Mapping) or given.keys() != weights.keys():
+            checkpoint["state_dict"] = weights  # mmengine looks nowhere else, and takes any name
+        _refuse_bad_values(weights, expected or {}, name)
         if runner.cfg.get("resume"):
             check_resumable(runner, checkpoint, name)
 
@@ -96,7 +95,16 @@ def _refuse_bad_values(
 
 
 def _is_bad(value: Tensor) -> bool:
+    if value.is_meta:
+        return False  # a parameter of a sharded model
     return value.is_floating_point() and not bool(value.isfinite().all())
+
+
+def _own_weights(model: Any) -> Mapping[str, Tensor] | None:
+    """Names and shapes of the whole model, and the values of its buffers; None if not known."""
+    if isinstance(model, FullyShardedDataParallel):
+        return getattr(model, "whole_state_dict", None)  # of `FSDPStrategy`; a shard has none
+    return _unwrapped(model).state_dict()
 
 
 def _unwrapped(model: Any) -> torch.nn.Module:

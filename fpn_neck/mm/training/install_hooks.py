@@ -42,6 +42,7 @@ def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
         dict(type="fpn_neck.RandomnessHook"),
         dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),
         dict(type="fpn_neck.LabelHook"),
+        dict(type="fpn_neck.ArrivalHook"),
         dict(type="fpn_neck.TerminationHook"),
         dict(type="fpn_neck.ValidationHook"),
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fpn_neck.mm.registry import HOOKS
+from fpn_neck.mm.training.batches import build_batch_sampler, no_batch
 from fpn_neck.mm.training.restoring_hook import RestoringHook
 
 _STEP, _BATCH = 0, 1  # what a seed is for
@@ -162,7 +162,8 @@ class SeededBatchSampler:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        passes = self._passes() if self.endless else self.batch_sampler
+        """Raises a ValueError if a pass over the data has no batch."""
+        passes = self._passes() if self.endless else self._pass()
         for number, indices in islice(enumerate(passes, self.first), self.skip, None):
             yield SeededBatch(indices, (self.seed, _BATCH, get_rank(), number))
 
@@ -170,7 +171,15 @@ class SeededBatchSampler:
         for epoch in count():
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
-            yield from self.batch_sampler
+            yield from self._pass()
+
+    def _pass(self) -> Iterator[list[int]]:
+        """One pass over the data; a pass without a batch would be repeated without an end."""
+        batch = None
+        for batch in self.batch_sampler:
+            yield batch
+        if batch is None:
+            raise no_batch("train_dataloader", len(self.sampler), self)
 
 
 class SeededBatch(list):
@@ -196,16 +205,11 @@ class SeededFetch:
 
 
 def _build_batch_sampler(runner: Runner) -> Any:
-    """The config's batch sampler, as mmengine builds it, but with a resumed run's seed.
+    """The config's batch sampler, with a resumed run's seed.
 
     mmengine's own one can't be used: the loop has begun it, and a sampler without an end goes on
     where it was left.
     """
-    cfg, dataset = runner.cfg.train_dataloader, runner.train_dataloader.dataset
     differ = runner.cfg.get("randomness", {}).get("diff_rank_seed", False)
     seed = runner.seed - get_rank() * differ  # all processes share one order
-    sampler = DATA_SAMPLERS.build(cfg.sampler, default_args=dict(dataset=dataset, seed=seed))
-    if not cfg.get("batch_sampler"):
-        return BatchSampler(sampler, cfg.batch_size, cfg.get("drop_last", False))
-    arguments = dict(sampler=sampler, batch_size=cfg.batch_size)
-    return DATA_SAMPLERS.build(cfg.batch_sampler, default_args=arguments)
+    return build_batch_sampler(runner.cfg.train_dataloader, runner.train_dataloader.dataset, seed)

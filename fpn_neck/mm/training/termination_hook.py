@@ -6,13 +6,16 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mmengine.dist import get_world_size
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from fpn_neck.mm.distributed.consensus import any_process
 from fpn_neck.mm.registry import HOOKS
@@ -20,14 +23,16 @@ from fpn_neck.mm.training.checkpoint_hook import CheckpointHook
 from fpn_neck.mm.training.restoring_hook import RestoringHook
 
 EXIT_CODE = 128 + signal.SIGTERM  # 143, the same as of a process that doesn't catch it
+PATIENCE = 30.0  # s
 
 
 @HOOKS.register_module()
 class TerminationHook(RestoringHook):
     """On SIGTERM, ends the iteration, saves a checkpoint and exits with code 143.
 
-    During a validation, a single process exits at once if a checkpoint holds the weights already.
-    Otherwise it exits after the validation. All processes of a run end at the same iteration.
+    A single process that waits for data exits at once. During a validation it exits only if a
+    checkpoint holds the weights already, otherwise after the validation. All processes of a run end
+    at the same iteration. If data do not come within `PATIENCE`, a process exits without saving.
     """
 
     priority = "LOWEST"  # after the schedulers' step and the regular checkpoint
@@ -38,39 +43,145 @@ class TerminationHook(RestoringHook):
         atexit.register(self._set_requested, False)
         self.at_restore(atexit.unregister, self._set_requested)
         self.at_restore(self._set_requested, False)
-        handler = signal.signal(signal.SIGTERM, lambda *_: self._set_requested(True))
+        self._done = runner.iter  # iterations that the weights were trained for
+        self._wait: _Wait | None = None  # None during a step
+        handler = signal.signal(signal.SIGTERM, lambda *_: self._terminate(runner))
         self.at_restore(signal.signal, signal.SIGTERM, handler)
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             initialize = partial(_init_worker, self._requested, loop.dataloader.worker_init_fn)
             self.replace(loop.dataloader, "worker_init_fn", initialize)
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        self._exit_if_requested(runner, runner.iter + 1)
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._wait = _Wait("train")
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        self._done = runner.iter + 1
+        self._exit_if_requested(runner, self._done)
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        is_last = batch_idx + 1 == len(loop.dataloader) if by_epoch else self._is_last(runner)
+        self._wait = None if is_last else _Wait("train")
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._wait = _Wait("val")
 
     def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # No checkpoint is saved here: the model may hold averaged weights now, with which training
-        # must not go on. And the processes may have different numbers of validation batches, so
-        # they can't all ask for a stop here.
-        saved = all(hook.saved_iter == runner.iter for hook in _checkpoint_hooks(runner))
-        if saved and get_world_size() == 1:
+        if self._may_exit_in_val(runner):
             self._exit_if_requested(runner, None)
+        self._wait = _Wait("val")
 
     def after_val_epoch(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self._wait = None
         self._exit_if_requested(runner, runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop) and not self._is_last(runner):
+            self._wait = _Wait("train")
+
+    def after_train(self, runner: Runner) -> None:
+        self._wait = None
+        super().after_train(runner)
+
+    def end_wait(self) -> None:
+        """The data have come."""
+        self._wait = None
+
+    def _is_last(self, runner: Runner) -> bool:
+        return self._done >= runner.train_loop.max_iters
+
+    def _may_exit_in_val(self, runner: Runner) -> bool:
+        # No checkpoint is saved there: the model may hold averaged weights now, which are not those
+        # to go on with. And the processes may have different numbers of validation batches, so
+        # they can't all ask for a stop there.
+        saved = all(hook.saved_iter == self._done for hook in _checkpoint_hooks(runner))
+        return saved and get_world_size() == 1
 
     def _set_requested(self, requested: bool) -> None:
         self._requested.value = requested
 
+    def _terminate(self, runner: Runner) -> None:
+        """Handle SIGTERM: exit if this process waits for data and may, else after the step."""
+        self._set_requested(True)
+        wait = self._wait
+        if wait is None:
+            return
+        if wait.split == "train" and get_world_size() == 1 or self._may_exit_in_val(runner):
+            self._exit_from_wait(runner, self._done if wait.split == "train" else None)
+        elif wait.is_late:
+            runner.logger.warning(f"no data within {PATIENCE} s after SIGTERM: not saved")
+            self._exit_from_wait(runner, None)
+        elif not wait.is_watched:
+            wait.is_watched = True
+            timer = threading.Timer(PATIENCE, self._signal_again, [wait])
+            timer.daemon = True
+            timer.start()
+
+    def _signal_again(self, wait: _Wait) -> None:
+        """Do so if the same wait still lasts: only the main thread can end it."""
+        if self._wait is wait:
+            wait.is_late = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _exit_from_wait(self, runner: Runner, iteration: int | None) -> None:
+        self._wait = None
+        try:
+            self._save(runner, iteration)
+        finally:
+            # They may wait for ever themselves. Torch would report their end as an error.
+            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.at_restore(signal.signal, signal.SIGCHLD, handler)
+            for process in multiprocessing.active_children():
+                process.kill()
+        self._exit(runner)
+
     def _exit_if_requested(self, runner: Runner, iteration: int | None) -> None:
         """Save this iteration, if it is one and no checkpoint holds it yet, and exit."""
-        if not any_process(bool(self._requested.value)):
-            return
+        if any_process(bool(self._requested.value)):
+            self._save(runner, iteration)
+            self._exit(runner)
+
+    def _save(self, runner: Runner, iteration: int | None) -> None:
         for hook in _checkpoint_hooks(runner):
             if iteration and hook.saved_iter != iteration:
                 hook.save_now(runner, iteration)
+
+    def _exit(self, runner: Runner) -> None:
         runner.logger.info("ended by SIGTERM; go on with --resume")
         self._set_requested(False)
         raise SystemExit(EXIT_CODE)
+
+
+@HOOKS.register_module()
+class ArrivalHook(Hook):
+    """Tells `TerminationHook` that data have come, before any other hook of the step runs."""
+
+    priority = "HIGHEST"
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        for hook in runner.hooks:
+            if isinstance(hook, TerminationHook):
+                hook.end_wait()
+
+    def before_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.before_train_iter(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        self.before_train_iter(runner)
+
+
+@dataclass
+class _Wait:
+    """A wait for data.
+
+    Attributes:
+        split: 'train' or 'val': whose data.
+        is_watched: whether a thread waits for the end of `PATIENCE`.
+        is_late: whether that time is over.
+    """
+
+    split: str
+    is_watched: bool = False
+    is_late: bool = False
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:

@@ -7,6 +7,8 @@ import torch
 
 pytest.importorskip("mmengine")
 
+from types import SimpleNamespace  # noqa: E402
+
 from mmengine.config import Config  # noqa: E402
 from mmengine.model import BaseModel, BaseTTAModel  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
@@ -14,7 +16,8 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 import fpn_neck.mm.registry  # noqa: E402,F401 (lets mmengine read its own checkpoints)
-from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints  # noqa: E402
+from fpn_neck.mm.distributed.fsdp import FSDPStrategy  # noqa: E402
+from fpn_neck.mm.training.checkpoint_guard import CheckpointGuard, guard_checkpoints  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 NUMBERS = itertools.count()  # mmengine wants another name for every Runner
@@ -171,3 +174,69 @@ def test_a_checkpoint_without_weights_is_refused(runner, tmp_path, content):
     torch.save(content, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match="no state_dict"):
         runner(load_from=str(tmp_path / "empty.pth")).load_or_resume()
+
+
+# ------------------------------------------------------------------------------- wrapped weights
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module.module.", "module._orig_mod."])
+def test_wrapped_weights_are_loaded_whole(runner, checkpoint, prefix):
+    weights = load_checkpoint(checkpoint)["state_dict"]
+    wrapped = {f"{prefix}{k}": v for k, v in weights.items()}
+    made = runner(load_from=changed(checkpoint, state_dict=wrapped))
+    made.load_or_resume()
+    assert all(torch.equal(v, weights[k]) for k, v in made.model.state_dict().items())
+
+
+# -------------------------------------------------------------------------------- sharded models
+
+
+class Masked(nn.Module):
+    """Holds -inf by design, as attention masks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(2, 4)
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+
+@pytest.fixture
+def sharded(tmp_path, monkeypatch):
+    """A runner with a model that FSDP shards over one process."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    strategy = FSDPStrategy(
+        work_dir=str(tmp_path), experiment_name=f"fsdp_{next(NUMBERS)}", env_kwargs={}
+    )
+    strategy.logger = strategy.build_logger(log_level="WARNING")
+    model = strategy._wrap_model(Masked())
+    yield SimpleNamespace(
+        model=model, cfg=Config(dict(load_from="a.pth")), work_dir=".", logger=strategy.logger
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_a_sharded_model_may_hold_infinity_where_it_has_it_itself(sharded):
+    weights = Masked().state_dict()
+    guard = CheckpointGuard()
+    guard.after_load_checkpoint(sharded, {"state_dict": dict(weights)})
+    for name, value in (("body.weight", torch.inf), ("body.bias", torch.nan)):
+        bad = {k: v.clone() for k, v in weights.items()}
+        bad[name].fill_(value)
+        with pytest.raises(ValueError, match=f"{name} holds NaN or infinity"):
+            guard.after_load_checkpoint(sharded, {"state_dict": bad})
+
+
+def test_a_sharded_model_refuses_weights_of_another_one_and_takes_wrapped_ones(sharded):
+    """FSDP itself would load no tensor, without a word."""
+    weights = Masked().state_dict()
+    guard = CheckpointGuard()
+    with pytest.raises(ValueError, match=r"1 of another shape: body\.bias \(5,\) for \(4,\)"):
+        guard.after_load_checkpoint(
+            sharded, {"state_dict": dict(weights) | {"body.bias": torch.zeros(5)}}
+        )
+    content = {"state_dict": {f"model.{k}": v for k, v in weights.items()}}
+    guard.after_load_checkpoint(sharded, content)
+    assert content["state_dict"].keys() == weights.keys()
