@@ -46,12 +46,10 @@ def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | Non
     if type(module) is not losses.CrossEntropyLoss:
         return None
     loss: Any = module  # mmseg comes without types
-    if (
-        loss.use_mask
-        or loss.use_sigmoid != one_logit
-        or (one_logit and loss.class_weight is not None)
-    ):
-        return None  # on one logit, class_weight is a factor of class 1 only
+    if loss.use_mask or loss.use_sigmoid != one_logit:
+        return None
+    if one_logit and loss.class_weight is not None:  # a factor of class 1 only
+        return None
     # With class weights and avg_non_ignore=False, mmseg uses a weight for the ignored label too.
     weights_ignored = loss.class_weight is not None and not loss.avg_non_ignore
     if weights_ignored or loss.reduction != "mean":
