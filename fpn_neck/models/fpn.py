@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,9 @@ class FPN(nn.Module):
         top_down: False leaves the top-down path out (paper, table 1 row d).
         laterals: False leaves all laterals except the coarsest out (paper, table 1 row e).
 
+    Attributes: those of ``mmdet.FPN``, with its values, e.g. ``add_extra_convs='on_input'`` for
+    True; ``fp16_enabled`` changes nothing.
+
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names it.
     """
@@ -86,14 +91,20 @@ class FPN(nn.Module):
         self.in_channels = check_wholes("in_channels", in_channels, 1)
         self.out_channels = check_whole("out_channels", out_channels, 1)
         self.num_ins = len(self.in_channels)
-        self.start_level, self.end_level = _used_levels(start_level, end_level, self.num_ins)
-        self.num_levels = self.end_level - self.start_level + 1
-        self.num_outs = _num_outs(num_outs, self.num_levels, self.end_level == self.num_ins - 1)
-        self.extra_source = _extra_source(add_extra_convs)
+        self.start_level, self.end_level = start_level, end_level
+        self.backbone_end_level = _backbone_end_level(start_level, end_level, self.num_ins)
+        self.num_levels = self.backbone_end_level - start_level
+        self.num_outs = _num_outs(
+            num_outs, self.num_levels, self.backbone_end_level == self.num_ins
+        )
+        self.add_extra_convs = _extra_source(add_extra_convs)
         self.relu_before_extra_convs = check_flag(
             "relu_before_extra_convs", relu_before_extra_convs
         )
-        self.upsample_cfg = _upsample_options(upsample_cfg)
+        _check_upsample_cfg(upsample_cfg)
+        self.upsample_cfg = dict(upsample_cfg)
+        self.fp16_enabled = False  # as mmdet's; autocast decides
+        self.init_cfg, self.is_init = copy.deepcopy(init_cfg), False
         check_choice("smooth", smooth, SMOOTH)
         check_flag("top_down", top_down)
         check_flag("laterals", laterals)
@@ -104,10 +115,10 @@ class FPN(nn.Module):
             )
         self.smooth, self.top_down, self.laterals = smooth, top_down, laterals
 
-        used = self.in_channels[self.start_level : self.end_level + 1]
+        used = self.in_channels[start_level : self.backbone_end_level]
         layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        no_norm = check_flag("no_norm_on_lateral", no_norm_on_lateral)
-        on_lateral = layers | {"norm_cfg": None if no_norm else norm_cfg}
+        self.no_norm_on_lateral = check_flag("no_norm_on_lateral", no_norm_on_lateral)
+        on_lateral = layers | {"norm_cfg": None if no_norm_on_lateral else norm_cfg}
         self.lateral_convs = nn.ModuleList(
             ConvNormAct(c, self.out_channels, 1, **on_lateral)
             for c in (used if laterals else used[-1:])
@@ -119,11 +130,22 @@ class FPN(nn.Module):
             ConvNormAct(self.out_channels, self.out_channels, 3, **layers)
             for _ in range(num_smooth)
         )
-        for i in range(self.num_outs - self.num_levels if self.extra_source else 0):
-            first_on_input = i == 0 and self.extra_source == "on_input"
+        for i in range(self.num_outs - self.num_levels if self.add_extra_convs else 0):
+            first_on_input = i == 0 and self.add_extra_convs == "on_input"
             c = used[-1] if first_on_input else self.out_channels
             self.fpn_convs.append(ConvNormAct(c, self.out_channels, 3, stride=2, **layers))
         init_convs(self, init_cfg)
+
+    def init_weights(self) -> None:
+        """Draw the convolutions' weights again by ``init_cfg``, as mmengine does before training.
+
+        As in mmengine, a second call warns and changes nothing; ``is_init = False`` allows it.
+        """
+        if self.is_init:
+            warnings.warn("FPN.init_weights was called more than once", stacklevel=2)
+            return
+        init_convs(self, self.init_cfg)
+        self.is_init = True
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Build the pyramid.
@@ -141,19 +163,19 @@ class FPN(nn.Module):
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
         check_maps("FPN", inputs, self.in_channels)
-        used = inputs[self.start_level : self.end_level + 1]  # C2..C5
+        used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
         if self._takes_fast_path(used):  # the same result, faster
             outs, lateral = fast_pyramid(*self._blocks(), used)
-            if self.extra_source == "on_lateral":  # nothing else depends on its memory format
+            if self.add_extra_convs == "on_lateral":  # nothing else depends on its memory format
                 lateral = in_layout_of(lateral, used[-1])
-            return tuple(outs + self._extra_levels(inputs[self.end_level], lateral, outs[-1]))
+            return tuple(outs + self._extra_levels(used[-1], lateral, outs[-1]))
         sizes = [x.shape[-2:] for x in used]
         with_lateral = used if self.laterals else used[-1:]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, with_lateral, strict=True)]
         outs = self._top_down_path(laterals, sizes) if self.top_down else laterals
         if self.smooth == "merged":
             outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
-        return tuple(outs + self._extra_levels(inputs[self.end_level], laterals[-1], outs[-1]))
+        return tuple(outs + self._extra_levels(used[-1], laterals[-1], outs[-1]))
 
     def _takes_fast_path(self, maps: Sequence[Tensor]) -> bool:
         return (
@@ -168,10 +190,13 @@ class FPN(nn.Module):
             self.smooth != "chained"
             and self.top_down
             and self.laterals
-            and self.upsample_cfg == {"mode": "nearest"}
+            and self._interpolation() == {"mode": "nearest"}
             and type(self)._top_down_path is FPN._top_down_path
             and "_top_down_path" not in self.__dict__
         )
+
+    def _interpolation(self) -> dict[str, Any]:
+        return _without_scale_factor(self.upsample_cfg)
 
     def _blocks(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The laterals and the smoothing 3x3 convolutions."""
@@ -179,7 +204,7 @@ class FPN(nn.Module):
 
     def output_strides(self, strides: Sequence[int]) -> list[int]:
         """Strides of the maps it returns, from the strides of its inputs, in image pixels."""
-        used = list(strides[self.start_level : self.end_level + 1])
+        used = list(strides[self.start_level : self.backbone_end_level])
         extra = self.num_outs - self.num_levels  # P6, P7, ...
         return used + [used[-1] << i for i in range(1, extra + 1)]
 
@@ -192,7 +217,7 @@ class FPN(nn.Module):
         """
         path = [laterals[-1]]
         for i in reversed(range(self.num_levels - 1)):
-            x = F.interpolate(path[0], size=sizes[i], **self.upsample_cfg)
+            x = F.interpolate(path[0], size=sizes[i], **self._interpolation())
             if self.laterals:
                 x = laterals[i] + x
             path.insert(0, self.fpn_convs[i](x) if self.smooth == "chained" else x)
@@ -201,20 +226,21 @@ class FPN(nn.Module):
     def _extra_levels(self, c_last: Tensor, lateral: Tensor, p_last: Tensor) -> list[Tensor]:
         """P6, P7, ...: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)), each from the one before."""
         levels: list[Tensor] = []
-        if not self.extra_source:
+        if not self.add_extra_convs:
             x = p_last
             for _ in range(self.num_outs - self.num_levels):
                 x = F.max_pool2d(x, kernel_size=1, stride=2)
                 levels.append(x)
             return levels
-        x = {"on_input": c_last, "on_lateral": lateral, "on_output": p_last}[self.extra_source]
+        x = {"on_input": c_last, "on_lateral": lateral, "on_output": p_last}[self.add_extra_convs]
         for i, conv in enumerate(self.fpn_convs[self.num_smooth :]):
             x = conv(F.relu(x) if i and self.relu_before_extra_convs else x)
             levels.append(x)
         return levels
 
 
-def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
+def _backbone_end_level(start: int, end: int, num_ins: int) -> int:
+    """Index after the coarsest map that is used."""
     check_whole("start_level", start, 0)
     last = num_ins - 1 if check_whole("end_level", end, -1) == -1 else end
     if not 0 <= start <= last < num_ins:
@@ -222,7 +248,7 @@ def _used_levels(start: int, end: int, num_ins: int) -> tuple[int, int]:
             f"start_level={start}, end_level={end}: with {num_ins} input maps they must satisfy "
             f"0 <= start_level <= end_level <= {num_ins - 1} (end_level=-1 means the last)"
         )
-    return start, last
+    return last + 1
 
 
 def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
@@ -241,26 +267,29 @@ def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
     return num_outs
 
 
-def _upsample_options(upsample_cfg: Cfg) -> dict:
+def _without_scale_factor(upsample_cfg: Cfg) -> dict[str, Any]:
+    return {k: v for k, v in upsample_cfg.items() if k != "scale_factor"}
+
+
+def _check_upsample_cfg(upsample_cfg: Cfg) -> None:
     if not isinstance(upsample_cfg, Mapping):
         raise TypeError(
             f"upsample_cfg={upsample_cfg!r}: expected a dict, e.g. dict(mode='nearest')"
         )
-    options = {k: v for k, v in upsample_cfg.items() if k != "scale_factor"}
+    options = _without_scale_factor(upsample_cfg)
     if "size" in options:
         raise ValueError("upsample_cfg: the size is always the lateral's; leave 'size' out")
     try:
         F.interpolate(torch.empty(1, 1, 2, 2), size=(3, 3), **options)
     except (TypeError, ValueError, NotImplementedError) as e:
         raise ValueError(f"upsample_cfg={dict(upsample_cfg)}: interpolate refuses it: {e}") from e
-    return options
 
 
-def _extra_source(add_extra_convs: bool | str) -> str:
+def _extra_source(add_extra_convs: bool | str) -> str | Literal[False]:
     if add_extra_convs is True:
         return "on_input"
     if add_extra_convs is False:
-        return ""
+        return False
     if not isinstance(add_extra_convs, str) or add_extra_convs not in EXTRA_SOURCES:
         raise ValueError(f"add_extra_convs={add_extra_convs!r}; choose a bool or {EXTRA_SOURCES}")
     return add_extra_convs

@@ -99,6 +99,6 @@ def _build_body(
 def _level_names(fpn: FPN) -> list[str]:
     names = [str(i) for i in range(fpn.num_levels)]
     extra = range(fpn.num_outs - fpn.num_levels)
-    if fpn.extra_source:
+    if fpn.add_extra_convs:
         return names + [f"p{i + 6}" for i in extra]
     return names + [f"pool{i + 1}" if i else "pool" for i in extra]

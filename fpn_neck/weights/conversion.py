@@ -89,6 +89,8 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
         module, _, part = role.rpartition(".")
         if role not in roles and module in modules:
             reason = _other_place(role, layout, to_library) or f"these {source} weights have none"
+            if module.startswith("neck.extra") and not module.endswith("conv"):
+                reason = f"{target}'s P6 and P7 have the pyramid's norm, {source}'s have no norm"
             result.missing[f"{modules[module]}.{part}"] = reason
     return result
 
@@ -124,7 +126,7 @@ def _read(
         module, _, part = name.rpartition(".")
         known = [p + module for p in library.prefixes if p + module in modules]
         if known:
-            roles = modules[known[0]]  # one, or .bn and .gn; only .bn has running statistics
+            roles = modules[known[0]]  # one, or BN's and GN's; only BN has running statistics
             is_batch_norm = f"{module}.running_mean" in state_dict
             names[f"{roles[0 if is_batch_norm else -1]}.{part}"] = name
         elif library.verbatim and name.startswith("backbone."):
@@ -162,6 +164,8 @@ def _obstacles(
     if target.concatenates is None and _concatenates(roles):
         limits.setdefault(r"head\.", "the target's head adds levels, the source concatenates them")
     obstacles = {role: _other_place(role, layout, target) for role in roles}
+    if target.extra_norm and _pyramid_norm(roles):
+        limits[r"neck\.extra\d\.conv\.bias"] = "P6 and P7 have a norm there, and so no bias"
     for pattern, reason in limits.items():
         obstacles |= {role: reason for role in roles if re.match(pattern, role)}
     return {role: reason for role, reason in obstacles.items() if reason}
@@ -179,19 +183,36 @@ def _expected(
 ) -> Iterator[str]:
     """Weights that the target needs for the parts in ``roles``, each with a bias or a norm."""
     parts = {role.split(".")[0] for role in roles}
+    extra_norm = _pyramid_norm(roles) if to_library.extra_norm else None
     has_extra = any(role.startswith("neck.extra") for role in roles)
     for module in modules:
         base, is_conv, _ = module.partition(".conv")
         if module.startswith("backbone.") or not is_conv or module.split(".")[0] not in parts:
             continue
-        if module.startswith("neck.extra") and not (has_extra and to_library.smooth):
+        is_extra = module.startswith("neck.extra")
+        if is_extra and f"{module}.weight" not in roles and not (has_extra and to_library.smooth):
             continue  # mm may have P6 without P7; the others have both
-        norm = next((n for n in ("bn", "gn") if f"{base}.{n}.weight" in roles), "conv")
-        yield from (f"{module}.weight", f"{base}.{norm}.bias")
+        norm = next((n for n in ("bn", "gn") if f"{base}.{n}.weight" in roles), None)
+        norm = norm or (extra_norm if is_extra else None)
+        yield from (f"{module}.weight", *_norm_parts(f"{base}.{norm}" if norm else module))
     if from_library.verbatim and to_library.verbatim:
         return  # any backbone is accepted
+    norms = {m[2] for m in (re.match(r"backbone\.(.*\.)?(bn|gn)\d\.", r) for r in roles) if m}
+    backbone_norm = min(norms, default="bn")
     for role in roles:
         conv = re.fullmatch(r"(backbone\..*)conv(\d)\.weight", role)
         if conv:
-            norm = f"{conv[1]}bn{conv[2]}"
-            yield from (f"{norm}.{p}" for p in ("weight", "bias", "running_mean", "running_var"))
+            yield from _norm_parts(f"{conv[1]}{backbone_norm}{conv[2]}")
+
+
+def _norm_parts(module: str) -> list[str]:
+    """Weights of a norm; of a convolution without a norm, its bias."""
+    kind = re.search(r"(bn|gn|conv)\d?$", module)
+    parts = {"gn": ("weight", "bias"), "bn": ("weight", "bias", "running_mean", "running_var")}
+    return [f"{module}.{p}" for p in parts.get(kind[1] if kind else "", ("bias",))]
+
+
+def _pyramid_norm(roles: Mapping[str, Tensor]) -> str | None:
+    """The norm of the pyramid's 3x3 convolutions on the merged maps."""
+    found = {m[1] for m in (re.match(r"neck\.merged\d\.(bn|gn)\.", r) for r in roles) if m}
+    return min(found, default=None)

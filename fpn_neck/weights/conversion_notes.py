@@ -40,6 +40,46 @@ NOTES = (
     ),
     Note(
         "neck",
+        ("detectron2",),
+        (*_MM, "torchvision", *_SMP),
+        "equal only if the model had FPN.FUSE_TYPE='sum' (the default): 'avg' halves every sum of "
+        "the top-down path",
+    ),
+    Note(
+        "neck",
+        (*_MM, "torchvision", *_SMP),
+        ("detectron2",),
+        "set FPN.FUSE_TYPE='sum' (the default)",
+    ),
+    Note(
+        r"neck\..*\.gn\.",
+        ("detectron2",),
+        _ALL,
+        "equal only if the model had FPN.NORM='GN', and so 32 groups: the weights of 'LN' look the "
+        "same and no other library has that norm",
+    ),
+    Note(
+        r"backbone\.(.*\.)?gn\d",
+        _ALL,
+        _ALL,
+        "the backbone has GroupNorm: build the {target} one with it (mm "
+        "norm_cfg=dict(type='GN', num_groups=32), torchvision norm_layer, detectron2 "
+        "RESNETS.NORM='GN')",
+    ),
+    Note(
+        r"backbone\.(.*\.)?gn\d",
+        _MM,
+        (*_P7, *_SMP),
+        "equal only if the backbone had no conv_cfg: weights do not show ConvWS",
+    ),
+    Note(
+        r"backbone\.(.*\.)?gn\d",
+        ("detectron2",),
+        _ALL,
+        "equal only if the model had RESNETS.NORM='GN': the weights of 'LN' look the same",
+    ),
+    Note(
+        "neck",
         _MM,
         (*_P7, *_SMP),
         "equal only if the neck had its top-down path (top_down=True) and nearest upsampling",

@@ -2,7 +2,8 @@
 
 Every table maps a *role*, a module named after the papers, to the module's name in one library:
 
-- ``backbone.*``: torchvision's (and mmdet's) own ResNet names, ``backbone.layer1.0.conv1``
+- ``backbone.*``: mmdet's own ResNet names, ``backbone.layer1.0.conv1``; a norm is ``bn1`` or
+  ``gn1``, that of the shortcut ``downsample.1`` or ``downsample.gn``
 - ``neck.lateral2`` .. ``neck.lateral5``: the 1x1 on C2..C5
 - ``neck.merged2`` .. ``merged5``, or ``neck.chained2`` .. ``chained4``: the 3x3 outside or inside
   the top-down path (`fpn_neck.FPN`'s ``smooth``)
@@ -66,6 +67,7 @@ class Library:
         ignored: prefixes of other parts than backbone, neck and segmentation head.
         limits: {pattern of a role's tensor: why the library cannot hold it}.
         verbatim: backbones other than ResNet keep their names (between mm's libraries).
+        extra_norm: P6 and P7 have the norm of the pyramid's other 3x3 convolutions.
         concatenates: 'finest first' or 'coarsest first', the order in which the head concatenates
             levels; None if it always adds them.
         align_corners: of the head's upsampling; None if it is an option, or if the library has no
@@ -79,16 +81,20 @@ class Library:
     ignored: tuple[str, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)
     verbatim: bool = False
+    extra_norm: bool = False
     concatenates: str | None = None
     align_corners: bool | None = None
 
 
+_LAYERS = ("conv", "bn", "gn")
+_DOWNSAMPLE = ("downsample.0", "downsample.1", "downsample.gn")
+
+
 def _resnet() -> Iterator[str]:
-    yield from ("conv1", "bn1")
+    yield from ("conv1", "bn1", "gn1")
     for stage, block in product(range(1, 5), range(_BLOCKS)):
-        for part in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample.0"):
+        for part in (*(f"{kind}{i}" for i in (1, 2, 3) for kind in _LAYERS), *_DOWNSAMPLE):
             yield f"layer{stage}.{block}.{part}"
-        yield f"layer{stage}.{block}.downsample.1"
 
 
 def _towers() -> list[tuple[int, int]]:
@@ -99,6 +105,15 @@ def _towers() -> list[tuple[int, int]]:
 def _norm(role: str, name: str) -> Modules:
     """The library has one name for both norms; running statistics tell which one it is."""
     return {f"{role}.bn": name, f"{role}.gn": name}
+
+
+def _one_downsample_norm(role: str) -> str:
+    return role.replace("downsample.gn", "downsample.1")
+
+
+def _one_norm(role: str) -> str:
+    """torchvision's ResNets keep the name of BatchNorm for any norm."""
+    return _one_downsample_norm(role).replace("gn", "bn")
 
 
 # mmdet and mmseg --------------------------------------------------------------------------------
@@ -112,7 +127,7 @@ def _mm_neck(layout: Layout) -> Modules:
     roles = {f"neck.lateral{n}": f"lateral_convs.{i}" for i, n in enumerate(layout.levels)}
     smooth = [*layout.smooth_roles, *(f"neck.extra{n}" for n in range(6, 10))]
     roles |= {role: f"fpn_convs.{i}" for i, role in enumerate(smooth)}
-    modules = {f"backbone.{m}": f"backbone.{m}" for m in _resnet()}
+    modules = {f"backbone.{m}": f"backbone.{_one_downsample_norm(m)}" for m in _resnet()}
     for role, name in roles.items():
         modules |= _conv_module(role, f"neck.{name}")
     return modules
@@ -138,7 +153,7 @@ def _mmdet(layout: Layout) -> Modules:
 
 
 def _torchvision(layout: Layout) -> Modules:
-    modules = {f"backbone.{m}": f"backbone.body.{m}" for m in _resnet()}
+    modules = {f"backbone.{m}": f"backbone.body.{_one_norm(m)}" for m in _resnet()}
     for i, level in enumerate(layout.levels):
         for role, block in ((f"neck.lateral{level}", "inner"), (f"neck.merged{level}", "layer")):
             name = f"backbone.fpn.{block}_blocks.{i}"
@@ -176,14 +191,15 @@ def _detectron2(layout: Layout) -> Modules:
 
 def _detectron2_resnet() -> Modules:
     stem = "backbone.bottom_up.stem.conv1"
-    modules = {"backbone.conv1": stem, "backbone.bn1": f"{stem}.norm"}
+    modules = {"backbone.conv1": stem}
+    modules |= {f"backbone.{norm}1": f"{stem}.norm" for norm in ("bn", "gn")}
     for stage, block in product(range(1, 5), range(_BLOCKS)):
         role, name = f"backbone.layer{stage}.{block}", f"backbone.bottom_up.res{stage + 1}.{block}"
         for i in (1, 2, 3):
             modules[f"{role}.conv{i}"] = f"{name}.conv{i}"
-            modules[f"{role}.bn{i}"] = f"{name}.conv{i}.norm"
+            modules |= {f"{role}.{norm}{i}": f"{name}.conv{i}.norm" for norm in ("bn", "gn")}
         modules[f"{role}.downsample.0"] = f"{name}.shortcut"
-        modules[f"{role}.downsample.1"] = f"{name}.shortcut.norm"
+        modules |= {f"{role}.downsample.{i}": f"{name}.shortcut.norm" for i in ("1", "gn")}
     return modules
 
 
@@ -191,7 +207,7 @@ def _detectron2_resnet() -> Modules:
 
 
 def _smp(layout: Layout) -> Modules:
-    modules = {f"backbone.{m}": f"encoder.{m}" for m in _resnet()}
+    modules = {f"backbone.{m}": f"encoder.{_one_norm(m)}" for m in _resnet()}
     modules |= {f"neck.lateral{n}.conv": f"decoder.p{n}.skip_conv" for n in (2, 3, 4)}
     modules["neck.lateral5.conv"] = "decoder.p5"
     for level, i in _towers():
@@ -206,6 +222,7 @@ def _article(layout: Layout) -> Modules:
 
 _NO_EXTRA = {r"neck\.extra": "its pyramid has no convolutional P6, P7"}
 _SMP_LIMITS = _NO_EXTRA | {
+    r"backbone\.(.*\.)?gn": "its ResNets have BatchNorm, not GroupNorm",
     r"neck\..*\.(bn|gn)\.": "its pyramid has no norm",
     r"head\..*\.bn\.": "its head has GroupNorm, not BatchNorm",
     r"head\.\d\.\d\.conv\.bias": "its head has GroupNorm after every 3x3, which then has no bias",
@@ -222,6 +239,7 @@ LIBRARIES: dict[str, Library] = {
         prefixes=("", "neck."),
         ignored=_MM_IGNORED,
         verbatim=True,
+        extra_norm=True,
         align_corners=False,
     ),
     "mmseg": Library(
@@ -229,6 +247,7 @@ LIBRARIES: dict[str, Library] = {
         prefixes=("", "neck."),
         ignored=_MM_IGNORED,
         verbatim=True,
+        extra_norm=True,
         concatenates="finest first",
     ),
     "torchvision": Library(

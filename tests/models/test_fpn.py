@@ -105,6 +105,45 @@ def test_framework_parity_in_eval_mode(framework, assert_parity):
     assert_parity(ours.eval(), theirs.eval(), maps())
 
 
+PUBLISHED = {  # forms of the arguments in mmdet's published configs
+    "scale factor": {"upsample_cfg": {"mode": "nearest", "scale_factor": 2}},
+    "Caffe2Xavier": {"init_cfg": {"type": "Caffe2Xavier", "layer": "Conv2d"}},
+    "no init": {"init_cfg": None},
+}
+
+
+@by_name(EXTRA_LEVELS | LAYERS | MMDET_LEVELS | PUBLISHED)
+def test_attributes_are_mmdets(options):
+    ours, theirs = pair(framework_fpn("mmdet"), options)
+    names = [n for n in vars(theirs) if n not in vars(torch.nn.Module())] + ["is_init"]
+    names.remove("_is_init")
+    assert {"add_extra_convs", "backbone_end_level", "fp16_enabled", "init_cfg"} <= set(names)
+    assert {n: getattr(ours, n) for n in names} == {n: getattr(theirs, n) for n in names}
+
+
+def test_init_weights_draws_once_as_mmengine_does():
+    fpn = FPN(CHANNELS, WIDTH, init_cfg={"type": "Normal", "layer": "Conv2d", "std": 3.0})
+    for parameter in fpn.parameters():
+        nn.init.constant_(parameter, 7.0)
+    fpn.init_weights()
+    assert fpn.is_init
+    for conv in (*fpn.lateral_convs, *fpn.fpn_convs):
+        assert (conv.conv.bias == 0).all()
+        assert conv.conv.weight.std().item() == pytest.approx(3.0, rel=0.5)
+    drawn = fpn.lateral_convs[0].conv.weight.clone()
+    with pytest.warns(UserWarning, match="init_weights was called more than once"):
+        fpn.init_weights()
+    assert (fpn.lateral_convs[0].conv.weight == drawn).all()
+
+
+def test_init_weights_of_a_frameworks_model_reaches_the_neck():
+    mmengine = pytest.importorskip("mmengine.model")
+    parent = mmengine.Sequential(FPN(CHANNELS, WIDTH))
+    nn.init.constant_(parent[0].fpn_convs[0].conv.weight, 7.0)
+    parent.init_weights()
+    assert parent[0].is_init and (parent[0].fpn_convs[0].conv.weight != 7).all()
+
+
 @pytest.mark.parametrize("framework", ["mmdet", "mmseg"])
 def test_framework_parity_with_a_scale_factor(framework, assert_parity):
     options = {"upsample_cfg": {"mode": "nearest", "scale_factor": 2}}

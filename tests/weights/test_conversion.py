@@ -64,6 +64,10 @@ def move(source_module, source_prefix, source, target_module, target_prefix, tar
     source_module.eval(), target_module.eval()
 
 
+def group_norm(channels):
+    return nn.GroupNorm(32, channels)
+
+
 # detectron2's and the article's modules ----------------------------------------------------------
 
 
@@ -249,6 +253,32 @@ def test_p6_and_p7_move_with_the_options_that_the_notes_name(library, direction,
     assert (ours(inputs)[-1] - list(outs)[-1]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("target", ["mmdet", "mmseg"])
+def test_a_norm_that_p6_and_p7_lack_is_missing(target):
+    """mmdet norms P6 and P7 too; detectron2 never does (FPN.NORM='GN')."""
+    theirs = Detectron2FPN(CHANNELS[1:], WIDTH, group_norm, extra="p5")
+    result = convert(prefixed("backbone.", theirs), "detectron2", target)
+    norms = {f"neck.fpn_convs.{i}.gn.{part}" for i in (3, 4) for part in ("weight", "bias")}
+    assert set(result.missing) == norms
+    assert result.missing["neck.fpn_convs.3.gn.bias"] == (
+        f"{target}'s P6 and P7 have the pyramid's norm, detectron2's have no norm"
+    )
+    assert set(result.unmapped) == {f"backbone.top_block.p{n}.bias" for n in (6, 7)}
+    ours = mmdet_fpn(CHANNELS, WIDTH, 5, start_level=1, add_extra_convs="on_output", norm_cfg=GN)
+    found = ours.load_state_dict(part(result.state_dict, "neck."), strict=False)
+    assert {f"neck.{name}" for name in found.missing_keys} == norms
+    assert not found.unexpected_keys
+
+
+@pytest.mark.parametrize(
+    ("norm", "note"),
+    [(None, "FPN.FUSE_TYPE='sum'"), (group_norm, "FPN.NORM='GN', and so 32 groups: the weights")],
+)
+def test_what_detectron2s_weights_do_not_show_is_a_note(norm, note):
+    theirs = Detectron2FPN(CHANNELS, WIDTH, norm)
+    assert note in advice(prefixed("backbone.", theirs), "detectron2", "mmdet")
+
+
 def test_torchvision_names_from_before_0_14_are_read(shake):
     ops = pytest.importorskip("torchvision.ops")
     theirs, ours = ops.FeaturePyramidNetwork(CHANNELS, WIDTH), FPN(CHANNELS, WIDTH)
@@ -321,6 +351,43 @@ def test_detectron2s_resnet_is_torchvisions(name, shake):
     photo = torch.randn(1, 3, 64, 64).double()
     assert_close([ours.double().eval()(photo)], [theirs.double().eval()(photo)])
     assert set(converted(state, "torchvision", "detectron2")) == set(named)
+
+
+def test_a_resnet_with_group_norm_moves(shake):
+    """detectron2's ``*_gn`` models, mmdet's ``norm_cfg=GN`` and torchvision's ``norm_layer``."""
+    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("mmdet")
+    from mmdet.models import ResNet
+
+    theirs, again = (torchvision.models.resnet50(norm_layer=group_norm) for _ in range(2))
+    theirs.fc = again.fc = nn.Identity()
+    shake(theirs)
+    named = as_detectron2(theirs)
+    assert "backbone.bottom_up.stem.conv1.norm.weight" in named
+    ours = ResNet(50, norm_cfg=GN)
+    state = converted(named, "detectron2", "mmdet")
+    assert {"backbone.gn1.weight", "backbone.layer1.0.downsample.1.weight"} <= set(state)
+    ours.load_state_dict(part(state, "backbone."), strict=True)
+    again.load_state_dict(part(converted(state, "mmdet", "torchvision"), "backbone.body."))
+    photo = torch.randn(1, 3, 64, 64).double()
+    for module in (theirs, ours, again):
+        module.double().eval()
+    expected = theirs(photo)
+    assert_close([ours(photo)[-1].mean((2, 3)), again(photo)], [expected, expected])
+    assert set(converted(state, "mmdet", "detectron2")) == set(named)
+    assert "norm_cfg=dict(type='GN', num_groups=32)" in advice(named, "detectron2", "mmdet")
+    assert "ConvWS" in advice(state, "mmdet", "detectron2")
+    refused = convert(named, "detectron2", "smp")
+    reason = refused.unmapped["backbone.bottom_up.res2.0.shortcut.norm.weight"]
+    assert reason == "its ResNets have BatchNorm, not GroupNorm"
+
+
+def test_a_batch_norm_without_statistics_is_missing_them(shake):
+    torchvision = pytest.importorskip("torchvision")
+    named = as_detectron2(torchvision.models.resnet18())
+    del named["backbone.bottom_up.stem.conv1.norm.running_mean"]
+    result = convert(named, "detectron2", "mmdet")
+    assert "backbone.bn1.running_mean" in result.missing
 
 
 # The segmentation head --------------------------------------------------------------------------
@@ -438,6 +505,7 @@ def weights(library, layout=None, parts=("backbone", "neck", "head"), extra=()):
         if (
             stage[0] not in parts
             or (stage[0] == "backbone" and stage[2:3] > ["0"])
+            or (stage[0] == "backbone" and kind.startswith("gn"))
             or (stage[0] == "neck" and is_norm)
             or (stage[0] == "head" and kind == "bn")
             or (stage[1].startswith("extra") and stage[1] not in extra)
@@ -658,5 +726,5 @@ def test_no_two_roles_share_a_name_but_the_two_norms(library, layout):
     for role, name in LIBRARIES[library].modules(layout).items():
         names.setdefault(name, []).append(role)
     for roles in names.values():
-        assert len({r.removesuffix(".bn").removesuffix(".gn") for r in roles}) == 1
+        assert len({re.sub(r"(\.1|[bg]n\d?)$", "", r).rstrip(".") for r in roles}) == 1
         assert roles == sorted(roles)  # .bn first: what conversion.py relies on

@@ -36,7 +36,7 @@ class FPNLike(Protocol):
     """What our FPN, mmdet's and mmseg's have in common."""
 
     start_level: int
-    end_level: int
+    backbone_end_level: int
     num_outs: int
     lateral_convs: nn.ModuleList
     add_extra_convs: str | bool
@@ -133,7 +133,7 @@ def _lateral_sources(neck: FPNLike, inputs: Sequence[str], names: Sequence[str])
     """Where the levels on the top-down path come from."""
     # Only our FPN has these options; without laterals it has one for the coarsest map only.
     laterals, top_down = getattr(neck, "laterals", True), getattr(neck, "top_down", True)
-    count = len(neck.lateral_convs) if laterals else neck.end_level + 1 - neck.start_level
+    count = len(neck.lateral_convs) if laterals else neck.backbone_end_level - neck.start_level
     used = inputs[neck.start_level :][:count]
     sources = []
     for i, name in enumerate(used):
@@ -149,8 +149,7 @@ def _extra_sources(
     neck: FPNLike, coarsest_input: str, names: Sequence[str], first: int
 ) -> list[str]:
     """Where the levels from ``first`` on come from, which are coarser than the backbone's maps."""
-    kind = getattr(neck, "extra_source", None)  # our FPN's
-    kind = neck.add_extra_convs if kind is None else kind
+    kind = neck.add_extra_convs
     if not kind:
         return [f"max pool of {name}" for name in names[first - 1 : -1]]
     relu = "ReLU of " if neck.relu_before_extra_convs else ""

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from fpn_neck.fast.memory_format import in_layout_of
-from fpn_neck.losses import PixelAccuracy
+from fpn_neck.losses import PixelAccuracy, PixelLoss
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.sample_labels import check_sample, mmseg_classes
-from fpn_neck.mm.seg.losses import as_pixel_loss
+from fpn_neck.mm.seg.losses import (
+    BinaryAccuracy,
+    as_pixel_loss,
+    check_one_logit,
+    decode_losses,
+)
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
 from fpn_neck.strips.full_size_loss import full_size_losses
@@ -60,7 +66,10 @@ class FPNHead(BaseDecodeHead):
         check_choice("merge", merge, MERGES)
         merged = channels * (levels if merge == "cat" else 1)
         kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
-        super().__init__(channels=merged, **kwargs)
+        layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        super().__init__(channels=merged, **layers, **kwargs)
+        check_one_logit(self)
+        self.feature_strides = feature_strides
         self.checks_labels = True  # see LabelHook
         self.loss_stride = check_whole("loss_stride", loss_stride, 1)
         self.scale_heads = ScaleHeads(
@@ -68,10 +77,8 @@ class FPNHead(BaseDecodeHead):
             channels,
             strides=feature_strides,
             merge=merge,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
             align_corners=align_corners,
+            **layers,
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -82,29 +89,45 @@ class FPNHead(BaseDecodeHead):
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """mmseg's losses and ``acc_seg``, if possible without the logits at the labels' size.
 
-        It is possible without a sampler, and with mmseg's CrossEntropyLoss (softmax, mean),
-        `fpn_neck.DiceLoss` and `fpn_neck.CrossEntropyLoss`.
+        It is possible without a sampler, and with mmseg's CrossEntropyLoss (mean; softmax, or
+        sigmoid on one logit), `fpn_neck.DiceLoss` and `fpn_neck.CrossEntropyLoss`. Our losses take
+        one logit z as the logits (0, z) of two classes.
 
         Raises:
             ValueError: a label is neither a class nor ignored; names the photo.
         """
-        is_list = isinstance(self.loss_decode, nn.ModuleList)
-        modules = list(self.loss_decode) if is_list else [self.loss_decode]
-        losses = [loss for m in modules if (loss := as_pixel_loss(m)) is not None]
+        modules = decode_losses(self)
+        losses = [
+            loss for m in modules if (loss := as_pixel_loss(m, self.out_channels == 1)) is not None
+        ]
         if self.sampler is not None or len(losses) < len(modules):
-            return super().loss_by_feat(seg_logits, batch_data_samples)
-        *values, accuracy = full_size_losses(
-            seg_logits,
-            self._stack_batch_gt(batch_data_samples).squeeze(1),
-            [loss.to(seg_logits.device) for loss in (*losses, PixelAccuracy())],
-            ignore_index=self.ignore_index,
-            align_corners=self.align_corners,
-        )
+            sums = super().loss_by_feat(seg_logits, batch_data_samples)
+            if self.out_channels == 1:  # mmseg's is the share of label 0
+                sums["acc_seg"] = self._by_strips(seg_logits, batch_data_samples, [])[-1][None]
+            return sums
+        *values, accuracy = self._by_strips(seg_logits, batch_data_samples, losses)
         sums: dict[str, Tensor] = {}  # losses of one name are added, as in mmseg
         for module, value in zip(modules, values, strict=True):
             previous = sums.get(module.loss_name)
             sums[module.loss_name] = value if previous is None else previous + value
-        return sums | {"acc_seg": accuracy.detach()[None]}
+        return sums | {"acc_seg": accuracy[None]}
+
+    def _by_strips(
+        self, logits: Tensor, samples: list, losses: Sequence[PixelLoss]
+    ) -> tuple[Tensor, ...]:
+        """The losses, and the accuracy in percent."""
+        accuracy = PixelAccuracy()
+        if self.out_channels == 1:
+            logits = torch.cat((torch.zeros_like(logits), logits), 1)
+            accuracy = BinaryAccuracy(self.threshold)
+        *values, percent = full_size_losses(
+            logits,
+            self._stack_batch_gt(samples).squeeze(1),
+            [loss.to(logits.device) for loss in (*losses, accuracy)],
+            ignore_index=self.ignore_index,
+            align_corners=self.align_corners,
+        )
+        return *values, percent.detach()
 
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
         """Labels (N, 1, H, W) on the grid on which the loss is taken."""

@@ -4,28 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmseg.models import losses
-from torch import nn
+from torch import Tensor, nn
 
-from fpn_neck.losses import CrossEntropyLoss, PixelLoss
+from fpn_neck.losses import CrossEntropyLoss, PixelAccuracy, PixelLoss
 
 
-def as_pixel_loss(module: nn.Module) -> PixelLoss | None:
+def decode_losses(head: Any) -> list[nn.Module]:
+    """The losses of one of mmseg's decode heads."""
+    losses = head.loss_decode
+    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
+
+
+def check_one_logit(head: Any) -> None:
+    """Refuse softmax over one logit, which is 1 whatever the logit is.
+
+    Raises:
+        ValueError: names the loss and the remedy.
+    """
+    for loss in decode_losses(head) if head.out_channels == 1 else ():
+        if type(loss) is losses.CrossEntropyLoss and not (loss.use_sigmoid or loss.use_mask):
+            raise ValueError(
+                "loss_decode: CrossEntropyLoss with use_sigmoid=False on one logit (out_channels=1)"
+                " is a softmax over one class and does not train; set use_sigmoid=True"
+            )
+
+
+def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | None:
     """The pixel loss that equals ``module``, or None if there is none.
 
     For mmseg's CrossEntropyLoss that is softmax with the mean taken (mmseg 1.2,
     ``losses/cross_entropy_loss.py``).
+
+    Args:
+        module: one of mmseg's losses, or ours.
+        one_logit: the loss is a sigmoid's on the logit z; the result takes the logits (0, z).
     """
     if isinstance(module, PixelLoss):
         return module
     if type(module) is not losses.CrossEntropyLoss:
         return None
     loss: Any = module  # mmseg comes without types
-    is_binary = loss.use_sigmoid or loss.use_mask
+    if loss.use_mask or loss.use_sigmoid != one_logit:
+        return None
+    if one_logit and loss.class_weight is not None:  # a factor of class 1 only
+        return None
     # With class weights and avg_non_ignore=False, mmseg uses a weight for the ignored label too.
     weights_ignored = loss.class_weight is not None and not loss.avg_non_ignore
-    if is_binary or weights_ignored or loss.reduction != "mean":
+    if weights_ignored or loss.reduction != "mean":
         return None
     return CrossEntropyLoss(
         loss.class_weight, avg_non_ignore=loss.avg_non_ignore, loss_weight=loss.loss_weight
     )
+
+
+class BinaryAccuracy(PixelAccuracy):
+    """Accuracy of a head of one logit z, from the logits (0, z).
+
+    Args:
+        threshold: a pixel is of class 1 if ``sigmoid(z)`` is greater.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        """See `PixelAccuracy`."""
+        correct = ((log_p[:, 1].exp() > self.threshold) == labels) * pixels
+        return torch.stack((correct.double().sum(), pixels.double().sum()))

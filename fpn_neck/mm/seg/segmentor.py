@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from fpn_neck.mm.registry import MODELS
+from fpn_neck.mm.seg.logits import LazyLogits
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.label_map import fill_labels
 from fpn_neck.strips.row_map import RowMap
@@ -19,13 +21,15 @@ from fpn_neck.strips.row_map import RowMap
 
 @MODELS.register_module()
 class EncoderDecoder(segmentors.EncoderDecoder):
-    """``mmseg.EncoderDecoder``; predictions hold labels, and logits only if they are asked for.
+    """``mmseg.EncoderDecoder``; predictions hold labels, and logits only if they are read.
 
     mmseg resizes all logits to the network's input and again to the photo: 4.7 GB for 194 classes
     at 2000 x 3000 px, kept in every prediction. This class runs both steps over a few rows at a
-    time. The labels are the same, except where two logits are equal within rounding. mmseg's code
-    still runs with ``test_cfg=dict(keep_logits=True)``, which test-time augmentation needs, with
-    ``mode='slide'``, for flipped images, for one logit, and for heads with their own ``predict``.
+    time. The labels are the same, except where two logits are equal within rounding; they are
+    integers for one logit too. ``sample.seg_logits.data`` is computed when it is first read, e.g.
+    by mmseg's ``SegTTAModel``; until then a sample keeps the head's own, smaller maps. mmseg's
+    code still runs with ``test_cfg=dict(keep_logits=True)``, with ``mode='slide'``, for flipped
+    images, and for heads with their own ``predict``.
 
     In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are taken in
     overlapping tiles of about ``tile`` px a side, see `fpn_neck.models.tiled_head`;
@@ -63,16 +67,28 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", [0] * 4))
         inside = size[0] - top - bottom, size[1] - left - right
         maps = logits.resize(size, self.align_corners).crop(top, left, *inside)
-        labels = logits.like.new_empty((1, *meta["ori_shape"][:2]), dtype=torch.int64)
-        fill_labels(maps.resize(meta["ori_shape"][:2], self.align_corners), labels)
-        sample.set_data({"pred_sem_seg": PixelData(data=labels)})
+        maps = maps.resize(meta["ori_shape"][:2], self.align_corners)
+        labels = logits.like.new_empty((1, *maps.shape[2:]), dtype=torch.int64)
+        if self.out_channels > 1:
+            fill_labels(maps, labels)
+        else:
+            for rows, strip in maps.strips():
+                labels[:, rows] = strip[:, 0].sigmoid() > self.decode_head.threshold
+        seg_logits = LazyLogits(partial(_whole, maps))
+        sample.set_data({"pred_sem_seg": PixelData(data=labels), "seg_logits": seg_logits})
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: list | None = None) -> list:
+        """mmseg's; labels of one logit become integers, as all others are."""
+        samples = super().postprocess_result(seg_logits, data_samples)
+        for sample in samples:
+            sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
+        return samples
 
     def _by_rows(self, data_samples: list) -> bool:
         head = type(self.decode_head)
         return (
             head.predict is BaseDecodeHead.predict
             and head.predict_by_feat is BaseDecodeHead.predict_by_feat
-            and self.out_channels > 1
             and self.test_cfg.get("mode", "whole") == "whole"
             and not self.test_cfg.get("keep_logits", False)
             and not any(sample.metainfo.get("flip") for sample in data_samples)
@@ -100,3 +116,9 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
         tile = self.test_cfg.get("tile", PHOTO_TILE)
         return logits_by_tiles(pyramid_of, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)
+
+
+def _whole(maps: RowMap) -> Tensor:
+    """Logits (1, K, H, W) -> (K, H, W); of one logit the sigmoid, as mmseg's samples hold it."""
+    logits = maps.rows(0, maps.shape[2])[0]
+    return logits if len(logits) > 1 else logits.sigmoid()

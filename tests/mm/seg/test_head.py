@@ -1,6 +1,7 @@
 """The mmseg adapters against mmseg's own head, metric and inference."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -266,6 +267,67 @@ def test_a_wrong_label_names_its_photo(losses):
         ours.loss(maps, samples, train_cfg={})
 
 
+def test_attributes_are_mmsegs():
+    ours, theirs = pair(norm_cfg=GN, conv_cfg={"type": "Conv2d"}, act_cfg={"type": "LeakyReLU"})
+    names = [n for n in vars(theirs) if not n.startswith("_")]
+    assert {"feature_strides", "norm_cfg", "conv_cfg", "act_cfg"} <= set(names)
+    assert {n: getattr(ours, n) for n in names} == {n: getattr(theirs, n) for n in names}
+
+
+SIGMOID = dict(type="CrossEntropyLoss", use_sigmoid=True)
+ONE_LOGIT_LOSSES = {
+    "mean of all": SIGMOID,
+    "mean of labelled": SIGMOID | dict(avg_non_ignore=True, loss_weight=0.4),
+    "weight of class 1": SIGMOID | dict(class_weight=[3.0]),  # by mmseg's own code, as the next
+    "sum": SIGMOID | dict(reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("loss", ONE_LOGIT_LOSSES.values(), ids=list(ONE_LOGIT_LOSSES))
+@corners
+def test_losses_on_one_logit_are_mmsegs(loss, align_corners):
+    options = dict(num_classes=2, out_channels=1, threshold=0.6, loss_decode=loss)
+    ours, theirs = pair(norm_cfg=GN, align_corners=align_corners, **options)
+    maps, labels = pyramid(), torch.randint(0, 2, (2, 40, 28))
+    labels[:, :3] = 255
+    found = []
+    for module in (ours, theirs):
+        values = module.loss(maps, samples_of(labels), train_cfg={})
+        values["loss_ce"].backward()
+        found.append(values)
+    torch.testing.assert_close(found[0]["loss_ce"], found[1]["loss_ce"], atol=ATOL, rtol=1e-5)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=ATOL, rtol=1e-4, msg=name)
+    logits = F.interpolate(ours(maps), (40, 28), mode="bilinear", align_corners=align_corners)
+    correct = ((logits[:, 0].sigmoid() > 0.6) == labels)[labels != 255]
+    expected = 100 * correct.float().mean()
+    torch.testing.assert_close(found[0]["acc_seg"].squeeze(), expected, atol=1e-3, rtol=0)
+
+
+def test_our_dice_on_one_logit_is_that_of_two_classes():
+    dice = dict(type="fpn_neck.DiceLoss")
+    ours = head("fpn_neck.FPNHead", num_classes=2, out_channels=1, loss_decode=dice)
+    maps, labels = pyramid(), torch.randint(0, 2, (2, 40, 28))
+    found = ours.loss(maps, samples_of(labels), train_cfg={})["loss_dice"]
+    p = F.interpolate(ours(maps), (40, 28), mode="bilinear")[:, 0].sigmoid()
+    t, dices = labels.float(), []
+    for a, b in ((p, t), (1 - p, 1 - t)):
+        dices.append((2 * (a * b).sum() + 1e-3) / (a.sum() + b.sum() + 1e-3))
+    torch.testing.assert_close(found, 1 - sum(dices) / 2, atol=ATOL, rtol=1e-5)
+
+
+def test_one_logit_without_a_labelled_pixel_has_no_loss():
+    ours = head("fpn_neck.FPNHead", num_classes=2, out_channels=1, loss_decode=SIGMOID)
+    found = ours.loss(pyramid(), samples_of(torch.full((2, 40, 28), 255)), train_cfg={})
+    assert found["loss_ce"] == 0
+
+
+@pytest.mark.parametrize("options", [dict(num_classes=1), dict(num_classes=2, out_channels=1)])
+def test_softmax_over_one_logit_is_refused(options):
+    with pytest.raises(ValueError, match="one logit .*out_channels=1.*set use_sigmoid=True"):
+        head("fpn_neck.FPNHead", **options)
+
+
 @pytest.mark.parametrize("num_classes", [1, 2])
 def test_one_logit_tells_two_labels_apart(num_classes):
     loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
@@ -279,7 +341,7 @@ def test_one_logit_tells_two_labels_apart(num_classes):
 # -------------------------------------------------------------------------------- a whole model
 
 
-def segmentor(neck, decode_head, type="EncoderDecoder"):
+def segmentor(neck, decode_head, type="EncoderDecoder", **options):
     cfg = dict(
         type=type,
         data_preprocessor=dict(type="SegDataPreProcessor"),
@@ -296,7 +358,8 @@ def segmentor(neck, decode_head, type="EncoderDecoder"):
             norm_cfg=BN,
             align_corners=False,
             loss_decode=dict(type="CrossEntropyLoss"),
-        ),
+        )
+        | options,
         train_cfg=dict(),
         test_cfg=dict(mode="whole"),
     )
@@ -307,12 +370,12 @@ def segmentor(neck, decode_head, type="EncoderDecoder"):
 SHAPES = dict(img_shape=(60, 50), pad_shape=(64, 56), ori_shape=(123, 97))
 
 
-def predictor(test_cfg=None):
+def predictor(test_cfg=None, **options):
     """A segmentor and mmseg's with the same weights."""
-    theirs = segmentor("FPN", "FPNHead")
+    theirs = segmentor("FPN", "FPNHead", **options)
     theirs.init_weights()
     torch.nn.init.normal_(theirs.decode_head.conv_seg.weight)
-    ours = segmentor("FPN", "FPNHead", type="fpn_neck.EncoderDecoder")
+    ours = segmentor("FPN", "FPNHead", type="fpn_neck.EncoderDecoder", **options)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     for model in (ours, theirs):
         model.eval().test_cfg.update(test_cfg or {})
@@ -337,16 +400,69 @@ def predictions(models, metas, size=(64, 56), n=2):
     ],
     ids=["same size", "padded", "padded on all sides", "smaller photo"],
 )
-def test_predicted_labels_are_mmsegs_and_there_are_no_logits(metas):
+def test_predicted_labels_and_logits_are_mmsegs(metas):
+    """The logits are not computed before they are read."""
     ours, theirs = predictions(predictor(), metas)
     for a, b in zip(ours, theirs, strict=True):
-        assert "seg_logits" not in a
+        assert "_data" not in vars(a.seg_logits)
+        assert "data" not in dict(a.to_dict()["seg_logits"])
+        torch.testing.assert_close(a.seg_logits.data, b.seg_logits.data, atol=1e-5, rtol=1e-5)
         assert a.pred_sem_seg.shape == b.pred_sem_seg.shape == metas["ori_shape"]
         x, logits = a.pred_sem_seg.data, b.seg_logits.data
         assert x.unique().numel() > 1 and x.dtype == torch.int64
         # Where labels differ, the logits of both tie within rounding.
         torch.testing.assert_close(logits.gather(0, x)[0], logits.max(0).values, atol=1e-5, rtol=0)
         assert (x == b.pred_sem_seg.data).float().mean() > 0.999
+
+
+ONE_LOGIT = dict(num_classes=2, out_channels=1, threshold=0.4, loss_decode=SIGMOID)
+FLIPPED = dict(flip=True, flip_direction="horizontal")
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "metas"),
+    [
+        ({}, SHAPES),
+        (dict(keep_logits=True), SHAPES),
+        (dict(mode="slide", crop_size=(32, 32), stride=(16, 16)), SHAPES),
+        ({}, SHAPES | FLIPPED),
+    ],
+    ids=["rows", "keep_logits", "slide", "flip"],
+)
+def test_labels_of_one_logit_are_integers(test_cfg, metas):
+    ours, theirs = predictions(predictor(test_cfg, **ONE_LOGIT), metas)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.pred_sem_seg.data.dtype == torch.int64
+        assert a.pred_sem_seg.data.unique().tolist() == [0, 1]
+        near = (b.seg_logits.data - 0.4).abs() < 1e-5
+        assert ((a.pred_sem_seg.data == b.pred_sem_seg.data) | near).all()
+        torch.testing.assert_close(a.seg_logits.data, b.seg_logits.data, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_outlive_copies_pickles_and_slices():
+    ours, theirs = predictions(predictor(), SHAPES, n=1)
+    expected = theirs[0].seg_logits.data
+    for sample in (ours[0].to("cpu"), copy.deepcopy(ours[0]), ours[0].clone()):
+        torch.testing.assert_close(sample.seg_logits.data, expected, atol=1e-5, rtol=1e-5)
+    dumped = pickle.loads(pickle.dumps(ours[0]))
+    torch.testing.assert_close(dumped.seg_logits.data, expected, atol=1e-5, rtol=1e-5)
+    part = ours[0].seg_logits[3:9, 4:8].data
+    torch.testing.assert_close(part, expected[:, 3:9, 4:8], atol=1e-5, rtol=1e-5)
+    found = ours[0].to_dict()["seg_logits"]["data"]  # as an evaluator asks for it
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mmsegs_test_time_augmentation_runs_on_our_segmentor():
+    merged = []
+    for model in predictor():
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            tta = MODELS.build(dict(type="SegTTAModel", module=model))
+        torch.manual_seed(3)
+        metas = [SHAPES | {"img_path": "a.jpg"} | m for m in ({}, FLIPPED)]
+        views = [predictions([model], m, n=1)[0] for m in metas]
+        merged.append(tta.merge_preds(list(zip(*views, strict=True)))[0])
+    ours, theirs = (m.pred_sem_seg.data for m in merged)
+    assert ours.unique().numel() > 1 and (ours == theirs).float().mean() > 0.999
 
 
 @pytest.mark.parametrize(
@@ -453,8 +569,8 @@ def test_the_backbone_sees_no_more_than_a_tile(local):
 
 
 def test_what_tiles_are_not_for_is_seen_whole(local):
-    logits = large(local, 768, flip=True, flip_direction="horizontal")
-    assert "seg_logits" in logits  # mmseg's own way
+    logits = large(local, 768, flip=True, flip_direction="horizontal").seg_logits
+    assert type(logits) is PixelData  # mmseg's own way
     stock, _ = predictor()
     assert large(stock, 768).pred_sem_seg.shape == (501, 700)  # mmseg's own head
 
