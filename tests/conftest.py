@@ -24,6 +24,14 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """A test leaves no default scope to the next one in its process, as mmengine's Runner does."""
+    yield
+    if "mmengine.registry" in sys.modules:
+        sys.modules["mmengine.registry"].DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def assert_parity():
     """See `_assert_parity`."""

@@ -58,7 +58,7 @@ def prepare_testing(args: Namespace) -> Config:
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
     cfg.load_from = args.checkpoint
-    drop_pretraining(cfg.model)
+    drop_pretraining(cfg.get("model"))  # `before_run` refuses a config without one
     if args.show_dir:
         _paint(cfg, args.show_dir)
     if args.out:
