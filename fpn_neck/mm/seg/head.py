@@ -106,11 +106,11 @@ class FPNHead(BaseDecodeHead):
                 sums["acc_seg"] = self._by_strips(seg_logits, batch_data_samples, [])[-1][None]
             return sums
         *values, accuracy = self._by_strips(seg_logits, batch_data_samples, losses)
-        sums: dict[str, Tensor] = {}  # losses of one name are added, as in mmseg
+        found: dict[str, Tensor] = {}  # losses of one name are added, as in mmseg
         for module, value in zip(modules, values, strict=True):
-            previous = sums.get(module.loss_name)
-            sums[module.loss_name] = value if previous is None else previous + value
-        return sums | {"acc_seg": accuracy[None]}
+            previous = found.get(module.loss_name)
+            found[module.loss_name] = value if previous is None else previous + value
+        return found | {"acc_seg": accuracy[None]}
 
     def _by_strips(
         self, logits: Tensor, samples: list, losses: Sequence[PixelLoss]
