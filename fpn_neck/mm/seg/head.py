@@ -101,10 +101,10 @@ class FPNHead(BaseDecodeHead):
             loss for m in modules if (loss := as_pixel_loss(m, self.out_channels == 1)) is not None
         ]
         if self.sampler is not None or len(losses) < len(modules):
-            sums = super().loss_by_feat(seg_logits, batch_data_samples)
+            result = super().loss_by_feat(seg_logits, batch_data_samples)
             if self.out_channels == 1:  # mmseg's is the share of label 0
-                sums["acc_seg"] = self._by_strips(seg_logits, batch_data_samples, [])[-1][None]
-            return sums
+                result["acc_seg"] = self._by_strips(seg_logits, batch_data_samples, [])[-1][None]
+            return result
         *values, accuracy = self._by_strips(seg_logits, batch_data_samples, losses)
         found: dict[str, Tensor] = {}  # losses of one name are added, as in mmseg
         for module, value in zip(modules, values, strict=True):

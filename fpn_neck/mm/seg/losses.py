@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fpn_neck.losses import CrossEntropyLoss, PixelAccuracy, PixelLoss
 
 
-def decode_losses(head: Any) -> list[nn.Module]:
+def decode_losses(head: Any) -> list[Any]:  # mmseg comes without types
     """The losses of one of mmseg's decode heads."""
     losses = head.loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
