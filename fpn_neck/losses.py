@@ -26,10 +26,11 @@ _TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignor
 class PixelLoss(nn.Module):
     """A loss ``loss_weight * value(sums over pixels)``.
 
-    A subclass defines ``sums`` and ``value``.
+    A subclass defines ``sums`` and ``value``. One logit per pixel stands for two classes, 0 and 1:
+    its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
 
     Args:
-        class_weight: one number >= 0 per class; None gives all the same weight.
+        class_weight: one number >= 0 per class (two for one logit); None gives all the same weight.
         ignore_index: label to ignore.
         loss_weight: factor on the result.
         loss_name: key of the loss in the frameworks' logs; contains 'loss'.
@@ -71,7 +72,7 @@ class PixelLoss(nn.Module):
 
         Args:
             logits: (N, K, H, W), floating point.
-            target: (N, H, W), int64 labels in 0..K-1 or ``ignore_index``.
+            target: (N, H, W), int64 labels in 0..K-1 (0 and 1 for one logit) or ``ignore_index``.
             weight: optional (N, H, W) factor per pixel, >= 0.
             ignore_index: overrides the constructor's (mmseg passes its head's).
 
@@ -97,11 +98,11 @@ class PixelLoss(nn.Module):
                 f"weight of shape {tuple(weight.shape)}: expected one per pixel, "
                 f"{tuple(target.shape)}"
             )
-        check_labels(target, logits.shape[1], ignore)
-        self.check_classes(logits.shape[1])
+        check_labels(target, count_classes(logits), ignore)
+        self.check_classes(count_classes(logits))
         valid = target != ignore
         pixels = valid.float() if weight is None else valid * weight.float()
-        log_p = logits.float().log_softmax(1)
+        log_p = log_probabilities(logits)
         return self.value(self.sums(log_p, target.where(valid, 0), pixels))
 
     def check_classes(self, num_classes: int) -> None:
@@ -239,6 +240,19 @@ class PixelAccuracy(PixelLoss):
     def value(self, sums: Tensor) -> Tensor:
         correct, count = sums
         return (100 * correct / count.clamp(min=_TINY)).float()
+
+
+def count_classes(logits: Tensor) -> int:
+    """Classes of logits (N, K, H, W): K, or two for one logit."""
+    return max(2, logits.shape[1])
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Logarithms of the classes' probabilities (N, classes, H, W), float32."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat((torch.zeros_like(logits), logits), 1)
+    return logits.log_softmax(1)
 
 
 def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:

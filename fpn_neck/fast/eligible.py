@@ -49,12 +49,17 @@ def eager() -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
-        and not any(_GLOBAL_HOOKS)
+        and not has_global_hooks()
         and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
         and not _has_function_mode()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0
     )
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks are registered on every module of the process."""
+    return any(_GLOBAL_HOOKS)
 
 
 def takes_fast_backward(grad: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import check_strides, declared, declares
 from fpn_neck.models.fpn import FPN
+from fpn_neck.utils.arguments import check_float_map
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 
@@ -20,7 +21,8 @@ class PyramidBackbone(nn.Module):
 
     Its two parts are ``backbone`` and ``neck``, also in the state dict. If the backbone declares
     ``out_channels`` and ``strides``, one number per map, these are used (`TimmBackbone` does). If
-    not, as in mmdet and mmseg, they are measured on a blank image of 128 x 128 px.
+    not, as in mmdet and mmseg, they are measured on a blank image of 128 x 128 px with the channels
+    of the backbone's first convolution.
 
     Args:
         backbone: config of a registered backbone (after ``import fpn_neck.registry``, which needs
@@ -47,7 +49,12 @@ class PyramidBackbone(nn.Module):
         self.out_channels = (self.neck.out_channels,) * self.neck.num_outs
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (N, C, H, W) -> maps (N, out_channels[i], H/strides[i], W/strides[i])."""
+        """Images (N, C, H, W) -> maps (N, out_channels[i], H/strides[i], W/strides[i]).
+
+        Raises:
+            TypeError, ValueError: not a float tensor of this shape.
+        """
+        check_float_map("images", x)
         return self.neck(self.backbone(x))
 
     def init_weights(self) -> None:
@@ -81,7 +88,7 @@ def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
 def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Run it once, in eval mode, so that no batch norm counts the blank image."""
     like = next(backbone.parameters(), torch.empty(0))
-    image = like.new_zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
+    image = like.new_zeros(1, _image_channels(backbone), _PROBE_SIZE, _PROBE_SIZE)
     was_training = backbone.training
     backbone.eval()  # not chained: in mmdet it returns None
     try:
@@ -98,4 +105,20 @@ def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
             f"backbone {type(backbone).__name__} gives {type(maps).__name__}, not a sequence of "
             "maps (N, C, H, W); an FPN needs two or more that get coarser level by level"
         )
-    return [m.shape[1] for m in maps], [round(_PROBE_SIZE / m.shape[-1]) for m in maps]
+    sizes = [tuple(m.shape[-2:]) for m in maps]
+    strides = [max(1, round(_PROBE_SIZE / max(1, w))) for _, w in sizes]
+    if sizes != [(_PROBE_SIZE // s,) * 2 for s in strides]:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} gives maps of {sizes} cells for an image of "
+            f"{_PROBE_SIZE} x {_PROBE_SIZE} px, so that no whole strides fit; choose a backbone "
+            "whose convolutions are padded"
+        )
+    return [m.shape[1] for m in maps], strides
+
+
+def _image_channels(backbone: nn.Module) -> int:
+    """Of the images that a backbone takes: those of its first convolution."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3

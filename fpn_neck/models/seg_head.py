@@ -13,6 +13,7 @@ from fpn_neck.fast.eligible import eager
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
+from fpn_neck.utils.sizes import may_branch_on_sizes
 
 MERGES = ("add", "cat")
 RELU = {"type": "ReLU"}
@@ -88,17 +89,23 @@ class ScaleHeads(nn.ModuleList):
         if self.merge == "cat":
             ends = [self._at_size(*end, size) for end in zip(maps, self.is_coarser, strict=True)]
             return torch.cat(ends, dim=1)
-        # The towers' last upsampling is linear: maps of one size are summed before it.
-        sums: dict[tuple[bool, int, int], Tensor] = {}
-        for x, is_coarser in zip(maps[1:], self.is_coarser[1:], strict=True):
-            key = is_coarser, x.shape[-2], x.shape[-1]
-            sums[key] = sums[key] + x if key in sums else x
         merged = maps[0]  # (N, C, H_0, W_0)
-        for (is_coarser, *_), x in sums.items():
+        for is_coarser, x in self._sums_by_size(maps[1:]):
             x = self._at_size(x, is_coarser, size)
             in_place = is_coarser and eager()  # an upsampled map is new, so it may change
             merged = x.add_(merged) if in_place else merged + x
         return merged
+
+    def _sums_by_size(self, maps: Sequence[Tensor]) -> list[tuple[bool, Tensor]]:
+        """The coarser towers' maps; those of one size are summed: the last upsampling is linear."""
+        ends = list(zip(self.is_coarser[1:], maps, strict=True))
+        if not may_branch_on_sizes():
+            return ends
+        sums: dict[tuple[bool, torch.Size], Tensor] = {}
+        for is_coarser, x in ends:
+            key = is_coarser, x.shape[-2:]
+            sums[key] = sums[key] + x if key in sums else x
+        return [(is_coarser, x) for (is_coarser, _), x in sums.items()]
 
     def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:
         """End a tower: x2, and for odd sizes, where that is a few pixels off, another resize."""
@@ -180,7 +187,7 @@ class SegHead(nn.Module):
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if may_branch_on_sizes() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 

@@ -14,9 +14,9 @@ from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.seg_head import SegHead, resize
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
-from fpn_neck.strips.full_size_loss import full_size_losses
+from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map
-from fpn_neck.utils.arguments import check_options
+from fpn_neck.utils.arguments import check_float_map, check_options
 
 
 class Segmenter(nn.Module):
@@ -26,7 +26,8 @@ class Segmenter(nn.Module):
         backbone: name of a timm model (built by `fpn_neck.models.timm_backbone.TimmBackbone`), or a
             module with ``out_channels`` and ``strides`` (finest first) that maps (N, 3, H, W) to
             a sequence of (N, C_i, H_i, W_i).
-        num_classes: K, the number of logits per pixel.
+        num_classes: K, the number of logits per pixel. 1 is for two classes: the logit's sigmoid is
+            the probability of label 1.
         backbone_options: further arguments of `TimmBackbone`, e.g. ``{'checkpoint': ...}``; only
             with a name.
         neck: further arguments of `FPN`, e.g. ``{'out_channels': 128}``.
@@ -35,7 +36,8 @@ class Segmenter(nn.Module):
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
-            pyramid, and what the parts refuse.
+            pyramid, and what the parts refuse. The methods: images that are not a float tensor
+            (N, C, H, W).
     """
 
     def __init__(
@@ -64,27 +66,24 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""
-        return resize(self._logits(images), images.shape[-2:], self._align_corners)
+        logits = self._logits(images)
+        return resize(logits, images.shape[-2:], self._align_corners)
 
     def loss(self, images: Tensor, target: Tensor, *losses: PixelLoss) -> Tensor:
         """Sum of the losses at the labels' size, without logits of that size.
 
         Args:
             images: normalised, (N, 3, H, W), float.
-            target: labels, (N, H', W'), int64, 0..K-1 or the ``ignore_index`` of the first loss.
+            target: labels, (N, H', W'), int64, 0..K-1 (0 and 1 if K = 1), or what every loss
+                ignores by its ``ignore_index``.
             losses: e.g. ``fpn_neck.CrossEntropyLoss(), fpn_neck.DiceLoss()``.
 
         Raises:
-            TypeError, ValueError: see `PixelLoss.forward`.
+            TypeError, ValueError: a loss is not a `PixelLoss`, and see `PixelLoss.forward`.
         """
-        if not losses:
-            raise TypeError("loss() got no losses; give one, e.g. fpn_neck.CrossEntropyLoss()")
+        check_losses(losses)
         values = full_size_losses(
-            self._logits(images),
-            target,
-            losses,
-            ignore_index=losses[0].ignore_index,
-            align_corners=self._align_corners,
+            self._logits(images), target, losses, align_corners=self._align_corners
         )
         return sum(values[1:], values[0])
 
@@ -92,14 +91,17 @@ class Segmenter(nn.Module):
     def predict(self, images: Tensor, *, tile: int | None = PHOTO_TILE) -> Tensor:
         """Normalised images (N, 3, H, W), float -> labels (N, H, W), int64 in 0..K-1.
 
+        With one logit they are 1 where its sigmoid is above 0.5, else 0.
+
         It runs in the module's mode; call ``eval()`` first, as with any module.
 
         Args:
             tile: images of more than ``2 * tile**2`` px are computed in overlapping tiles of about
                 ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never.
         """
+        check_float_map("images", images)
         size = images.shape[-2:]
-        if tile is None or not is_large(size, tile) or not can_tile(self, self.head.scale_heads):
+        if tile is None or not is_large(size, tile) or not can_tile(self, self.head, SegHead):
             return label_map(self._logits(images), size, self._align_corners)
         labels = images.new_empty((len(images), *size), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
@@ -116,6 +118,7 @@ class Segmenter(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         """At the pyramid's finest stride, (N, K, H/4, W/4)."""
+        check_float_map("images", images)
         return self.head(self.neck(self.backbone(images)))
 
     @property

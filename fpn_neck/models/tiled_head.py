@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
+from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.sizes import ceil_div
 
 PHOTO_TILE = 1216  # px
 PHOTO_MARGIN = 256  # px that a tile has around its used part
@@ -45,20 +47,46 @@ def is_large(size: Sequence[int], tile: int | None) -> bool:
     return size[0] * size[1] > 2 * check_whole("tile", tile, 3 * PHOTO_MARGIN) ** 2
 
 
-def can_tile(model: nn.Module, heads: nn.Module | None) -> bool:
-    """Whether `logits_by_tiles` supports the head, and the model is in eval mode."""
+def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether `logits_by_tiles` does what the head does, and the model is in eval mode.
+
+    Tiles call neither the head nor its towers. So a hook on a part of the head, or a forward of a
+    subclass, turns them off.
+
+    Args:
+        model: that the head is a part of.
+        kind: the class with ``scale_heads`` that the head must run as.
+    """
+    heads = getattr(head, "scale_heads", None)
     return (
         not model.training
+        and _runs_as(kind, head)
         and isinstance(heads, ScaleHeads)
-        and all(_is_supported(_norm(_first_block(tower))) for tower in _towers(heads))
+        and _runs_as(ScaleHeads, heads)
+        and not has_global_hooks()
+        and all(is_unmodified(module) for module in head.modules())
+        and all(_is_supported_tower(tower) for tower in heads)
+    )
+
+
+def _runs_as(kind: type[nn.Module], module: nn.Module) -> bool:
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _is_supported_tower(tower: nn.Module) -> bool:
+    return (
+        _runs_as(nn.Sequential, tower)
+        and all(type(m) is nn.Upsample or _runs_as(ConvNormAct, m) for m in tower.children())
+        and _is_supported(_norm(_first_block(cast(nn.Sequential, tower))))
     )
 
 
 def _is_supported(norm: nn.Module | None) -> bool:
     """None, GN, or BN with running statistics."""
-    if isinstance(norm, _BatchNorm):
-        return not norm.training and norm.running_mean is not None
-    return norm is None or isinstance(norm, nn.GroupNorm)
+    if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        batch_norm = cast(_BatchNorm, norm)
+        return not batch_norm.training and batch_norm.running_mean is not None
+    return norm is None or type(norm) is nn.GroupNorm
 
 
 @torch.no_grad()
@@ -121,8 +149,8 @@ def spans(length: int, tile: int) -> list[Span]:
     if length <= tile:
         return [Span(0, length, slice(0, length))]
     overlap = 2 * PHOTO_MARGIN + PHOTO_ALIGNMENT
-    count = -(-(length - overlap) // (tile - overlap))
-    least = -(-(length - overlap) // count) + overlap
+    count = ceil_div(length - overlap, tile - overlap)
+    least = ceil_div(length - overlap, count) + overlap
     seen = least + (length - least) % PHOTO_ALIGNMENT
     starts = [
         (length - seen) * i // max(1, count - 1) // PHOTO_ALIGNMENT * PHOTO_ALIGNMENT
@@ -178,7 +206,7 @@ class _StitchedMap:
         return slice(start - shift, end - shift), slice(start, end)
 
     def _count(self, length: int) -> int:
-        return -(-length // self.stride)
+        return ceil_div(length, self.stride)
 
 
 def _coarser_maps(heads: ScaleHeads, maps: list[Tensor], size: Sequence[int]) -> list[RowMap]:

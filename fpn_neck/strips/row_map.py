@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -46,6 +47,23 @@ class RowMap:
         """The map with the largest finite number instead of infinity: 0 * infinity is NaN."""
         info, rows = torch.finfo(self.like.dtype), self.rows
         return RowMap(self.shape, self.like, lambda *a: rows(*a).clamp(info.min, info.max))
+
+    def binary(self, threshold: float = 0.5) -> RowMap:
+        """Two logits for one: the larger is the second's where the sigmoid is above the threshold.
+
+        Args:
+            threshold: a probability above 0 and below 1.
+        """
+        other, rows = math.log(threshold / (1 - threshold)), self.rows
+
+        def both(start: int, end: int) -> Tensor:
+            x = rows(start, end)
+            return torch.cat((torch.full_like(x, other), x), 1)
+
+        pair = RowMap((self.shape[0], 2, *self.shape[2:]), self.like, both)
+        if self.source is not self:
+            pair.source, pair.taps = self.source.binary(threshold), self.taps
+        return pair
 
     def _derive(self, down: Taps, across: Taps, rows: Callable[[int, int], Tensor]) -> RowMap:
         """Another map of the same source, given its taps among the rows and columns of this one."""

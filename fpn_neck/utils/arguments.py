@@ -124,8 +124,8 @@ def check_maps(owner: str, maps: Any, channels: Sequence[int]) -> None:
                 f"(N, {c}, H, W) with a pixel or more; set in_channels to what the backbone "
                 "gives, or permute NHWC maps to NCHW"
             )
-        if len(x) != len(maps[0]):  # one photo would be added to each of a batch
-            raise ValueError(
+        if x.shape[0] != maps[0].shape[0]:  # one photo would be added to each of a batch
+            raise ValueError(  # shape[0]: an export would keep the number that len() gives
                 f"{owner} level {i}: got a map of {len(x)} photos, level 0 is of {len(maps[0])}; "
                 "give the maps of one batch"
             )

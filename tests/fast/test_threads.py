@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from fpn_neck.fast.cpu import threads as threads_module
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.threads import run_in_threads
 
@@ -112,6 +113,69 @@ def test_a_thread_that_outlives_the_main_one(used_before):
     late = "lambda: (time.sleep(1), print(run_in_threads(abs, [-1, -2])))"
     late = f"threading.Thread(target={late}).start()"
     assert run(SPREAD + first + late) == "[1, 2]\n"
+
+
+OWN = """
+import threading, torch
+from fpn_neck.fast.cpu import threads as pools
+from fpn_neck.fast.cpu.threads import run_in_threads
+def ours():
+    return [t for t in threading.enumerate() if t.name.startswith("fpn_neck")]
+torch.set_num_threads(2)
+"""
+
+
+def test_users_threads_that_start_at_once_share_one_pool():
+    at_once = """
+barrier = threading.Barrier(8)
+def user():
+    barrier.wait()
+    assert run_in_threads(abs, [-1, -2, -3]) == [1, 2, 3]
+users = [threading.Thread(target=user) for _ in range(8)]
+[t.start() for t in users], [t.join() for t in users]
+print(len(ours()))
+"""
+    assert run(OWN + at_once) == "2\n"
+
+
+def test_other_numbers_of_threads_leave_no_pool_behind():
+    numbers = """
+import time
+for number in (3, 4, 5, 2):
+    torch.set_num_threads(number)
+    seen = set()
+    def task(part):
+        seen.add(threading.get_ident())
+        return torch.get_num_threads()
+    assert run_in_threads(task, range(20)) == [1] * 20
+    assert len(seen) <= number and torch.get_num_threads() == number
+for _ in range(100):
+    time.sleep(0.05)
+    if len(ours()) == 5:
+        break
+print(len(ours()))
+"""
+    assert run(OWN + numbers) == "5\n"
+
+
+@pytest.mark.skipif(threads_module._thread_library is None, reason="torch's build cannot do it")
+def test_other_threads_keep_their_number_while_the_pool_starts():
+    """The process's number is what a new thread begins with."""
+    stress = """
+torch.set_num_threads(3)
+found, over = [], threading.Event()
+def stress():
+    while not over.is_set():
+        t = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        t.start(), t.join()
+stressing = threading.Thread(target=stress)
+stressing.start()
+for _ in range(50):
+    pools._start(3).shutdown()
+over.set(), stressing.join()
+print(len(found) > 10, set(found))
+"""
+    assert run(OWN + stress) == "True {3}\n"
 
 
 def test_no_more_threads_to_be_had():

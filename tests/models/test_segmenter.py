@@ -266,3 +266,111 @@ def test_numbers_in_place_of_lists_are_refused_by_name():
     backbone.out_channels, backbone.strides = 4, 4
     with pytest.raises(TypeError, match="out_channels"):
         Segmenter(backbone, 3)
+
+
+# Arguments ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["__call__", "predict", "loss"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(1, 3, 64, 64).numpy(),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        torch.zeros(3, 64, 64),
+        [torch.zeros(3, 64, 64)],
+    ],
+    ids=["numpy", "uint8", "one image", "list"],
+)
+def test_images_that_are_no_float_batch_are_named(method, wrong):
+    model = Segmenter(Pyramid(), 3, **SMALL).eval()
+    labels = (torch.zeros(1, 64, 64, dtype=torch.int64), CrossEntropyLoss())
+    with pytest.raises((TypeError, ValueError), match="images.*expected"):
+        getattr(model, method)(wrong, *(labels if method == "loss" else ()))
+
+
+def test_images_of_other_channels_are_named():
+    pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
+    with pytest.raises(ValueError, match=r"images.*\(1, 4, 64, 64\).*\(N, 3, H, W\)"):
+        Segmenter("resnet18", 3, **SMALL)(torch.zeros(1, 4, 64, 64))
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), CrossEntropyLoss, "dice"], ids=str)
+def test_a_loss_that_is_none_of_ours_is_named(loss):
+    model, labels = Segmenter(Pyramid(), 3, **SMALL), torch.zeros(2, 61, 97, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"losses\[1\].*PixelLoss"):
+        model.loss(images(), labels, DiceLoss(), loss)
+
+
+def test_each_loss_ignores_its_own_label():
+    torch.manual_seed(0)
+    model, x = Segmenter(Pyramid(), 3, **SMALL).eval(), images()
+    nn.init.normal_(model.head.conv_seg.weight)
+    labels = torch.randint(3, (2, 61, 97))
+    losses = [CrossEntropyLoss(ignore_index=255), DiceLoss(ignore_index=0)]
+    expected = sum(loss(model(x), labels) for loss in losses)
+    for order in (losses, losses[::-1]):
+        torch.testing.assert_close(model.loss(x, labels, *order), expected, atol=1e-5, rtol=0)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(model.loss(x, labels, *losses), parameters)
+    for a, b in zip(found, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="label 255.*ignore_index=0"):
+        model.loss(x, labels.masked_fill(labels == 1, 255), *losses)
+
+
+# One logit ---------------------------------------------------------------------------------------
+
+
+def one_logit():
+    torch.manual_seed(0)
+    model = Segmenter(Pyramid(), 1, **SMALL).eval()
+    nn.init.normal_(model.head.conv_seg.weight)
+    return model, images(), torch.randint(2, (2, 61, 97))
+
+
+def test_one_logit_is_a_sigmoid_above_one_half():
+    model, x, _ = one_logit()
+    logits = model(x)[:, 0]
+    labels = model.predict(x)
+    assert labels.unique().tolist() == [0, 1]
+    assert torch.equal(labels, (logits.sigmoid() > 0.5).long())
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_cross_entropy_of_one_logit_is_torchs_binary_one(ignored):
+    model, x, labels = one_logit()
+    labels[:, :9] = 255 if ignored else 1
+    logits, valid = model(x)[:, 0], labels != 255
+    expected = F.binary_cross_entropy_with_logits(logits[valid], labels[valid].float())
+    for found in (CrossEntropyLoss()(model(x), labels), model.loss(x, labels, CrossEntropyLoss())):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_dice_of_one_logit_is_that_of_its_two_classes():
+    model, x, labels = one_logit()
+    logits = model(x)
+    p, t = logits[:, 0].sigmoid().double(), labels.double()
+    by_class = [
+        1 - (2 * (a * b).sum() + 1e-3) / (a.sum() + b.sum() + 1e-3)
+        for a, b in ((1 - p, 1 - t), (p, t))
+    ]
+    found = model.loss(x, labels, DiceLoss()).double()
+    torch.testing.assert_close(found, sum(by_class) / 2, atol=1e-5, rtol=0)
+    only_one = model.loss(x, labels, DiceLoss(class_weight=[0, 1])).double()
+    torch.testing.assert_close(only_one, by_class[1], atol=1e-5, rtol=0)
+
+
+def test_one_logit_learns_and_refuses_a_third_label():
+    model, x, labels = one_logit()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    values = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        value = model.loss(x, (x[:, 0] > 0).long(), CrossEntropyLoss(), DiceLoss())
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < values[0]
+    with pytest.raises(ValueError, match=r"label 2.*0\.\.1"):
+        model.loss(x, labels + 1, CrossEntropyLoss())

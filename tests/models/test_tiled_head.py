@@ -6,6 +6,8 @@ from torch import nn
 
 from fpn_neck import Segmenter
 from fpn_neck.models import tiled_head as tiles
+from fpn_neck.models.layers import ConvNormAct
+from fpn_neck.models.seg_head import ScaleHeads, SegHead
 from fpn_neck.models.tiled_head import (
     PHOTO_ALIGNMENT,
     PHOTO_MARGIN,
@@ -192,11 +194,72 @@ def test_what_is_large():
 
 def test_what_can_be_tiled():
     model = segmenter()
-    assert can_tile(model, model.head.scale_heads)
-    assert not can_tile(model.train(), model.head.scale_heads)
-    assert not can_tile(model.eval(), model.head) and not can_tile(model, None)
+    assert can_tile(model, model.head, SegHead)
+    assert not can_tile(model.train(), model.head, SegHead)
+    assert not can_tile(model.eval(), model.head.scale_heads, SegHead)
+    assert not can_tile(model, nn.Identity(), SegHead)
     instance = segmenter({"type": "IN"})
-    assert not can_tile(instance, instance.head.scale_heads)
+    assert not can_tile(instance, instance.head, SegHead)
+
+
+class OtherHead(SegHead):
+    def forward(self, pyramid):
+        return -super().forward(pyramid)
+
+
+class OtherScaleHeads(ScaleHeads):
+    def forward(self, pyramid):
+        return -super().forward(pyramid)
+
+
+class OtherBlock(ConvNormAct):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+class OtherNorm(nn.GroupNorm):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("", OtherHead),
+        ("scale_heads", OtherScaleHeads),
+        ("scale_heads.0.0", OtherBlock),
+        ("scale_heads.2.2", OtherBlock),
+        ("scale_heads.0.0.gn", OtherNorm),
+    ],
+)
+def test_a_forward_of_a_subclass_runs_on_large_images_too(part, kind):
+    model = segmenter(NORMS[1], torch.float32)
+    model.head.get_submodule(part).__class__ = kind
+    image = torch.randn(1, 3, 1001, 1203)
+    assert torch.equal(model.predict(image, tile=TILE), model.predict(image, tile=None))
+
+
+@pytest.mark.parametrize(
+    "part", ["", "dropout", "conv_seg", "scale_heads", "scale_heads.3", "scale_heads.0.0.gn"]
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_hooks_of_the_head_run_on_large_images_too(part, before):
+    model, calls = segmenter(NORMS[1], torch.float32), []
+    module = model.head.get_submodule(part)
+    register = module.register_forward_pre_hook if before else module.register_forward_hook
+    register(lambda *args: calls.append(args[0]))
+    model.predict(torch.randn(1, 3, 1001, 1203), tile=TILE)
+    assert calls == [module]
+
+
+def test_a_hook_on_every_module_turns_tiles_off():
+    model, seen = segmenter(NORMS[1], torch.float32), set()
+    hook = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.add(m))
+    try:
+        model.predict(torch.randn(1, 3, 1001, 1203), tile=TILE)
+    finally:
+        hook.remove()
+    assert {model.head, *model.head.modules()} <= seen
 
 
 # --------------------------------------------------------------------------------- Segmenter

@@ -423,3 +423,53 @@ def test_freezing_keeps_the_loaded_weights(tmp_path, resnet18):
     checkpoint = str(tmp_path / "weights.pth")
     loaded = TimmBackbone("resnet18", checkpoint=checkpoint, frozen_levels=3).net.state_dict()
     assert all(torch.equal(tensor, resnet18[name]) for name, tensor in loaded.items())
+
+
+# Sizes and alignment -----------------------------------------------------------------------------
+
+
+def test_a_model_of_whole_windows_takes_any_size():
+    backbone = TimmBackbone("maxvit_tiny_tf_224.in1k").eval()
+    assert backbone.multiple == 224  # windows of 7 cells at stride 32
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 33, 230))
+    assert [m.shape[-2:] for m in maps] == [(9, 58), (5, 29), (3, 15), (2, 8)]
+
+
+def test_a_model_of_one_size_is_refused_with_the_size():
+    with pytest.raises(ValueError, match="botnet26t_256.*only images of 256 x 256 px"):
+        TimmBackbone("botnet26t_256")
+
+
+def test_a_model_whose_maps_lie_elsewhere_is_refused():
+    with pytest.raises(ValueError, match="inception_v3.*no maps of its strides.*cells"):
+        TimmBackbone("inception_v3")
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ("in_chans=4.*in_channels", {"in_chans": 4}),
+        ("features_only=False.*leave it out", {"features_only": False}),
+        ("checkpoint_path='a.pth'.*checkpoint=", {"checkpoint_path": "a.pth"}),
+        ("in_channels='3'", {"in_channels": "3"}),
+    ],
+    ids=str,
+)
+def test_timms_own_names_are_refused_with_ours(names, options):
+    with pytest.raises(TypeError, match=names):
+        TimmBackbone("resnet18", **options)
+
+
+def test_weights_exist_once_while_it_is_built(monkeypatch):
+    """The probe is on the device 'meta'."""
+    built, create = [], timm.create_model
+
+    def note(*args, **options):
+        built.append(create(*args, **options))
+        return built[-1]
+
+    monkeypatch.setattr(timm, "create_model", note)
+    backbone = TimmBackbone("resnet18", frozen_levels=1)
+    real = [net for net in built if next(net.parameters()).device.type != "meta"]
+    assert len(built) > 1 and real == [backbone.net]

@@ -13,6 +13,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from fpn_neck.mm.registry import MODELS
+from fpn_neck.mm.seg.head import FPNHead
 from fpn_neck.mm.seg.logits import LazyLogits
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.label_map import fill_labels
@@ -102,7 +103,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
             and samples is not None
             and self._by_rows(samples)
             and not getattr(self.data_preprocessor, "test_cfg", None)
-            and can_tile(self, getattr(self.decode_head, "scale_heads", None))
+            and can_tile(self, self.decode_head, FPNHead)
         )
 
     def _logits_by_tiles(self, photo: Tensor) -> RowMap:

@@ -1,0 +1,111 @@
+"""What a timm model's maps are like, found by running it without weights, on the device 'meta'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fpn_neck.utils.sizes import ceil_div
+
+_MOST_WINDOW = 16  # cells of the coarsest map; windows of timm's models have 6 to 16
+_REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+
+
+def maps_of(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """The maps of a timm model that has ``feature_info``, as (N, C, H, W)."""
+    maps = net(x)
+    if gives_nhwc(net):
+        return [m.permute(0, 3, 1, 2) for m in maps]
+    return list(maps)
+
+
+def gives_nhwc(net: nn.Module) -> bool:
+    return str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def find_multiple(name: str, net: Any, in_channels: int) -> int:
+    """The smallest multiple to pad images to, so that map i has ``ceil(size / stride i)`` cells.
+
+    A convolution without padding leaves out pixels at the borders. Then a map has fewer cells, and
+    they lie elsewhere than the pyramid's, so that no multiple is right.
+
+    Args:
+        name: of the model, for the message.
+        net: the timm model on the device 'meta'.
+
+    Raises:
+        ValueError: no multiple is right; says what the model gives.
+    """
+    strides = net.feature_info.reduction()
+    windows = (strides[-1] * cells for cells in range(1, _MOST_WINDOW + 1))
+    reasons: list[str] = []
+    for multiple in dict.fromkeys((1, strides[0], *windows)):
+        failures = (_failure(net, in_channels, size) for size in _probe_sizes(strides, multiple))
+        reason = next((f for f in failures if f), "")
+        if not reason:
+            return multiple
+        reasons.append(reason)
+    raise ValueError(f"{name} {_refusal(net, in_channels, reasons)}; {_REMEDY}")
+
+
+_REMEDY = (
+    "choose a model that takes images of any size, e.g. a ResNet, EfficientNet, ConvNeXt or Swin"
+)
+
+
+def _refusal(net: Any, in_channels: int, reasons: list[str]) -> str:
+    size = _own_size(net)
+    if size and not _failure(net, in_channels, size):
+        return f"takes only images of {size[0]} x {size[1]} px ({reasons[-1]})"
+    return f"has no maps of its strides {net.feature_info.reduction()}: {reasons[-1]}"
+
+
+def _own_size(net: Any) -> tuple[int, int] | None:
+    """(H, W) of the images that the model was made for."""
+    cfg = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None) or {}
+    size = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
+    return (size[-2], size[-1]) if size else None
+
+
+def _probe_sizes(strides: Sequence[int], multiple: int) -> Iterator[tuple[int, int]]:
+    """Sizes with several remainders by the coarsest stride, as padded to the multiple."""
+    coarsest = strides[-1]
+    if multiple > coarsest:
+        yield from ((multiple, 2 * multiple), (3 * multiple, multiple))
+        return
+    lengths = [4 * coarsest + 1, 5 * coarsest + coarsest // 2 + 1, 6 * coarsest - 1, 4 * coarsest]
+    h, w, other_h, other_w = (ceil_div(length, multiple) * multiple for length in lengths)
+    yield from ((h, w), (other_h, other_w))
+
+
+@torch.no_grad()
+def _failure(net: Any, in_channels: int, size: tuple[int, int]) -> str:
+    """What is wrong with the maps of an image of this size (H, W); empty if nothing is."""
+    image = f"an image of {size[0]} x {size[1]} px"
+    try:
+        maps = maps_of(net, torch.empty(2, in_channels, *size, device="meta"))
+    except _REFUSALS as e:
+        return f"{image} fails: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+    found = [tuple(m.shape[-2:]) for m in maps]
+    wanted = [tuple(ceil_div(n, s) for n in size) for s in net.feature_info.reduction()]
+    if found == wanted and [m.shape[1] for m in maps] == net.feature_info.channels():
+        return ""
+    channels = [m.shape[1] for m in maps]
+    return f"{image} gives maps of {found} cells and {channels} channels, not of {wanted} cells"
+
+
+def names_below(net: Any, levels: int, in_channels: int, multiple: int) -> list[str]:
+    """Names of the parameters that the first maps depend on: those with a gradient.
+
+    Args:
+        net: the timm model on the device 'meta'.
+    """
+    if not levels:
+        return []
+    size = ceil_div(4 * net.feature_info.reduction()[-1], multiple) * multiple
+    maps = maps_of(net, torch.empty(2, in_channels, size, size, device="meta"))
+    torch.stack([m.sum() for m in maps[:levels]]).sum().backward()
+    return [n for n, p in net.named_parameters() if p.grad is not None]
