@@ -140,7 +140,13 @@ def session(path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
-@pytest.mark.parametrize("dynamo", [False, True], ids=["tracing", "dynamo"])
+@pytest.mark.parametrize(
+    "dynamo",
+    [
+        pytest.param(False, id="tracing"),
+        pytest.param(True, id="dynamo", marks=pytest.mark.slow),  # a minute each
+    ],
+)
 @pytest.mark.parametrize("kind", [*KINDS, *TIMM])
 def test_onnx(tmp_path, kind, dynamo):
     for package in ("onnx", "onnxscript"):
