@@ -124,14 +124,7 @@ class TerminationHook(RestoringHook):
 
     def _exit_from_wait(self, runner: Runner, iteration: int | None) -> None:
         self._wait = None
-        try:
-            self._save(runner, iteration)
-        finally:
-            # They may wait for ever themselves. Torch would report their end as an error.
-            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self.at_restore(signal.signal, signal.SIGCHLD, handler)
-            for process in multiprocessing.active_children():
-                process.kill()
+        self._save(runner, iteration)
         self._exit(runner)
 
     def _exit_if_requested(self, runner: Runner, iteration: int | None) -> None:
@@ -148,6 +141,7 @@ class TerminationHook(RestoringHook):
     def _exit(self, runner: Runner) -> None:
         runner.logger.info("ended by SIGTERM; go on with --resume")
         self._set_requested(False)
+        _kill_loading_processes()
         raise SystemExit(EXIT_CODE)
 
 
@@ -182,6 +176,17 @@ class _Wait:
     split: str
     is_watched: bool = False
     is_late: bool = False
+
+
+def _kill_loading_processes() -> None:
+    """End them: nobody needs their batches, and one that waits for ever would keep this process."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's reports their end as an error
+    loading = [process for process in multiprocessing.active_children() if process.daemon]
+    for process in loading:
+        process.kill()
+    for process in loading:
+        process.join(5)
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
