@@ -45,6 +45,7 @@ class TerminationHook(RestoringHook):
         self.at_restore(self._set_requested, False)
         self._done = runner.iter  # iterations that the weights were trained for
         self._wait: _Wait | None = None  # None during a step
+        self.at_restore(self.end_wait)  # a thread may watch one
         handler = signal.signal(signal.SIGTERM, lambda *_: self._terminate(runner))
         self.at_restore(signal.signal, signal.SIGTERM, handler)
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
