@@ -24,9 +24,9 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_default_scope():
-    """A test leaves no default scope to the next one in its process, as mmengine's Runner does."""
+    """A test file leaves no default scope to the next one in its process, as Runners do."""
     yield
     if "mmengine.registry" in sys.modules:
         sys.modules["mmengine.registry"].DefaultScope._instance_dict.clear()
