@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -25,9 +26,11 @@ def seed():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_default_scope():
-    """A test file leaves no default scope to the next one in its process, as Runners do."""
+def process_as_before():
+    """A test file leaves no default scope and no handler of SIGTERM to the next one."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, handler)
     if "mmengine.registry" in sys.modules:
         sys.modules["mmengine.registry"].DefaultScope._instance_dict.clear()
 

@@ -142,8 +142,14 @@ def _parallel(
         yield from map(function, tasks)
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with context.Pool(workers, _default_signals) as pool:
         yield from pool.imap(function, tasks, chunksize=4)
+
+
+def _default_signals() -> None:
+    """Leave Ctrl-C to the parent; end by SIGTERM, whatever handler the parent has for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _write_scene(root: Path, recipe: dict, task: _Task) -> _Records:
