@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,27 @@ class Axis(NamedTuple):
     indices: Tensor
     weights: Tensor
     users: Tensor
+
+
+def merge(indices: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The same taps without inputs that stand twice, so that a kernel reads each once.
+
+    Two resizings after another have four taps of mostly two or three inputs.
+
+    Args:
+        indices: (outputs, S), an integer type.
+        weights: (outputs, S), not negative.
+
+    Returns:
+        Both (outputs, S') with S' <= S, in their dtypes. Taps of weight 0 stand at the input with
+        the largest weight: an infinite input without weight must not be read.
+    """
+    first = indices.amin(1, keepdim=True)
+    places = (indices - first).long()
+    span = int(places.max()) + 1
+    if span >= indices.shape[1]:
+        return indices, weights
+    sums = weights.new_zeros(len(weights), span).scatter_add_(1, places, weights)
+    offsets = torch.arange(span, device=indices.device)
+    offsets = offsets.where(sums > 0, sums.argmax(1, keepdim=True))
+    return first + offsets.to(indices), sums

@@ -6,7 +6,8 @@ With t the label of pixel i, d the derivatives by the sums (rows as in `losses`)
     b_i = a_i + sum_k (d[P, k] p_ik + d[LOG_P, k])
     gradient of x_ik = p_ik (d[P, k] - b_i) + a_i [k = t] + d[LOG_P, k]
 
-The first kernel writes a and b, one number each per pixel. The second gathers: a cell takes its
+The first kernel writes a and b, one number each per pixel (a alone where all derivatives but those
+by LOG_P_TARGET are 0: then b = a). The second gathers: a cell takes its
 weighted part of the gradients of the pixels that use it, so no two threads write to one place.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fpn_neck.fast.cuda.mixture import cells, mix, taps, tile_pixels, wide
+from fpn_neck.fast.cuda.mixture import LOWEST, TRACE, cells, mix, taps, tile_pixels, wide
 
 
 @triton.jit(
@@ -30,7 +31,7 @@ def write_pixel_derivatives(
     B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     DENSE: tl.constexpr, CLASS_LAST: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """a and b of a tile of pixels, 0 where ignored; grid (tiles, images)."""
+    """a and, if DENSE, b of a tile of pixels, 0 where ignored; grid (tiles, images)."""
     row, column, inside = tile_pixels(tl.program_id(0), height, width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
     pixel = image * height * width + (wide(row, WIDE) * width + column)
@@ -63,13 +64,10 @@ def write_pixel_derivatives(
             mean += p * by_p + tl.load(derivatives + 5 * classes + k, mask=some, other=0.0)
             own = tl.where(k == label[None, :], p, own)
         by_own_p = tl.load(derivatives + 2 * classes + label, mask=valid, other=0.0)
-        first = by_log_p + by_own_p * tl.sum(own, 0)
-        second = first + tl.sum(mean, 0)
-    else:
-        first = by_log_p
-        second = by_log_p
-    tl.store(a + pixel, tl.where(valid, first, 0.0), mask=inside)
-    tl.store(b + pixel, tl.where(valid, second, 0.0), mask=inside)
+        by_log_p += by_own_p * tl.sum(own, 0)
+        second = tl.where(valid, by_log_p + tl.sum(mean, 0), 0.0)
+        tl.store(b + pixel, second, mask=inside)
+    tl.store(a + pixel, tl.where(valid, by_log_p, 0.0), mask=inside)
 
 
 @triton.jit(
@@ -120,6 +118,7 @@ def write_gradient(
         r0 = tl.load(row_indices + i * R)
         u0 = tl.load(row_weights + i * R)
         own_row = tl.where(r0 == cell_row, u0, 0.0)
+        u0 = tl.maximum(u0, TRACE)
         row = wide(r0, WIDE) * by_row
         left = u0 * cells(x + (row + before), some)
         middle = u0 * cells(x + (row + at * by_column), some)
@@ -128,10 +127,15 @@ def write_gradient(
             r1 = tl.load(row_indices + i * R + 1)
             u1 = tl.load(row_weights + i * R + 1)
             own_row += tl.where(r1 == cell_row, u1, 0.0)
+            u1 = tl.maximum(u1, TRACE)
             row = wide(r1, WIDE) * by_row
             left += u1 * cells(x + (row + before), some)
             middle += u1 * cells(x + (row + at * by_column), some)
             right += u1 * cells(x + (row + after), some)
+        # A pixel without weight there must not get 0 * infinity.
+        left = tl.maximum(left, LOWEST)
+        middle = tl.maximum(middle, LOWEST)
+        right = tl.maximum(right, LOWEST)
         line = image * height * width + wide(i, WIDE) * width
         part_sum = tl.zeros((B, CELLS), tl.float32)
         for d in range(0, most):
@@ -153,12 +157,11 @@ def write_gradient(
             out = tl.load(lse + line + j)
             first = tl.load(a + line + j)
             p = tl.exp(value - out[None, :])
-            second = tl.load(b + line + j)[None, :]
             if DENSE:
-                pull = p * (by_p - second)
+                pull = p * (by_p - tl.load(b + line + j)[None, :])
                 pull += tl.where((out != float("inf"))[None, :], by_log_p, 0.0)
             else:
-                pull = -p * second
+                pull = -p * first[None, :]
             pull += tl.where(k == label[None, :], first[None, :], 0.0)
             part_sum += tl.where(used, own, 0.0)[None, :] * pull
         total += own_row * part_sum

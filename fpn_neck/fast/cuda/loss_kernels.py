@@ -9,9 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fpn_neck.fast.cuda.mixture import mix, taps, tile_pixels, wide
-
-_LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)
+from fpn_neck.fast.cuda.mixture import LOWEST, mix, taps, tile_pixels, wide
 
 
 @triton.jit(
@@ -45,7 +43,7 @@ def write_pixels(
     label = tl.load(target + pixel)
     valid = (label != ignore_index) & (label >= 0) & (label < classes)
     label = tl.where(valid, label, -1).to(tl.int32)
-    best = tl.full((B, ROWS * COLUMNS), _LOWEST, tl.float32)
+    best = tl.full((B, ROWS * COLUMNS), LOWEST, tl.float32)
     total = tl.zeros((B, ROWS * COLUMNS), tl.float32)
     own = tl.zeros((B, ROWS * COLUMNS), tl.float32)
     first = tl.zeros((B, ROWS * COLUMNS), tl.int32)

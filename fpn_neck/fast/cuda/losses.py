@@ -113,7 +113,8 @@ def loss_grad(
     modes = _modes(logits, target, rows, columns) | {"DENSE": dense}
     target = target.contiguous()
     derivatives = derivatives.float().contiguous()
-    a, b = torch.empty_like(lse), torch.empty_like(lse)
+    a = torch.empty_like(lse)
+    b = torch.empty_like(lse) if dense else a
     grad = torch.empty_like(logits)
     with torch.cuda.device_of(logits):
         tile = pixel_tile(logits)

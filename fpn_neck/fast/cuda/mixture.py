@@ -9,8 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# A tap of weight 0 keeps a trace: 0 * infinity is NaN. The product of two is still above 0.
-_TRACE: tl.constexpr = tl.constexpr(1e-19)
+# A tap of weight 0 keeps a trace: 0 * infinity is NaN. The product of two is a normal number.
+TRACE: tl.constexpr = tl.constexpr(2e-19)
+LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of the finite numbers
 
 
 @triton.jit
@@ -58,7 +59,7 @@ def taps(indices, weights, output, stride, S: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def _tap(indices, weights, output, stride, s, S: tl.constexpr, WIDE: tl.constexpr):
     index = wide(tl.load(indices + output * S + s), WIDE)
-    weight = tl.maximum(tl.load(weights + output * S + s), _TRACE)
+    weight = tl.maximum(tl.load(weights + output * S + s), TRACE)
     return (index * stride)[None, :], weight[None, :]
 
 
@@ -76,26 +77,27 @@ def mix(
         r0..., u0..., R: offsets and weights of the rows (`taps`), how many.
         c0..., v0..., C: of the columns.
     """
-    value = u0 * _mix_row(x, some, r0, c0, c1, c2, c3, v0, v1, v2, v3, C)
+    value = _mix_row(x, some, r0, u0, c0, c1, c2, c3, v0, v1, v2, v3, C)
     if R > 1:
-        value += u1 * _mix_row(x, some, r1, c0, c1, c2, c3, v0, v1, v2, v3, C)
+        value += _mix_row(x, some, r1, u1, c0, c1, c2, c3, v0, v1, v2, v3, C)
     if R > 2:
-        value += u2 * _mix_row(x, some, r2, c0, c1, c2, c3, v0, v1, v2, v3, C)
+        value += _mix_row(x, some, r2, u2, c0, c1, c2, c3, v0, v1, v2, v3, C)
     if R > 3:
-        value += u3 * _mix_row(x, some, r3, c0, c1, c2, c3, v0, v1, v2, v3, C)
+        value += _mix_row(x, some, r3, u3, c0, c1, c2, c3, v0, v1, v2, v3, C)
     return value
 
 
 @triton.jit
-def _mix_row(x, some, row, c0, c1, c2, c3, v0, v1, v2, v3, C: tl.constexpr):
-    # The sums of two offsets stay the same in the loop over the classes; pointers do not.
-    value = v0 * cells(x + (row + c0), some)
+def _mix_row(x, some, row, u, c0, c1, c2, c3, v0, v1, v2, v3, C: tl.constexpr):
+    # Sums of two offsets and products of two weights are the same for all classes; the compiler
+    # takes them out of the loop.
+    value = (u * v0) * cells(x + (row + c0), some)
     if C > 1:
-        value += v1 * cells(x + (row + c1), some)
+        value += (u * v1) * cells(x + (row + c1), some)
     if C > 2:
-        value += v2 * cells(x + (row + c2), some)
+        value += (u * v2) * cells(x + (row + c2), some)
     if C > 3:
-        value += v3 * cells(x + (row + c3), some)
+        value += (u * v3) * cells(x + (row + c3), some)
     return value
 
 
