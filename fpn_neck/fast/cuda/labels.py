@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fpn_neck.fast.cuda.axis import Axis
+from fpn_neck.fast.cuda.launch import Launch
 from fpn_neck.fast.cuda.layout import is_class_last, needs_int64, pixel_tile
 
 
@@ -32,19 +33,31 @@ def cells_to_labels(
     Returns:
         (N, H, W), contiguous, on the logits' device.
     """
+    size = len(logits), len(rows.indices), len(columns.indices)
+    labels = torch.empty(size, dtype=dtype, device=logits.device)
+    label_launch(logits, rows, columns, bound, labels).run()
+    return labels
+
+
+def label_launch(logits: Tensor, rows: Axis, columns: Axis, bound: float, labels: Tensor) -> Launch:
+    """What fills ``labels``."""
     from fpn_neck.fast.cuda.label_kernel import write_labels
 
-    images, classes = logits.shape[:2]
-    height, width = len(rows.indices), len(columns.indices)
-    labels = torch.empty((images, height, width), dtype=dtype, device=logits.device)
+    images, height, width = labels.shape
+    classes = logits.shape[1]
     taps = rows.indices.shape[1], columns.indices.shape[1]
     tile = pixel_tile(logits, max(taps))
-    with torch.cuda.device_of(logits):
-        write_labels[tile.count(height, width), images](
+    return Launch(
+        write_labels,
+        (tile.covering(height, width), images),
+        (
             logits, rows.indices, rows.weights, columns.indices, columns.weights, labels,
             classes, height, width, *logits.stride(), bound,
-            R=taps[0], C=taps[1],
-            B=tile.classes, ROWS=tile.rows, COLUMNS=tile.columns,
-            CLASS_LAST=is_class_last(logits), ONE=classes == 1, WIDE=needs_int64(logits, height * width),
-        )  # fmt: skip
-    return labels
+        ),
+        {
+            "R": taps[0], "C": taps[1],
+            "B": tile.classes, "ROWS": tile.rows, "COLUMNS": tile.columns,
+            "CLASS_LAST": is_class_last(logits), "ONE": classes == 1,
+            "WIDE": needs_int64(logits, height * width),
+        },
+    )  # fmt: skip

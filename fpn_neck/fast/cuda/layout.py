@@ -16,7 +16,7 @@ class Tile(NamedTuple):
     rows: int
     columns: int
 
-    def count(self, height: int, width: int) -> int:
+    def covering(self, height: int, width: int) -> int:
         """Tiles that cover a map."""
         return -(-height // self.rows) * -(-width // self.columns)
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from fpn_neck.fast.cuda.axis import Axis
+from fpn_neck.fast.cuda.launch import Launch
 from fpn_neck.fast.cuda.layout import (
+    Tile,
     cell_tile,
     is_class_last,
     needs_int64,
@@ -53,33 +55,69 @@ def loss_sums(
     Raises:
         ValueError: an axis has more than two taps.
     """
+    _check_axes(rows, columns)
+    lse, log_p = logits.new_empty((2, *target.shape), dtype=torch.float32)
+    codes = torch.empty(target.shape, dtype=torch.int32, device=target.device)
+    shape = sum_chunks(logits, target, dense), 6, logits.shape[1]
+    sums = logits.new_zeros(shape, dtype=torch.float32)
+    for launch in sum_launches(
+        logits, target.contiguous(), rows, columns, ignore_index, dense, lse, log_p, codes, sums
+    ):
+        launch.run()
+    return sums.sum(0, dtype=torch.float64), lse
+
+
+def sum_chunks(logits: Tensor, target: Tensor, dense: bool) -> int:
+    """Partial sums of `sum_launches`."""
+    tile = sum_tile(logits, dense)
+    tiles = len(target) * tile.covering(*target.shape[1:])
+    return -(-tiles // _tiles_per_sum(tile))
+
+
+def sum_launches(
+    logits: Tensor,
+    target: Tensor,
+    rows: Axis,
+    columns: Axis,
+    ignore_index: int,
+    dense: bool,
+    lse: Tensor,
+    log_p: Tensor,
+    codes: Tensor,
+    sums: Tensor,
+) -> tuple[Launch, Launch]:
+    """What writes ``lse``, ``log_p`` of the labels and ``codes`` (N, H, W), then ``sums``.
+
+    ``sums`` is zero, (`sum_chunks`, 6, K).
+    """
     from fpn_neck.fast.cuda.loss_kernels import add_pixels, write_pixels
 
-    _check_axes(rows, columns)
     images, classes = logits.shape[:2]
     height, width = target.shape[1:]
     sizes = classes, height, width, *logits.stride()
     axes = rows.indices, rows.weights, columns.indices, columns.weights
     modes = _modes(logits, target, rows, columns)
-    target = target.contiguous()
-    lse, log_p = logits.new_empty((2, *target.shape), dtype=torch.float32)
-    codes = torch.empty_like(target, dtype=torch.int32)
-    with torch.cuda.device_of(logits):
-        tile = pixel_tile(logits)
-        write_pixels[tile.count(height, width), images](
-            logits, target, *axes, lse, log_p, codes, *sizes, ignore_index,
-            B=tile.classes, ROWS=tile.rows, COLUMNS=tile.columns, **modes,
-        )  # fmt: skip
-        tile = sum_tile(logits, dense)
-        tiles = max(1, _PIXELS_PER_SUM // (tile.rows * tile.columns))
-        chunks = -(-images * tile.count(height, width) // tiles)
-        sums = logits.new_zeros((chunks, 6, classes), dtype=torch.float32)
-        add_pixels[chunks, -(-classes // tile.classes)](
-            logits, *axes, lse, log_p, codes, sums, images, *sizes,
-            B=tile.classes, ROWS=tile.rows, COLUMNS=tile.columns, TILES=tiles,
-            DENSE=dense, **modes,
-        )  # fmt: skip
-    return sums.sum(0, dtype=torch.float64), lse
+    tile, block = pixel_tile(logits), sum_tile(logits, dense)
+    pixels = Launch(
+        write_pixels,
+        (tile.covering(height, width), images),
+        (logits, target, *axes, lse, log_p, codes, *sizes, ignore_index),
+        {"B": tile.classes, "ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
+    )
+    by_class = Launch(
+        add_pixels,
+        (len(sums), -(-classes // block.classes)),
+        (logits, *axes, lse, log_p, codes, sums, images, *sizes),
+        {
+            "B": block.classes, "ROWS": block.rows, "COLUMNS": block.columns,
+            "TILES": _tiles_per_sum(block), "DENSE": dense, **modes,
+        },
+    )  # fmt: skip
+    return pixels, by_class
+
+
+def _tiles_per_sum(tile: Tile) -> int:
+    return max(1, _PIXELS_PER_SUM // (tile.rows * tile.columns))
 
 
 def loss_grad(
@@ -105,31 +143,57 @@ def loss_grad(
     Raises:
         ValueError: an axis has more than two taps.
     """
-    from fpn_neck.fast.cuda.gradient_kernels import write_gradient, write_pixel_derivatives
-
     _check_axes(rows, columns)
-    images, classes, h, w = logits.shape
-    height, width = target.shape[1:]
-    modes = _modes(logits, target, rows, columns) | {"DENSE": dense}
-    target = target.contiguous()
-    derivatives = derivatives.float().contiguous()
+    derivatives = derivatives.to(logits.device, torch.float32).contiguous()
     a = torch.empty_like(lse)
     b = torch.empty_like(lse) if dense else a
     grad = torch.empty_like(logits)
-    with torch.cuda.device_of(logits):
-        tile = pixel_tile(logits)
-        write_pixel_derivatives[tile.count(height, width), images](
-            logits, target, rows.indices, rows.weights, columns.indices, columns.weights,
-            lse, derivatives, a, b, classes, height, width, *logits.stride(),
-            B=tile.classes, ROWS=tile.rows, COLUMNS=tile.columns, **modes,
-        )  # fmt: skip
-        tile = cell_tile(logits)
-        write_gradient[-(-classes // tile.classes) * tile.count(h, w), images](
+    for launch in gradient_launches(
+        logits, target.contiguous(), rows, columns, lse, derivatives, dense, a, b, grad
+    ):
+        launch.run()
+    return grad
+
+
+def gradient_launches(
+    logits: Tensor,
+    target: Tensor,
+    rows: Axis,
+    columns: Axis,
+    lse: Tensor,
+    derivatives: Tensor,
+    dense: bool,
+    a: Tensor,
+    b: Tensor,
+    grad: Tensor,
+) -> tuple[Launch, Launch]:
+    """What writes ``a`` and ``b`` (N, H, W), then ``grad``; see the module of the kernels."""
+    from fpn_neck.fast.cuda.gradient_kernels import write_gradient, write_pixel_derivatives
+
+    images, classes, h, w = logits.shape
+    height, width = target.shape[1:]
+    modes = _modes(logits, target, rows, columns) | {"DENSE": dense}
+    axes = rows.indices, rows.weights, columns.indices, columns.weights
+    tile, block = pixel_tile(logits), cell_tile(logits)
+    pixels = Launch(
+        write_pixel_derivatives,
+        (tile.covering(height, width), images),
+        (
+            logits, target, *axes, lse, derivatives, a, b,
+            classes, height, width, *logits.stride(),
+        ),
+        {"B": tile.classes, "ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
+    )  # fmt: skip
+    cells = Launch(
+        write_gradient,
+        (-(-classes // block.classes) * block.covering(h, w), images),
+        (
             logits, target, *rows, *columns, lse, derivatives, a, b, grad,
             classes, w, height, width, *logits.stride(), *grad.stride(),
-            B=tile.classes, CELLS=tile.columns, **modes,
-        )  # fmt: skip
-    return grad
+        ),
+        {"B": block.classes, "CELLS": block.columns, **modes},
+    )  # fmt: skip
+    return pixels, cells
 
 
 def _modes(logits: Tensor, target: Tensor, rows: Axis, columns: Axis) -> dict[str, int | bool]:

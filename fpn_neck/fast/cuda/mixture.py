@@ -73,7 +73,7 @@ def mix(
 
     Args:
         x: pointers (B, 1) to the first cell of B classes.
-        some: (B, 1), the classes that exist; the others get 0.
+        some: (B, 1), the classes that exist; the others get any number.
         r0..., u0..., R: offsets and weights of the rows (`taps`), how many.
         c0..., v0..., C: of the columns.
     """
@@ -103,9 +103,6 @@ def _mix_row(x, some, row, u, c0, c1, c2, c3, v0, v1, v2, v3, C: tl.constexpr):
 
 @triton.jit
 def cells(x, some):
-    """Logits in float32; 0 for classes that do not exist."""
-    if some.shape[0] == 1:  # the loop over the classes ends in time
-        value = tl.load(x)
-    else:
-        value = tl.load(x, mask=some, other=0.0)
-    return value.to(tl.float32)
+    """Logits in float32; any number for classes that do not exist."""
+    mask = None if some.shape[0] == 1 else some  # one class: the loop over them ends in time
+    return tl.load(x, mask=mask).to(tl.float32)

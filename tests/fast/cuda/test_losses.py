@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.kernels import axis, class_sums, resize, resizing
+from helpers.kernels import axis, class_sums, resizing
 
 from fpn_neck.fast.cuda import losses
 from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
