@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -35,7 +36,9 @@ def _runs() -> bool:
     try:
         from fpn_neck.fast.cuda.trial import trial
 
-        trial()
+        # Modes of the caller (fake tensors, ...) belong to its thread.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(trial, torch.cuda.current_device()).result()
     except Exception as error:  # whatever it is, torch's operators do the work
         warnings.warn(
             f"Triton is installed but can't run a kernel: {type(error).__name__}: {error}. "

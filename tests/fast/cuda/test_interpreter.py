@@ -24,5 +24,7 @@ def test_kernels_run_in_the_interpreter(name):
     done = subprocess.run(
         command, env=environment, cwd=HERE.parents[2], capture_output=True, text=True, timeout=300
     )
+    if "only 0-dimensional arrays can be converted" in done.stdout:
+        pytest.skip("the interpreter of Triton 3.6 and older can't loop with numpy 2.4 and later")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout

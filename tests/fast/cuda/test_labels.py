@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.kernels import axis, resize, resizing
+from helpers.kernels import axis, need_kernels, resize, resizing
 
 from fpn_neck.fast.cuda.axis import merge
 from fpn_neck.fast.cuda.labels import cells_to_labels
 
+need_kernels()
 SIZES = {  # cells, pixels, align_corners
     "odd": ((5, 3), (19, 13), False),
     "corners": ((4, 5), (11, 18), True),

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.kernels import axis, class_sums, resizing
+from helpers.kernels import axis, class_sums, need_kernels, resizing
 
 from fpn_neck.fast.cuda import losses
 from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
 
+need_kernels()
 IGNORE = 255
 TOLERANCE = 2e-6  # relative to the largest sum or gradient; measured 3e-7
 SIZES = {  # cells, pixels, align_corners
