@@ -27,47 +27,40 @@ from fpn_neck.fast.cuda.mixture import LOWEST, TRACE, cells, mix, taps, tile_pix
 def write_pixel_derivatives(
     x, target, row_indices, row_weights, column_indices, column_weights, lse, derivatives, a, b,
     classes, height, width, by_image, by_class, by_row, by_column,
-    R: tl.constexpr, C: tl.constexpr,
-    B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    DENSE: tl.constexpr, CLASS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """a and, if DENSE, b of a tile of pixels, 0 where ignored; grid (tiles, images)."""
     row, column, inside = tile_pixels(tl.program_id(0), height, width, ROWS, COLUMNS)
     image = tl.program_id(1).to(tl.int64)
-    pixel = image * height * width + (wide(row, WIDE) * width + column)
+    pixel = image * height * width + (wide(row, WIDE) * width + column)[None, :]
+    inside = inside[None, :]
     out = tl.load(lse + pixel)
     valid = out != float("inf")
     label = tl.load(target + pixel).to(tl.int32)
-    by_log_p = tl.load(derivatives + classes + label, mask=valid, other=0.0)
+    pull = tl.load(derivatives + classes + label, mask=valid, other=0.0)
     if DENSE:
         r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
         c0, c1, c2, c3, v0, v1, v2, v3 = taps(
             column_indices, column_weights, column, by_column, C, WIDE
         )
-        if CLASS_LAST:
-            by_class = 1
         x += image * by_image
-        mean = tl.zeros((B, ROWS * COLUMNS), tl.float32)
-        own = tl.zeros((B, ROWS * COLUMNS), tl.float32)
-        for start in range(0, classes, B):
-            k = wide(start + tl.arange(0, B)[:, None], WIDE)
-            some = k < classes
+        mean = tl.zeros((1, ROWS * COLUMNS), tl.float32)
+        own = tl.zeros((1, ROWS * COLUMNS), tl.float32)
+        for start in range(0, classes):
+            k = start + tl.zeros((1, 1), tl.int32)
             value = mix(
-                x + k * by_class, some,
+                x + wide(k, WIDE) * by_class, k < classes,
                 r0, r1, r2, r3, u0, u1, u2, u3, R,
                 c0, c1, c2, c3, v0, v1, v2, v3, C,
             )  # fmt: skip
-            if B > 1:
-                value = tl.where(some, value, float("-inf"))
-            p = tl.exp(value - out[None, :])
-            by_p = tl.load(derivatives + 4 * classes + k, mask=some, other=0.0)
-            mean += p * by_p + tl.load(derivatives + 5 * classes + k, mask=some, other=0.0)
-            own = tl.where(k == label[None, :], p, own)
-        by_own_p = tl.load(derivatives + 2 * classes + label, mask=valid, other=0.0)
-        by_log_p += by_own_p * tl.sum(own, 0)
-        second = tl.where(valid, by_log_p + tl.sum(mean, 0), 0.0)
-        tl.store(b + pixel, second, mask=inside)
-    tl.store(a + pixel, tl.where(valid, by_log_p, 0.0), mask=inside)
+            p = tl.exp(value - out)
+            by_p = tl.load(derivatives + 4 * classes + k)
+            mean += p * by_p + tl.load(derivatives + 5 * classes + k)
+            own = tl.where(k == label, p, own)
+        pull += own * tl.load(derivatives + 2 * classes + label, mask=valid, other=0.0)
+        tl.store(b + pixel, tl.where(valid, pull + mean, 0.0), mask=inside)
+    tl.store(a + pixel, tl.where(valid, pull, 0.0), mask=inside)
 
 
 @triton.jit(
@@ -82,7 +75,7 @@ def write_gradient(
     classes, w, height, width, by_image, by_class, by_row, by_column,
     to_image, to_class, to_row, to_column,
     R: tl.constexpr, C: tl.constexpr, B: tl.constexpr, CELLS: tl.constexpr,
-    DENSE: tl.constexpr, CLASS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    DENSE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Gradient of B classes at CELLS cells of a row; grid (blocks x cells, images).
 
@@ -100,9 +93,6 @@ def write_gradient(
     at = wide(cell, WIDE)[None, :]
     before = tl.maximum(at - 1, 0) * by_column
     after = tl.minimum(at + 1, w - 1) * by_column
-    if CLASS_LAST:
-        by_class = 1
-        to_class = 1
     image = tl.program_id(1).to(tl.int64)
     x += image * by_image + wide(k, WIDE) * by_class
     if DENSE:

@@ -21,30 +21,25 @@ class Tile(NamedTuple):
         return -(-height // self.rows) * -(-width // self.columns)
 
 
-def pixel_tile(logits: Tensor, taps: int = 2) -> Tile:
-    """For kernels that go over all classes of a pixel.
+PIXEL_TILE = Tile(1, 16, 32)  # four pixels per thread, whose offsets stay in registers
 
-    512 numbers, four per thread; two if a pixel has more taps, whose offsets need registers.
-    """
-    numbers = 512 if taps <= 2 else 256
+
+def pixel_tile(logits: Tensor, taps: int) -> Tile:
+    """For labels of pixels with ``taps`` along an axis; more than two need more registers."""
     if is_class_last(logits):
         block = min(32, _power_of_two(logits.shape[1]))
-        return Tile(block, 2, numbers // 2 // block)
-    return Tile(1, numbers // 32, 32)
+        return Tile(block, 2, (128 if taps > 2 else 256) // block)
+    return PIXEL_TILE._replace(rows=8) if taps > 2 else PIXEL_TILE
 
 
-def sum_tile(logits: Tensor, dense: bool) -> Tile:
+def sum_tile(classes: int, dense: bool) -> Tile:
     """For sums by class over many pixels; ``dense`` ones read logits and need more registers."""
-    if dense and is_class_last(logits):
-        return Tile(min(64, _power_of_two(logits.shape[1])), 2, 8)
-    return Tile(min(8 if dense else 16, _power_of_two(logits.shape[1])), 4, 32)
+    return Tile(min(8 if dense else 16, _power_of_two(classes)), 4, 32)
 
 
-def cell_tile(logits: Tensor) -> Tile:
-    """For gradients of cells: what is read for a pixel serves all its classes in a thread."""
-    if is_class_last(logits):
-        return Tile(min(64, _power_of_two(logits.shape[1])), 1, 16)
-    return Tile(min(32, _power_of_two(logits.shape[1])), 1, 32)
+def cell_tile(classes: int) -> Tile:
+    """For gradients of cells: what is read for a pixel serves eight classes of a thread."""
+    return Tile(min(32, _power_of_two(classes)), 1, 32)
 
 
 def is_class_last(logits: Tensor) -> bool:

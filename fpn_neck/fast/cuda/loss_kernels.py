@@ -21,54 +21,43 @@ from fpn_neck.fast.cuda.mixture import LOWEST, mix, taps, tile_pixels, wide
 def write_pixels(
     x, target, row_indices, row_weights, column_indices, column_weights, lse, log_p, codes,
     classes, height, width, by_image, by_class, by_row, by_column, ignore_index,
-    R: tl.constexpr, C: tl.constexpr,
-    B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    CLASS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of pixels: ``lse``, log p of the label, code; grid (tiles, images).
 
-    One pass over the classes. Maximum, sum of exp and the label's logit are kept for every pixel
-    and each of B classes, so that threads meet only once, after the loop.
+    One pass over the classes, with the maximum and the sum of exp up to here.
     """
     row, column, inside = tile_pixels(tl.program_id(0), height, width, ROWS, COLUMNS)
     r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
     c0, c1, c2, c3, v0, v1, v2, v3 = taps(
         column_indices, column_weights, column, by_column, C, WIDE
     )
-    if CLASS_LAST:
-        by_class = 1
     image = tl.program_id(1).to(tl.int64)
     x += image * by_image
-    pixel = image * height * width + (wide(row, WIDE) * width + column)
+    pixel = image * height * width + (wide(row, WIDE) * width + column)[None, :]
+    inside = inside[None, :]
     label = tl.load(target + pixel)
     valid = (label != ignore_index) & (label >= 0) & (label < classes)
     label = tl.where(valid, label, -1).to(tl.int32)
-    best = tl.full((B, ROWS * COLUMNS), LOWEST, tl.float32)
-    total = tl.zeros((B, ROWS * COLUMNS), tl.float32)
-    own = tl.zeros((B, ROWS * COLUMNS), tl.float32)
-    first = tl.zeros((B, ROWS * COLUMNS), tl.int32)
-    for start in range(0, classes, B):
-        k = wide(start + tl.arange(0, B)[:, None], WIDE)
-        some = k < classes
+    best = tl.full((1, ROWS * COLUMNS), LOWEST, tl.float32)
+    total = tl.zeros((1, ROWS * COLUMNS), tl.float32)
+    own = tl.zeros((1, ROWS * COLUMNS), tl.float32)
+    first = tl.zeros((1, ROWS * COLUMNS), tl.int32)
+    for start in range(0, classes):
+        k = start + tl.zeros((1, 1), tl.int32)
         value = mix(
-            x + k * by_class, some,
+            x + wide(k, WIDE) * by_class, k < classes,
             r0, r1, r2, r3, u0, u1, u2, u3, R,
             c0, c1, c2, c3, v0, v1, v2, v3, C,
         )  # fmt: skip
-        if B > 1:
-            value = tl.where(some, value, float("-inf"))
-        own = tl.where(k == label[None, :], value, own)
+        own = tl.where(k == label, value, own)
         larger = value > best
         scale = tl.exp(-tl.abs(value - best))
         total = tl.where(larger, total * scale + 1.0, total + scale)
         best = tl.where(larger, value, best)
-        first = tl.where(larger, start, first)
-    first += tl.arange(0, B)[:, None]
-    largest = tl.max(best, 0)
-    first = tl.min(tl.where(best == largest[None, :], first, classes), 0)
-    total = tl.sum(total * tl.exp(best - largest[None, :]), 0)
-    own = tl.sum(own, 0)
-    out = largest + tl.log(total)
+        first = tl.where(larger, k, first)
+    out = best + tl.log(total)
     out += out - out  # infinity becomes NaN: it means 'ignored'
     tl.store(lse + pixel, tl.where(valid, out, float("inf")), mask=inside)
     tl.store(log_p + pixel, own - out, mask=inside)
@@ -83,17 +72,14 @@ def write_pixels(
 def add_pixels(
     x, row_indices, row_weights, column_indices, column_weights, lse, log_p, codes, sums,
     images, classes, height, width, by_image, by_class, by_row, by_column,
-    R: tl.constexpr, C: tl.constexpr,
-    B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr,
-    DENSE: tl.constexpr, CLASS_LAST: tl.constexpr, WIDE: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    TILES: tl.constexpr, DENSE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums of B classes over TILES tiles of pixels -> sums (chunks, 6, K); grid (chunks, blocks).
 
     Every pixel of the tile has its own sums until the tiles are done: a fixed order.
     """
     P: tl.constexpr = ROWS * COLUMNS
-    if CLASS_LAST:
-        by_class = 1
     k = tl.program_id(1) * B + tl.arange(0, B)[:, None]
     some = k < classes
     count = tl.zeros((B, P), tl.float32)

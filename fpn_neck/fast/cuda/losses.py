@@ -8,11 +8,11 @@ from torch import Tensor
 from fpn_neck.fast.cuda.axis import Axis
 from fpn_neck.fast.cuda.launch import Launch
 from fpn_neck.fast.cuda.layout import (
+    PIXEL_TILE,
     Tile,
     cell_tile,
     is_class_last,
     needs_int64,
-    pixel_tile,
     sum_tile,
 )
 
@@ -40,8 +40,8 @@ def loss_sums(
     """Sums over pixels, by class. The same bits in every run.
 
     Args:
-        logits: (N, K, h, w), K >= 2, float32, float16 or bfloat16, of any strides; fast in NCHW
-            and NHWC. For one logit x give the two of 0 and x.
+        logits: (N, K, h, w), K >= 2, float32, float16 or bfloat16, of any strides. In NHWC they
+            are copied. For one logit x give the two of 0 and x.
         target: (N, H, W), int64. A label outside 0..K - 1 counts as ignored.
         rows: H outputs of h inputs.
         columns: W outputs of w inputs.
@@ -56,6 +56,7 @@ def loss_sums(
         ValueError: an axis has more than two taps.
     """
     _check_axes(rows, columns)
+    logits = _class_first(logits)
     lse, log_p = logits.new_empty((2, *target.shape), dtype=torch.float32)
     codes = torch.empty(target.shape, dtype=torch.int32, device=target.device)
     shape = sum_chunks(logits, target, dense), 6, logits.shape[1]
@@ -69,7 +70,7 @@ def loss_sums(
 
 def sum_chunks(logits: Tensor, target: Tensor, dense: bool) -> int:
     """Partial sums of `sum_launches`."""
-    tile = sum_tile(logits, dense)
+    tile = sum_tile(logits.shape[1], dense)
     tiles = len(target) * tile.covering(*target.shape[1:])
     return -(-tiles // _tiles_per_sum(tile))
 
@@ -97,12 +98,12 @@ def sum_launches(
     sizes = classes, height, width, *logits.stride()
     axes = rows.indices, rows.weights, columns.indices, columns.weights
     modes = _modes(logits, target, rows, columns)
-    tile, block = pixel_tile(logits), sum_tile(logits, dense)
+    tile, block = PIXEL_TILE, sum_tile(classes, dense)
     pixels = Launch(
         write_pixels,
         (tile.covering(height, width), images),
         (logits, target, *axes, lse, log_p, codes, *sizes, ignore_index),
-        {"B": tile.classes, "ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
+        {"ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
     )
     by_class = Launch(
         add_pixels,
@@ -149,7 +150,16 @@ def loss_grad(
     b = torch.empty_like(lse) if dense else a
     grad = torch.empty_like(logits)
     for launch in gradient_launches(
-        logits, target.contiguous(), rows, columns, lse, derivatives, dense, a, b, grad
+        _class_first(logits),
+        target.contiguous(),
+        rows,
+        columns,
+        lse,
+        derivatives,
+        dense,
+        a,
+        b,
+        grad,
     ):
         launch.run()
     return grad
@@ -174,7 +184,7 @@ def gradient_launches(
     height, width = target.shape[1:]
     modes = _modes(logits, target, rows, columns) | {"DENSE": dense}
     axes = rows.indices, rows.weights, columns.indices, columns.weights
-    tile, block = pixel_tile(logits), cell_tile(logits)
+    tile, block = PIXEL_TILE, cell_tile(classes)
     pixels = Launch(
         write_pixel_derivatives,
         (tile.covering(height, width), images),
@@ -182,7 +192,7 @@ def gradient_launches(
             logits, target, *axes, lse, derivatives, a, b,
             classes, height, width, *logits.stride(),
         ),
-        {"B": tile.classes, "ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
+        {"ROWS": tile.rows, "COLUMNS": tile.columns, **modes},
     )  # fmt: skip
     cells = Launch(
         write_gradient,
@@ -196,12 +206,20 @@ def gradient_launches(
     return pixels, cells
 
 
+def _class_first(logits: Tensor) -> Tensor:
+    """The logits of cells, copied from NHWC to NCHW: threads take neighbouring pixels.
+
+    The copy is small, and what is read of a pixel serves several classes of a thread. With threads
+    on neighbouring classes the gradient takes twice the instructions.
+    """
+    return logits.contiguous() if is_class_last(logits) else logits
+
+
 def _modes(logits: Tensor, target: Tensor, rows: Axis, columns: Axis) -> dict[str, int | bool]:
     """What all kernels are compiled for."""
     return {
         "R": rows.indices.shape[1],
         "C": columns.indices.shape[1],
-        "CLASS_LAST": is_class_last(logits),
         "WIDE": needs_int64(logits, target[0].numel()),
     }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.kernels import axis, need_kernels, resize, resizing
 
-from fpn_neck.fast.cuda.axis import merge
+from fpn_neck.fast.cuda.axis import Axis, merge
 from fpn_neck.fast.cuda.labels import cells_to_labels
 
 need_kernels()
@@ -95,10 +95,10 @@ def test_infinite_logits(layout, device):
 
 
 def test_strides_are_free_and_labels_may_be_short(device):
-    x = torch.randn(2, 4, 9, 12)[:, ::2, 1:8:2, 2:11:3]
+    x = torch.randn(2, 4, 9, 12, device=device)[:, ::2, 1:8:2, 2:11:3]
     down, across = resizing(4, 9), resizing(3, 8)
     axes = axis(down, device=device), axis(across, device=device)
-    labels = cells_to_labels(x.to(device), *axes, dtype=torch.uint8)
+    labels = cells_to_labels(x, *axes, dtype=torch.uint8)
     assert labels.dtype == torch.uint8
     assert_labels(labels.long(), resize(x, down, across), rounding=1e-5)
 
@@ -110,3 +110,17 @@ def test_offsets_of_64_bits(wide, layout, device, monkeypatch):
     down, across = resizing(3, 5), resizing(4, 6)
     labels = cells_to_labels(x.to(device), axis(down, device=device), axis(across, device=device))
     assert_labels(labels, resize(x, down, across), rounding=1e-5)
+
+
+def test_a_map_of_more_than_2_31_numbers(device):
+    """Only its corners are written and read; the rest of its 6 GB is never touched."""
+    try:
+        x = torch.empty(1, 3, 1 << 15, 1 << 15, dtype=torch.bfloat16, device=device)
+    except RuntimeError as error:
+        pytest.skip(f"no room: {error}")
+    last = x.shape[2] - 1
+    corners = torch.tensor([[0, 2], [1, 2]], device=device)
+    x[:, :, ::last, ::last] = torch.nn.functional.one_hot(corners, 3).movedim(-1, 0).to(x)
+    one = torch.ones(2, 1, device=device)
+    both = Axis(torch.tensor([[0], [last]], dtype=torch.int32, device=device), one, one.int())
+    assert torch.equal(cells_to_labels(x, both, both)[0], corners)
