@@ -1,7 +1,10 @@
 """Feature Pyramid Network neck and segmentation head; needs torch only."""
 
+import importlib
+
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm import checkpoint_reader, mmcv_ops
+from fpn_neck.mm.config import own_configs
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.segmenter import Segmenter
@@ -14,5 +17,25 @@ mmcv_ops.install()
 
 # mmengine 0.10 cannot read its own checkpoints on torch 2.6 and later. Nothing is loaded here.
 checkpoint_reader.read_files_safely()
+own_configs.announce_own_configs()
 
 __all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__"]
+
+# Names that need more than torch: their modules are loaded when they are asked for.
+_LAZY = {
+    "FPNBackbone": "fpn_neck.models.torchvision_backbone",
+    "FPNHead": "fpn_neck.mm.seg.head",
+    "PanopticFPNHead": "fpn_neck.mm.det.panoptic_head",
+    "PyramidBackbone": "fpn_neck.models.pyramid_backbone",
+    "TimmBackbone": "fpn_neck.models.timm_backbone",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fpn_neck' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

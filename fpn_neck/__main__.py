@@ -1,4 +1,4 @@
-"""python -m fpn_neck VERB ...: every verb is a module of `fpn_neck.cli`."""
+"""fpn-neck VERB ... and python -m fpn_neck VERB ...: every verb is a module of `fpn_neck.cli`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> int | None:
     verbs = [module.name for module in iter_modules(cli.__path__)]
     width = max(map(len, verbs))
     parser = ArgumentParser(
-        prog="python -m fpn_neck",
+        prog="fpn-neck" if Path(sys.argv[0]).stem == "fpn-neck" else "python -m fpn_neck",
         usage="%(prog)s COMMAND ...",
         epilog="commands, each with --help:\n"
         + "\n".join(f"  {verb:{width}}  {_summary(verb)}" for verb in verbs),
@@ -41,5 +41,10 @@ def _summary(verb: str) -> str:
     return text.splitlines()[0].partition(": tools/")[0].rstrip(".")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command ``fpn-neck``."""
     run_tool(main)
+
+
+if __name__ == "__main__":
+    run()

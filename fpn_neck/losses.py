@@ -205,10 +205,10 @@ class DiceLoss(PixelLoss):
         super().__init__(
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
-        if check_number("eps", eps) == 0:
+        self.eps = check_number("eps", eps)
+        if self.eps == 0:
             raise ValueError(f"eps={eps} must be > 0")
         self.absent_classes = check_flag("absent_classes", absent_classes)
-        self.eps = eps
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
         """(3, K): sums over the pixels of p t, of p and of t."""

@@ -2,6 +2,8 @@
 
 import inspect
 
+import pytest
+
 import fpn_neck
 
 # What the package may use, and must not load before it is asked for.
@@ -51,6 +53,26 @@ def test_public_names_are_exactly_these():
     star = {}
     exec("from fpn_neck import *", star)
     assert set(star) - {"__builtins__"} == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("FPNBackbone", "torchvision"),
+        ("FPNHead", "mmseg"),
+        ("PanopticFPNHead", "mmdet"),
+        ("PyramidBackbone", "torch"),
+        ("TimmBackbone", "timm"),
+    ],
+)
+def test_a_name_that_needs_more_is_loaded_when_it_is_asked_for(name, package):
+    pytest.importorskip(package)
+    assert name in dir(fpn_neck) and getattr(fpn_neck, name).__name__ == name
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fpn_neck.no_such_name  # noqa: B018
 
 
 def test_public_classes_are_documented_where_they_live():

@@ -43,7 +43,8 @@ def reference(
         is_c = (t == c).double() * pixel
         if not absent_classes and is_c.sum() == 0:
             continue
-        dice = (2 * (p[:, c] * is_c).sum() + eps) / ((p[:, c] * pixel).sum() + is_c.sum() + eps)
+        in_both, in_either = (p[:, c] * is_c).sum(), (p[:, c] * pixel).sum() + is_c.sum()
+        dice = (2 * in_both + float(eps)) / (in_either + float(eps))
         w = 1.0 if class_weight is None else class_weight[c]
         total, weights = total + w * (1 - dice), weights + w
     return total / weights
@@ -309,6 +310,7 @@ def test_a_wrong_number_of_class_weights_is_refused():
         ("eps=0", {"eps": 0}),
         ("eps=-1", {"eps": -1}),
         ("loss_weight=-2", {"loss_weight": -2}),
+        ("loss_weight=1000", {"loss_weight": 10**400}),  # more than a float can hold
     ],
     ids=str,
 )
@@ -328,7 +330,12 @@ def test_a_large_image_is_summed_exactly_enough():
 
 @pytest.mark.parametrize(
     "options",
-    [{"class_weight": [1e-4] * 4}, {"eps": 10.0}, {"eps": 1.0, "class_weight": [0.1] * 4}],
+    [
+        {"class_weight": [1e-4] * 4},
+        {"eps": 10.0},
+        {"eps": 10**30},
+        {"eps": 1.0, "class_weight": [0.1] * 4},
+    ],
 )
 def test_the_mean_divides_by_the_sum_of_the_weights_whatever_eps_is(options):
     logits, target = batch()

@@ -1,6 +1,6 @@
-"""The verb `fpn_neck.cli.check_dataset` as a program."""
+"""The verb `fpn_neck.cli.check` as a program."""
 
 from fpn_neck.utils.command_line import run_verb
 
 if __name__ == "__main__":
-    run_verb("check_dataset")
+    run_verb("check")

@@ -1,6 +1,6 @@
-"""The verb `fpn_neck.cli.convert_checkpoint` as a program."""
+"""The verb `fpn_neck.cli.convert` as a program."""
 
 from fpn_neck.utils.command_line import run_verb
 
 if __name__ == "__main__":
-    run_verb("convert_checkpoint")
+    run_verb("convert")

@@ -13,11 +13,10 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.mm.config.load import load_config
+from fpn_neck.mm.config.load import Config, load_config
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.explain import explained

@@ -18,13 +18,12 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.config.load import load_config
+from fpn_neck.mm.config.load import Config, load_config
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import FRAMEWORKS, framework
 from fpn_neck.mm.explain import explained

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from mmengine.registry import RUNNERS
-
 from fpn_neck.mm.before_run import refusals
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.prepare import prepare_testing
+from fpn_neck.mm.prepare import build_runner, prepare_testing
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.utils.command_line import command_parser
@@ -34,7 +32,7 @@ def main() -> None:
     cfg = prepare_testing(args)
     refusals(cfg, args.config, "test", files=False)
     with process_group(cfg), explained(cfg, "test") as step:
-        runner = RUNNERS.build(cfg)
+        runner = build_runner(cfg)
         runner.register_hook(step)
         check_batches(runner, "test")
         guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)

@@ -1,14 +1,11 @@
 """Lets mmengine, mmdet and mmseg read checkpoints by `fpn_neck.weights.checkpoints` only.
 
 On torch 2.6 and later mmengine 0.10 cannot read its own files, and it runs the code in downloads.
-This module does not import mmengine, which takes seconds: it waits until another module does.
+This module does not import mmengine (`on_import`).
 """
 
 from __future__ import annotations
 
-import sys
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,37 +13,11 @@ from urllib.parse import urlparse
 
 import torch
 
+from fpn_neck.mm.on_import import change_when_imported
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
-
-_NAME = "mmengine.runner.checkpoint"
-
-
-class _Finder:
-    """An entry of ``sys.meta_path`` for one module: it is loaded as ever, then reads safely."""
-
-    @staticmethod
-    def find_spec(fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname == _NAME else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
-
-
-class _Loader(Loader):
-    """Loads a module by its own loader, then calls `_register`."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _register(module)
 
 
 def read_files_safely() -> None:
@@ -55,10 +26,7 @@ def read_files_safely() -> None:
     ``import fpn_neck`` calls it, for the whole process. If mmengine's reader is not imported yet,
     the change is made as soon as it is.
     """
-    if _NAME in sys.modules:
-        _register(sys.modules[_NAME])
-    elif _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    change_when_imported("mmengine.runner.checkpoint", _register)
 
 
 def _register(module: ModuleType) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import find_latest_checkpoint
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
@@ -43,6 +44,11 @@ def prepare_training(args: Namespace) -> Config:
     install_hooks(cfg, skip_nan=args.skip_nan)
     adapt_to_launcher(cfg)
     return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that the config names; its parts are built, nothing has run."""
+    return RUNNERS.build(cfg)
 
 
 def prepare_testing(args: Namespace) -> Config:

@@ -58,7 +58,10 @@ def check_number(name: str, value: Any) -> float:
     """``value`` if it is a finite number, 0 or more; else TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: expected a number, 0 or more")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number above 1.8e308
+        number = math.inf
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name}={value}: expected a number, 0 or more")
     return number

@@ -166,12 +166,28 @@ def test_a_checkpoint_of_another_model_is_one_line(call_tool, assert_refused, de
     assert not out.exists()
 
 
-def test_a_checkpoint_without_names_is_one_line(call_tool, assert_refused, detector, photos):
-    made, bare = detector("faster-rcnn"), photos.folder / "bare.pth"
-    torch.save({"state_dict": made.model.state_dict()}, bare)
-    out = photos.folder.parent / "out"
+@pytest.fixture
+def bare(detector, tmp_path):
+    """A checkpoint of weights only."""
+    path = tmp_path / "bare.pth"
+    torch.save({"state_dict": detector("faster-rcnn").model.state_dict()}, path)
+    return path
+
+
+def test_a_checkpoint_without_names_takes_the_configs(predict, call_tool, detector, photos, bare):
+    _, expected = predict("faster-rcnn", photos.folder, out="named")
+    made, out = detector("faster-rcnn"), photos.folder.parent / "out"
     done = call_tool("predict", made.config, bare, photos.folder, "--out", out)
-    assert_refused(done, "dataset_meta")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "detections.json").read_text()) == expected
+    assert {d["label"] for found in expected.values() for d in found} <= {*META["classes"]}
+
+
+def test_names_of_other_classes_are_one_line(call_tool, assert_refused, detector, photos, bare):
+    made, out = detector("faster-rcnn"), photos.folder.parent / "out"
+    other = ["--cfg-options", "test_dataloader.dataset.metainfo.classes=(a,b)"]
+    done = call_tool("predict", made.config, bare, photos.folder, "--out", out, *other)
+    assert_refused(done, "bare.pth", "metainfo")
     assert not out.exists()
 
 

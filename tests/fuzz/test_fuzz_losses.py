@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.fuzzing import REFUSED, RIGHT, junk, refusal_of
+from helpers.references import class_logits
 from hypothesis import strategies as st
 
 from fpn_neck import CrossEntropyLoss, DiceLoss
@@ -19,6 +20,7 @@ def weights_of(args, k):
 
 def cross_entropy(args, logits, target, weight):
     """The mean of ``-w_t log p_t`` over the labelled pixels, pixel by pixel."""
+    logits = class_logits(logits)
     w = weights_of(args, logits.shape[1])
     total = count = 0.0
     for n, y, x in (target != args["ignore_index"]).nonzero().tolist():
@@ -32,6 +34,7 @@ def cross_entropy(args, logits, target, weight):
 
 def dice(args, logits, target, weight):
     """Milletari's Dice, class by class."""
+    logits = class_logits(logits)
     k = logits.shape[1]
     w = weights_of(args, k)
     p = logits.double().softmax(1)
@@ -41,8 +44,8 @@ def dice(args, logits, target, weight):
         t = (target == c) * pixels
         if not args["absent_classes"] and t.sum() == 0:
             continue
-        above = 2 * (p[:, c] * t).sum() + args["eps"]
-        below = (p[:, c] * pixels).sum() + t.sum() + args["eps"]
+        above = 2 * (p[:, c] * t).sum() + float(args["eps"])
+        below = (p[:, c] * pixels).sum() + t.sum() + float(args["eps"])
         total, count = total + w[c] * (1 - above / below), count + w[c]
     return args["loss_weight"] * total / count if count else 0.0
 
@@ -56,8 +59,9 @@ def loss_cases(draw):
     loss = draw(st.sampled_from(sorted(LOSSES, key=str)))
     weights = st.just(0.0) | st.floats(1e-3, 3)  # they are kept in float32
     k, n = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    classes = max(2, k)  # two for one logit
     args = {
-        "class_weight": draw(st.none() | st.lists(weights, min_size=k, max_size=k)),
+        "class_weight": draw(st.none() | st.lists(weights, min_size=classes, max_size=classes)),
         "ignore_index": draw(st.sampled_from([255, -1, 0])),
         "loss_weight": draw(st.floats(0, 2)),
         "loss_name": "loss_of_mine",
@@ -71,7 +75,7 @@ def loss_cases(draw):
     size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     maps = {
         "logits": torch.randn(n, k, *size),
-        "target": torch.randint(0, k, (n, *size)),
+        "target": torch.randint(0, classes, (n, *size)),
         "weight": draw(st.sampled_from([None, torch.rand(n, *size)])),
     }
     ignored = args["ignore_index"] if type(args["ignore_index"]) is int else 255
@@ -139,6 +143,7 @@ def check_label_map(case):
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
     if len(logits):
         wide = F.interpolate(wide, (height, width), mode="bilinear", align_corners=corners)
+        wide = class_logits(wide)
         chosen = wide.gather(1, labels[:, None]).squeeze(1)
         torch.testing.assert_close(chosen, wide.amax(1), atol=TOLERANCE, rtol=0)  # ties
     return RIGHT

@@ -85,3 +85,8 @@ def seg_head(state: Mapping[str, Tensor], args: Mapping, maps: Sequence[Tensor])
         ends.append(x)
     x = torch.cat(ends, 1) if args["merge"] == "cat" else sum(ends[1:], ends[0])
     return F.conv2d(x, state["conv_seg.weight"], state["conv_seg.bias"])
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """Logits (N, classes, H, W): one logit is that of class 1, against 0 for class 0."""
+    return torch.cat((torch.zeros_like(logits), logits), 1) if logits.shape[1] == 1 else logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,15 +47,11 @@ def _metainfo(
     cfg: Any, dataset: Mapping[str, Any], split: str, section: Section
 ) -> Mapping[str, Any]:
     """What the data set's class and config say, without its files."""
-    from mmengine.registry import DATASETS
-
-    from fpn_neck.mm.config.types import framework, type_class
+    from fpn_neck.mm.config.names import declared_metainfo
+    from fpn_neck.mm.config.types import framework
 
     try:
-        kind = type_class(dataset, DATASETS, framework(cfg))
-        if kind is None:
-            raise KeyError(f"{dataset['type']!r} is in no registry of data sets")
-        return kind._load_metainfo(copy.deepcopy(dataset.get("metainfo")))
+        return declared_metainfo(dataset, framework(cfg))
     except Exception as e:
         what = f"{split}_dataloader.dataset: {one_line(e, with_type=True)}"
         remedy = "correct the data set's type and metainfo, or import what registers it"

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from fpn_neck.cli.doctor.build import build_without_weights
 from fpn_neck.cli.doctor.classes import examine_classes
 from fpn_neck.cli.doctor.environment import PACKAGES, installed
 from fpn_neck.cli.doctor.pyramid import examine_pyramid
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
+from fpn_neck.mm.config.build import build_without_weights
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.types import FRAMEWORKS, framework, type_name
 from fpn_neck.utils.text import one_line
@@ -41,7 +41,7 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
     section.rows.append(("model", type_name(cfg.model)))
     sections = [section, examine_classes(cfg, name)]
     config_size = _image_size_or_default(cfg, section)
-    model = build_without_weights(cfg, section)
+    model = _build(cfg, section)
     if model is not None and isinstance(getattr(model, "backbone", None), nn.Module):
         sections.append(examine_pyramid(cfg.model, model, size or config_size))
     return sections
@@ -55,6 +55,22 @@ def _load(name: str, section: Section) -> Any:
     except ImportError as e:  # of custom_imports
         what = f"{name} imports what is not there: {one_line(e.__cause__ or e, with_type=True)}"
         remedy = "install it, or correct custom_imports in the config"
+        section.problems.append(Problem(what, remedy))
+        return None
+
+
+def _build(cfg: Any, section: Section) -> nn.Module | None:
+    """The model without weights; None, and a problem in the section, if it can't be built."""
+    try:
+        return build_without_weights(cfg)
+    except Exception as e:
+        remedy = "correct what the message names in the config's model"
+        if "is not in the" in str(e):
+            remedy = (
+                "correct the type, or import what registers it: "
+                "custom_imports = dict(imports=['fpn_neck', ...])"
+            )
+        what = f"the model can't be built: {one_line(e, with_type=True)}"
         section.problems.append(Problem(what, remedy))
         return None
 

@@ -22,8 +22,8 @@ from fpn_neck.datasets.clothing.check import (
     as_found_in,
     number_of,
     open_source,
+    photo_size,
     read_mask,
-    read_photo,
 )
 from fpn_neck.datasets.clothing.layout import CLASSES, MASKS, split_of
 
@@ -42,7 +42,7 @@ class PreparedPhoto(NamedTuple):
 
 def prepare_photo(pair: Pair, root: Path, convert_to: Path | None = None) -> PreparedPhoto:
     """Check one pair and find its instances; copy it in Kaggle's layout if ``convert_to``."""
-    findings, mask = check_pair(pair, read_photo, read_mask)
+    findings, mask = check_pair(pair, photo_size, read_mask)
     if findings or mask is None:
         return PreparedPhoto([as_found_in(root, finding) for finding in findings], {}, [])
     number, name = number_of(pair.photo), pair.photo.relative_to(root).as_posix()

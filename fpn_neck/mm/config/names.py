@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -32,3 +33,15 @@ def names_in_config(cfg: Mapping[str, Any], scope: str) -> dict[str, Any]:
                 found = DATASETS.build({**part, "lazy_init": True, "pipeline": []}).metainfo
             return {key.lower(): value for key, value in found.items() if value is not None}
     return {}
+
+
+def declared_metainfo(dataset: Mapping[str, Any], scope: str | None) -> Mapping[str, Any]:
+    """What a data set's class and its ``metainfo`` say; the data set is not built.
+
+    Raises:
+        KeyError: its type is not registered.
+    """
+    kind = type_class(dataset, DATASETS, scope)
+    if kind is None:
+        raise KeyError(f"{dataset['type']!r} is in no registry of data sets")
+    return kind._load_metainfo(copy.deepcopy(dataset.get("metainfo")))

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-METRICS = (
+PLOTTED_METRICS = (
     "mIoU",
     "mIoU_occurring",
     "mIoU_foreground",
@@ -53,7 +53,7 @@ def _parse(line: str) -> dict | None:
     return row if isinstance(row, dict) and "step" in row else None
 
 
-def draw_curves(series: Series, path: Path, metrics: Iterable[str] = METRICS) -> None:
+def draw_curves(series: Series, path: Path, metrics: Iterable[str] = PLOTTED_METRICS) -> None:
     """Draw the losses (left) and the validation metrics (right) into a PNG file."""
     from matplotlib.figure import Figure  # unlike pyplot, it needs no display and keeps no figure
 

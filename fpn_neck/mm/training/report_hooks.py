@@ -16,7 +16,7 @@ from PIL import Image
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
-from fpn_neck.mm.training.curves import METRICS, Series, draw_curves, read_scalars
+from fpn_neck.mm.training.curves import PLOTTED_METRICS, Series, draw_curves, read_scalars
 from fpn_neck.utils.arguments import check_flag, check_whole
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.pictures import side_by_side
@@ -86,7 +86,7 @@ class SummaryHook(Hook):
     def after_train(self, runner: Runner) -> None:
         work_dir, series = Path(runner.work_dir), self._draw(runner)
         best = runner.message_hub.get_info("best_ckpt")
-        metrics = [f"{name} {series[name][-1][1]:g}" for name in METRICS if name in series]
+        metrics = [f"{name} {series[name][-1][1]:g}" for name in PLOTTED_METRICS if name in series]
         runner.logger.info(f"checkpoint: {best or last_checkpoint(work_dir) or 'none'}")
         runner.logger.info(f"last validation: {', '.join(metrics) or 'none'}")
         runner.logger.info(f"curves: {work_dir / 'curves.png'}")

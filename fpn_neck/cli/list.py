@@ -1,0 +1,26 @@
+"""List the configs that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fpn_neck
+from fpn_neck.utils.command_line import command_parser
+
+CONFIGS = Path(fpn_neck.__file__).parent / ".mim/configs"
+_EPILOG = """\
+Every command that takes a config takes these names, and a config of yours can inherit from one:
+_base_ = 'fpn_neck::segmentation/fpn_lite0_demo_shapes-256x320.py'.
+"""
+
+
+def main() -> None:
+    command_parser(__doc__, _EPILOG).parse_args()
+    for name in config_names():
+        print(name)
+
+
+def config_names() -> list[str]:
+    """``fpn_neck::folder/file.py`` of every config that can be run."""
+    found = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.py"))
+    return sorted(f"fpn_neck::{path.as_posix()}" for path in found if path.parts[0] != "_base_")
