@@ -84,9 +84,9 @@ def add_pixels(
     some = k < classes
     count = tl.zeros((B, P), tl.float32)
     own_log_p = tl.zeros((B, P), tl.float32)
+    own_p = tl.zeros((B, P), tl.float32)
     correct = tl.zeros((B, P), tl.float32)
     if DENSE:
-        own_p = tl.zeros((B, P), tl.float32)
         all_p = tl.zeros((B, P), tl.float32)
         all_log_p = tl.zeros((B, P), tl.float32)
     tiles = tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
@@ -100,9 +100,9 @@ def add_pixels(
         hit = (code >> 1) == k
         count += tl.where(hit, 1.0, 0.0)
         own_log_p += tl.where(hit, own, 0.0)
+        own_p += tl.where(hit, tl.exp(own), 0.0)
         correct += tl.where(hit & ((code & 1) == 1), 1.0, 0.0)
         if DENSE:
-            own_p += tl.where(hit, tl.exp(own), 0.0)
             r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
             c0, c1, c2, c3, v0, v1, v2, v3 = taps(
                 column_indices, column_weights, column, by_column, C, WIDE
@@ -119,9 +119,9 @@ def add_pixels(
     sums += tl.program_id(0).to(tl.int64) * 6 * classes
     _write_sum(sums, 0, count, k, classes)
     _write_sum(sums, 1, own_log_p, k, classes)
+    _write_sum(sums, 2, own_p, k, classes)
     _write_sum(sums, 3, correct, k, classes)
     if DENSE:
-        _write_sum(sums, 2, own_p, k, classes)
         _write_sum(sums, 4, all_p, k, classes)
         _write_sum(sums, 5, all_log_p, k, classes)
 
