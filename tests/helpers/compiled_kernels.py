@@ -57,4 +57,6 @@ def resources(launch, capability, **options):
 def _type(value):
     if isinstance(value, torch.Tensor):
         return "*" + _TYPES[value.dtype]
-    return {int: "i32", float: "fp32"}.get(type(value), "constexpr")
+    if isinstance(value, int):
+        return "i32" if abs(value) < 1 << 31 else "i64"
+    return "fp32" if isinstance(value, float) else "constexpr"

@@ -57,8 +57,8 @@ def loss_sums(
     """
     _check_axes(rows, columns)
     logits = _class_first(logits)
-    lse, log_p = logits.new_empty((2, *target.shape), dtype=torch.float32)
-    codes = torch.empty(target.shape, dtype=torch.int32, device=target.device)
+    lse = logits.new_empty(target.shape, dtype=torch.float32)
+    log_p, codes = torch.empty_like(lse), torch.empty_like(lse, dtype=torch.int32)
     shape = sum_chunks(logits, target, dense), 6, logits.shape[1]
     sums = logits.new_zeros(shape, dtype=torch.float32)
     for launch in sum_launches(

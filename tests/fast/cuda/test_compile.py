@@ -73,6 +73,22 @@ def test_no_kernel_spills(dtype, capability):
         assert registers <= MOST_REGISTERS, name
 
 
+@pytest.mark.slow
+def test_offsets_of_64_bits_compile():
+    """Of tensors with steps over 2 ** 31, too."""
+    launches = label_launches(torch.float32) | loss_launches(torch.float32)
+    for launch in launches.values():
+        names = launch.kernel.arg_names
+        arguments = [
+            1 << 32 if name.startswith(("by_", "to_")) else value
+            for name, value in zip(names, launch.arguments, strict=False)
+        ]
+        constants = launch.constants | {"WIDE": True}
+        wide = launch._replace(arguments=tuple(arguments), constants=constants)
+        _, stack = resources(wide, 90)
+        assert stack == 0, constants
+
+
 def test_spills_are_seen():
     registers, stack = resources(loss_launches(torch.float32)["pixels"], 90, maxnreg=32)
     assert registers <= 32 and stack > 0
