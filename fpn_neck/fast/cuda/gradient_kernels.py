@@ -79,8 +79,9 @@ def write_gradient(
 ):  # fmt: skip
     """Gradient of B classes at CELLS cells of a row; grid (blocks x cells, images).
 
-    A pixel that uses a cell has its other tap, if any, right beside it. So the logits of three
-    neighbouring cells, mixed over the rows, give those of all pixels of a row that use the cell.
+    A pixel that uses a cell has its other tap, if any, right beside it: the cell is its first tap
+    or its second. So the logits of three neighbouring cells, mixed over the rows, give those of all
+    pixels of a row that use the cell.
     """
     blocks = tl.cdiv(classes, B)
     part = tl.program_id(0) // blocks
@@ -132,16 +133,13 @@ def write_gradient(
             j = start + d
             used = j < end
             j = tl.minimum(j, width - 1)
-            c0 = tl.load(column_indices + j * C)
-            v0 = tl.load(column_weights + j * C)
-            own = tl.where(c0 == cell, v0, 0.0)
-            to_left = tl.where(c0 < cell, v0, 0.0)
-            to_right = tl.zeros((CELLS,), tl.float32)
+            is_first = tl.load(column_indices + j * C) == cell
+            second = 0.0
             if C > 1:
-                c1 = tl.load(column_indices + j * C + 1)
-                v1 = tl.load(column_weights + j * C + 1)
-                own += tl.where(c1 == cell, v1, 0.0)
-                to_right = tl.where(c1 > cell, v1, 0.0)
+                second = tl.load(column_weights + j * C + 1)
+            own = tl.where(is_first, 1.0 - second, second)
+            to_left = tl.where(is_first, 0.0, 1.0 - second)
+            to_right = tl.where(is_first, second, 0.0)
             value = to_left[None, :] * left + own[None, :] * middle + to_right[None, :] * right
             label = tl.load(target + line + j).to(tl.int32)
             out = tl.load(lse + line + j)
