@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fpn_neck.fast.cuda.mixture import LOWEST, TRACE, cells, mix, taps, tile_pixels, wide
+from fpn_neck.fast.cuda.mixture import LOG2_E, LOWEST, TRACE, cells, mix, taps, tile_pixels, wide
 
 
 @triton.jit(
@@ -45,6 +45,8 @@ def write_pixel_derivatives(
             column_indices, column_weights, column, by_column, C, WIDE
         )
         x += image * by_image
+        u0, u1 = u0 * LOG2_E, u1 * LOG2_E
+        scaled = out * LOG2_E
         mean = tl.zeros((1, ROWS * COLUMNS), tl.float32)
         own = tl.zeros((1, ROWS * COLUMNS), tl.float32)
         for start in range(0, classes):
@@ -54,7 +56,7 @@ def write_pixel_derivatives(
                 r0, r1, r2, r3, u0, u1, u2, u3, R,
                 c0, c1, c2, c3, v0, v1, v2, v3, C,
             )  # fmt: skip
-            p = tl.exp(value - out)
+            p = tl.exp2(value - scaled)
             by_p = tl.load(derivatives + 4 * classes + k)
             mean += p * by_p + tl.load(derivatives + 5 * classes + k)
             own = tl.where(k == label, p, own)
@@ -109,7 +111,7 @@ def write_gradient(
         r0 = tl.load(row_indices + i * R)
         u0 = tl.load(row_weights + i * R)
         own_row = tl.where(r0 == cell_row, u0, 0.0)
-        u0 = tl.maximum(u0, TRACE)
+        u0 = tl.maximum(u0, TRACE) * LOG2_E
         row = wide(r0, WIDE) * by_row
         left = u0 * cells(x + (row + before), some)
         middle = u0 * cells(x + (row + at * by_column), some)
@@ -118,7 +120,7 @@ def write_gradient(
             r1 = tl.load(row_indices + i * R + 1)
             u1 = tl.load(row_weights + i * R + 1)
             own_row += tl.where(r1 == cell_row, u1, 0.0)
-            u1 = tl.maximum(u1, TRACE)
+            u1 = tl.maximum(u1, TRACE) * LOG2_E
             row = wide(r1, WIDE) * by_row
             left += u1 * cells(x + (row + before), some)
             middle += u1 * cells(x + (row + at * by_column), some)
@@ -144,7 +146,7 @@ def write_gradient(
             label = tl.load(target + line + j).to(tl.int32)
             out = tl.load(lse + line + j)
             first = tl.load(a + line + j)
-            p = tl.exp(value - out[None, :])
+            p = tl.exp2(value - (out * LOG2_E)[None, :])
             if DENSE:
                 pull = p * (by_p - tl.load(b + line + j)[None, :])
                 pull += tl.where((out != float("inf"))[None, :], by_log_p, 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fpn_neck.fast.cuda.mixture import LOWEST, mix, taps, tile_pixels, wide
+from fpn_neck.fast.cuda.mixture import LN_2, LOG2_E, LOWEST, mix, taps, tile_pixels, wide
 
 
 @triton.jit(
@@ -26,13 +26,15 @@ def write_pixels(
 ):  # fmt: skip
     """Of a tile of pixels: ``lse``, log p of the label, code; grid (tiles, images).
 
-    One pass over the classes, with the maximum and the sum of exp up to here.
+    One pass over the classes, with the maximum and the sum of exp up to here. Logits are in units
+    of log 2.
     """
     row, column, inside = tile_pixels(tl.program_id(0), height, width, ROWS, COLUMNS)
     r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
     c0, c1, c2, c3, v0, v1, v2, v3 = taps(
         column_indices, column_weights, column, by_column, C, WIDE
     )
+    u0, u1 = u0 * LOG2_E, u1 * LOG2_E
     image = tl.program_id(1).to(tl.int64)
     x += image * by_image
     pixel = image * height * width + (wide(row, WIDE) * width + column)[None, :]
@@ -53,14 +55,14 @@ def write_pixels(
         )  # fmt: skip
         own = tl.where(k == label, value, own)
         larger = value > best
-        scale = tl.exp(-tl.abs(value - best))
+        scale = tl.exp2(-tl.abs(value - best))
         total = tl.where(larger, total * scale + 1.0, total + scale)
         best = tl.where(larger, value, best)
         first = tl.where(larger, k, first)
-    out = best + tl.log(total)
+    out = best + tl.log2(total)
     out += out - out  # infinity becomes NaN: it means 'ignored'
-    tl.store(lse + pixel, tl.where(valid, out, float("inf")), mask=inside)
-    tl.store(log_p + pixel, own - out, mask=inside)
+    tl.store(lse + pixel, tl.where(valid, out * LN_2, float("inf")), mask=inside)
+    tl.store(log_p + pixel, (own - out) * LN_2, mask=inside)
     tl.store(codes + pixel, 2 * label + (first == label).to(tl.int32), mask=inside)
 
 
@@ -100,7 +102,7 @@ def add_pixels(
         hit = (code >> 1) == k
         count += tl.where(hit, 1.0, 0.0)
         own_log_p += tl.where(hit, own, 0.0)
-        own_p += tl.where(hit, tl.exp(own), 0.0)
+        own_p += tl.where(hit, tl.exp2(own * LOG2_E), 0.0)
         correct += tl.where(hit & ((code & 1) == 1), 1.0, 0.0)
         if DENSE:
             r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
@@ -114,7 +116,7 @@ def add_pixels(
             )  # fmt: skip
             value -= tl.load(lse + pixel)[None, :]
             value = tl.where(code >= 0, value, float("-inf"))
-            all_p += tl.exp(value)
+            all_p += tl.exp2(value * LOG2_E)
             all_log_p += tl.where(code >= 0, value, 0.0)
     sums += tl.program_id(0).to(tl.int64) * 6 * classes
     _write_sum(sums, 0, count, k, classes)

@@ -11,6 +11,8 @@ import triton.language as tl
 
 # A tap of weight 0 keeps a trace: 0 * infinity is NaN. The product of two is a normal number.
 TRACE: tl.constexpr = tl.constexpr(2e-19)
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)  # exp(x) = 2 ** (x * LOG2_E), the faster
+LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of the finite numbers
 
 
