@@ -98,12 +98,6 @@ def add_pixels(
         image = (t // tiles).to(tl.int64)
         pixel = image * height * width + (wide(row, WIDE) * width + column)
         code = tl.load(codes + pixel, mask=inside, other=-2)[None, :]
-        own = tl.load(log_p + pixel)[None, :]
-        hit = (code >> 1) == k
-        count += tl.where(hit, 1.0, 0.0)
-        own_log_p += tl.where(hit, own, 0.0)
-        own_p += tl.where(hit, tl.exp2(own * LOG2_E), 0.0)
-        correct += tl.where(hit & ((code & 1) == 1), 1.0, 0.0)
         if DENSE:
             r0, r1, r2, r3, u0, u1, u2, u3 = taps(row_indices, row_weights, row, by_row, R, WIDE)
             c0, c1, c2, c3, v0, v1, v2, v3 = taps(
@@ -118,6 +112,12 @@ def add_pixels(
             value = tl.where(code >= 0, value, float("-inf"))
             all_p += tl.exp2(value * LOG2_E)
             all_log_p += tl.where(code >= 0, value, 0.0)
+        own = tl.load(log_p + pixel)[None, :]
+        hit = (code >> 1) == k
+        count += tl.where(hit, 1.0, 0.0)
+        own_log_p += tl.where(hit, own, 0.0)
+        own_p += tl.where(hit, tl.exp2(own * LOG2_E), 0.0)
+        correct += tl.where(hit & ((code & 1) == 1), 1.0, 0.0)
     sums += tl.program_id(0).to(tl.int64) * 6 * classes
     _write_sum(sums, 0, count, k, classes)
     _write_sum(sums, 1, own_log_p, k, classes)
