@@ -8,6 +8,7 @@ from functools import partial, wraps
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
@@ -79,8 +80,9 @@ class FiniteLossHook(RestoringHook):
         Raises:
             ValueError: names the iteration of the step.
         """
+        where = f" in process {bad.process}" if get_world_size() > 1 else ""
         raise ValueError(
-            f"iteration {bad.iteration}: the {bad.name} of {bad.files} is {bad.value}; it was read "
+            f"iteration {bad.iteration}: the {bad.name} of {bad.files}{where} is {bad.value}; read "
             "some iterations later, so the weights in memory may be spoilt and are not saved; the "
             f"last good checkpoint: {_last(runner)}; check these files, lower the learning rate, "
             "or drop such batches with --skip-nan"
@@ -123,7 +125,8 @@ class FiniteLossHook(RestoringHook):
         kind = wrapper.clip_grad_kwargs.get("norm_type", 2.0) if clips else 2.0
 
         def checked_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
-            self._run_if_finite(runner, _LOSS, float(loss), update, loss, *args, **kwargs)
+            number = float(loss.detach())
+            self._run_if_finite(runner, _LOSS, number, update, loss, *args, **kwargs)
 
         @wraps(step)  # keeps the mark of mmengine's schedules, by which they find it
         def checked_step(**kwargs: Any) -> None:
@@ -204,6 +207,9 @@ def _last(runner: Runner) -> str:
 
 
 def _files(batch: Any) -> str:
-    samples = batch.get("data_samples", []) if isinstance(batch, dict) else []
-    paths = [str(sample.get("img_path", "?")) for sample in samples]
-    return ", ".join(paths) or "a batch that names no files"
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    samples = samples if isinstance(samples, (list, tuple)) else ()
+    paths = [getattr(sample, "img_path", None) for sample in samples]
+    if not any(paths):
+        return "a batch that names no files"
+    return ", ".join(str(path or "?") for path in paths)
