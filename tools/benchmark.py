@@ -76,7 +76,8 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="first case, nothing compiled or exported, 5 rounds; with --goals, tiny sizes",
+        help="first case, nothing compiled or exported, 5 rounds; with --goals, tiny sizes and "
+        "one layout",
     )
     parser.add_argument(
         "--goals",
@@ -89,6 +90,7 @@ def parse_args() -> Namespace:
     if args.quick:
         args.case, args.rounds = args.case[:1], min(args.rounds, 5)
         args.skip += ["compile", "max-autotune", "ONNX", "OpenVINO"]
+        args.skip += ["channels_last"] if args.goals else []
     if min(args.rounds, args.threads, *args.batch, *args.classes) < 1:
         raise ValueError("--rounds, --threads, --batch and --classes must be at least 1")
     if args.device == "cuda":
@@ -133,7 +135,7 @@ def measure_modes(
     for reason in missing:
         print(f"left out: {reason}")
     dtype = torch.bfloat16 if case.arithmetic == "bfloat16" else torch.float32
-    rates, work, results = measure.rates(dtype, args.clock), case.work(), []
+    rates, work, results = measure.rates(dtype, args.clock, min(9, args.rounds)), case.work(), []
     for mode in modes:
         for reason in measure.run(
             contestants, mode, args.rounds, args.clock, keep_going=args.goals

@@ -112,14 +112,14 @@ class Goal:
     """Ours over the other, at most.
 
     Attributes:
-        others: the fastest of these counts, and of ``ours`` too; no others: all that are not ours.
         time, memory: largest ratio; None if there is no goal.
+        ours, others: contestants, of which the fastest counts; no others: all that are not ours.
     """
 
     work: str
     measurement: str
     mode: str
-    time: float | None
+    time: float
     others: tuple[str, ...] = ()
     ours: tuple[str, ...] = (OURS,)
     memory: float | None = None
@@ -203,7 +203,8 @@ def _goal_lines(goal: Goal, rows: dict[str, dict]) -> list[str]:
     names = goal.others or tuple(name for name in rows if not name.startswith(OURS))
     ours, other = _fastest(rows, goal.ours), _fastest(rows, names)
     if ours is None or other is None:
-        return [f"| {goal.work} | | {' / '.join(names)} | not measured | <= {goal.time} | |"]
+        other = " / ".join(goal.others) or "the fastest other"
+        return [f"| {goal.work} | | {other} | not measured | <= {goal.time} | |"]
     return _compared(goal.work, ours, other, goal.time, goal.memory)
 
 

@@ -71,11 +71,14 @@ def run(
             missing.append(f"{name}: {mode} FAILED, {type(e).__name__}: {str(e).strip()[:300]}")
             del calls[name]
     seconds = interleave(calls, rounds, clock)
+    peak = peak_memory if clock != GPU_CLOCK else peak_gpu_memory
+    gc.collect()
+    gc.freeze()  # collecting among the objects of all libraries takes most of a second, each time
     for c in contestants:
         if c.name in calls:
-            peak = peak_memory if clock != GPU_CLOCK else peak_gpu_memory
             c.seconds[mode] = seconds[c.name]
             c.peak[mode] = peak(calls[c.name]) if c.has_peak else None
+    gc.unfreeze()
     return missing
 
 
@@ -162,13 +165,14 @@ def _kilobytes(status: Path, name: str) -> int:
 
 
 @cache
-def rates(dtype: torch.dtype, clock: str) -> dict[str, float]:
+def rates(dtype: torch.dtype, clock: str, rounds: int = 9) -> dict[str, float]:
     """Multiply-adds per second of a large matrix product, and bytes copied per second."""
     on_gpu = clock == GPU_CLOCK
     device, side, length = ("cuda", 8192, 1 << 28) if on_gpu else ("cpu", 2048, 1 << 25)
     a, b = torch.randn(2, side, side, device=device).to(dtype)
     source, target = torch.randn(2, length, device=device)
-    seconds = interleave({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, 9, clock)
+    calls = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    seconds = interleave(calls, rounds, clock)
     return {
         "multiply_adds_per_s": side**3 / min(seconds["product"]),
         "bytes_per_s": 2 * source.nbytes / min(seconds["copy"]),
