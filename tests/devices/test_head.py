@@ -1,12 +1,12 @@
 """fpn_neck.SegHead against the plain reference in float64 on the CPU, forward and backward.
 
-Tolerance: relative to the largest value, see `helpers.fast_paths.TOLERANCE`; 1e-5 in float32.
+Tolerance: relative to the largest value, see `helpers.fast_paths.ROUNDING`; 1e-5 in float32.
 """
 
 import pytest
 import torch
 from helpers import references
-from helpers.fast_paths import TOLERANCE, assert_close
+from helpers.fast_paths import ROUNDING, assert_close
 from torch import nn
 
 from fpn_neck import SegHead
@@ -51,14 +51,14 @@ def check(device, options, sizes, dtype=torch.float32, layout=torch.contiguous_f
     expected.backward(cotangent)
 
     assert logits.dtype == dtype and logits.is_contiguous(memory_format=layout)
-    assert_close(logits.detach().cpu(), expected.detach(), TOLERANCE[dtype])
+    assert_close(logits.detach().cpu(), expected.detach(), ROUNDING[dtype])
     for x, y in zip(leaves, doubles, strict=True):
         # Half of a ReLU's gradient hangs on a rounded sign.
         if dtype in (torch.float32, torch.float64):
-            assert_close(x.grad.cpu(), y.grad, TOLERANCE[dtype])
+            assert_close(x.grad.cpu(), y.grad, ROUNDING[dtype])
     for name, p in head.named_parameters():
         if dtype in (torch.float32, torch.float64):
-            assert_close(p.grad.cpu(), weights[name].grad, TOLERANCE[dtype])
+            assert_close(p.grad.cpu(), weights[name].grad, ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -1,13 +1,13 @@
 """fpn_neck.FPN against the plain reference in float64 on the CPU, forward and backward.
 
-Tolerance: relative to the largest value, see `helpers.fast_paths.TOLERANCE`; 1e-5 in float32.
+Tolerance: relative to the largest value, see `helpers.fast_paths.ROUNDING`; 1e-5 in float32.
 """
 
 import pytest
 import torch
 from helpers import references
 from helpers.devices import replayable
-from helpers.fast_paths import TOLERANCE, assert_close
+from helpers.fast_paths import ROUNDING, assert_close
 from torch import nn
 
 from fpn_neck import FPN
@@ -60,7 +60,7 @@ def check(device, neck, args, inputs, dtype=torch.float32, layout=torch.contiguo
     grads = [x.grad for x in leaves] + [p.grad for p in neck.parameters()]
     expected_grads = [x.grad for x in doubles] + [state[n].grad for n, _ in neck.named_parameters()]
     for a, b in zip([*outs, *grads], [*expected, *expected_grads], strict=True):
-        assert_close(a.detach().cpu(), b.detach(), TOLERANCE[dtype])
+        assert_close(a.detach().cpu(), b.detach(), ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -91,7 +91,7 @@ def test_in_inference(device, layout):
         outs = neck([x.to(device, memory_format=layout) for x in inputs])
     for a, b in zip(outs, expected, strict=True):
         assert a.is_contiguous(memory_format=layout)
-        assert_close(a.cpu(), b, TOLERANCE[torch.float32])
+        assert_close(a.cpu(), b, ROUNDING[torch.float32])
 
 
 def test_autocast_gives_bfloat16(device):

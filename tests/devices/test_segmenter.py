@@ -1,6 +1,6 @@
 """fpn_neck.Segmenter on a device against itself in float64 on the CPU by torch's operators.
 
-Logits, loss and gradients: 1e-5 of the largest value in float32. Labels may differ only where two
+Logits, loss and gradients: 2e-5 of the largest value in float32. Labels may differ only where two
 logits are that close; in tiles, which norm by scale and shift in float32, 5e-4.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from fpn_neck import CrossEntropyLoss, DiceLoss, Segmenter, fast
 
-K, TOLERANCE = 7, 1e-5
+K, TOLERANCE = 7, 2e-5
 
 
 class Pyramid(nn.Module):
@@ -56,7 +56,7 @@ def logits_in_double(model, images):
         return model(images)
 
 
-def check_labels(labels, logits, tolerance=2 * TOLERANCE):
+def check_labels(labels, logits, tolerance=TOLERANCE):
     assert labels.dtype == torch.int64 and labels.shape == logits[:, 0].shape
     assert len(labels.unique()) > 1
     found = logits.gather(1, labels.cpu().unsqueeze(1))
@@ -101,13 +101,13 @@ def test_loss_and_gradients(device):
     # float32 logarithms of the double's logits
     for (name, a), b in zip(model.named_parameters(), double.parameters(), strict=True):
         assert a.grad is not None, name
-        assert_close(a.grad.cpu(), b.grad, 2 * TOLERANCE)
+        assert_close(a.grad.cpu(), b.grad, TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_training_with_mixed_precision(device, dtype):
     """As AmpOptimWrapper does it; the loss falls as in float32."""
-    start, images = segmenter().to(device), torch.randn(4, 3, 64, 64, device=device)
+    start, images = segmenter().to(device), torch.randn(4, 3, 64, 64).to(device)
     target = (images.mean(1) > 0).long() + 2 * (images[:, 0] > 0)
     ends = []
     for amp in (False, True):
@@ -132,7 +132,7 @@ def test_training_with_mixed_precision(device, dtype):
 
 
 def test_prediction_repeated_on_new_images(device):
-    model, images = segmenter().to(device), torch.randn(2, 3, 96, 64, device=device)
+    model, images = segmenter().to(device), torch.randn(2, 3, 96, 64).to(device)
     call = replayable(lambda: model.predict(images), device)
     images.copy_(torch.randn_like(images))
     labels = call()

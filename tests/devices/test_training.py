@@ -81,3 +81,11 @@ def test_the_first_losses_are_the_cpus(on_device, train, monkeypatch):
     expected = train("expected").losses
     assert found[1] == pytest.approx(expected[1], rel=1e-4)
     assert found[4] == pytest.approx(expected[4], rel=2e-2)
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("device", CUDA, indirect=True)
+def test_mixed_precision_begins_with_the_same_loss(train):
+    found, expected = train("amp", "--amp").losses, train("float32").losses
+    assert found[1] == pytest.approx(expected[1], rel=1e-2) and found[1] != expected[1]
+    assert found[4] == pytest.approx(expected[4], rel=0.1)

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -196,11 +194,15 @@ def machine(device: str = "cpu") -> dict[str, str | int | bool]:
 
 
 def _gpu() -> dict[str, str | int | bool]:
+    try:
+        from triton import __version__ as triton
+    except ImportError:
+        triton = "missing"
     return {
         "gpu": torch.cuda.get_device_name(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "triton": version("triton") if find_spec("triton") else "missing",
+        "triton": triton,
         "tf32 of convolutions": torch.backends.cudnn.allow_tf32,
         "tf32 of products": torch.backends.cuda.matmul.allow_tf32,
     }

@@ -77,7 +77,8 @@ class StopwatchHook(Hook):
         self.profiler.stop()
         if not torch.cuda.is_available():
             return
-        kernels = [e for e in self.profiler.key_averages() if e.device_type == DeviceType.CUDA]
+        events = [e for e in self.profiler.key_averages() if e.device_type == DeviceType.CUDA]
+        kernels = [e for e in events if not e.is_user_annotation]  # such as the optimizer's step
         busy = sum(e.self_device_time_total for e in kernels) / 1e6 / self.profiled
         self.results |= {
             "seconds of the GPU": busy,
