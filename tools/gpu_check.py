@@ -122,10 +122,9 @@ def parts_of(args: Namespace, scratch: Path, training: Training) -> list[Part]:
     height, width = training.size
     train, val = (8, 1) if args.quick else (128, 8)
     make = f"--train {train} --val {val} --size {height} {width}".split()
-    tests = ["tests/devices/test_label_map.py", "-k", "cpu"]
-    if not args.quick:  # what takes long comes first
-        tests = ["tests/devices/test_training.py", "tests", "-m", "cuda and not slow"]
-        tests += ["--continue-on-collection-errors"]
+    tests = ["tests/devices/test_device_label_map.py", "-k", "cpu"]
+    if not args.quick:
+        tests = ["tests", "-m", "cuda and not slow", "--continue-on-collection-errors"]
         tests += ["-n", "6", "--dist", "worksteal"] if find_spec("xdist") else []
     ruler = ["--quick", "--rounds", "2"] if args.quick else ["--device", "cuda"]
     slowness = 10 if args.quick else 1  # a CPU may be shared
