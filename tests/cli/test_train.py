@@ -451,6 +451,7 @@ def test_mixed_precision_needs_a_gpu(call_tool, assert_refused):
     assert_refused(call_tool("train", DEMO, "--amp"), "--amp", "GPU")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_mixed_precision_on_a_gpu(tool):
     cfg = tool("train", DEMO, "--amp")
