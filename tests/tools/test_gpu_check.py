@@ -71,11 +71,11 @@ def test_what_fails_or_comes_too_late_is_named(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        "[gw3] [  1%] FAILED tests/devices/test_device_neck.py::test_sizes[cuda-one pixel] ",
-        "tests/devices/test_device_neck.py::test_sizes[cuda-one pixel] FAILED      [ 12%]",
+        "[gw3] [  1%] FAILED tests/devices/test_device_neck.py::test_sizes[cuda-1 px] ",
+        "tests/devices/test_device_neck.py::test_sizes[cuda-1 px] FAILED      [ 12%]",
     ],
 )
 def test_outcomes_are_read_from_pytests_lines(tmp_path, line):
-    others = "FAILED tests/devices/test_device_neck.py::test_sizes[cuda-one pixel] - assert 1 == 2\n"
+    others = "FAILED tests/devices/test_device_neck.py::test_sizes[cuda-1 px] - assert 1 == 2\n"
     (tmp_path / "tests.txt").write_text(f"== tests\n{line}\n{others}")
     assert "Tests: 1 failed\n" in gpu_check.summary([], tmp_path, [{}, {}])
