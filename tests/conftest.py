@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-# Scenes, tiny configs and ways to call the tools; maps of any size for the fast paths.
-pytest_plugins = ["helpers.tools", "helpers.fast_paths"]
+# Scenes, tiny configs and ways to call the tools; maps of any size for the fast paths; CPU and GPU.
+pytest_plugins = ["helpers.tools", "helpers.fast_paths", "helpers.devices"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; for what the tests start, too
     os.environ.setdefault("OMP_NUM_THREADS", "1")

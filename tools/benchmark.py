@@ -1,21 +1,25 @@
-"""Measure neck, head, segmenter and label maps against other libraries, with equal weights.
+"""Measure neck, head, segmenter, loss and label maps against other libraries, with equal weights.
 
-tools/benchmark.py [--quick] [--what neck head segmenter labels]
+tools/benchmark.py [--quick] [--device cuda] [--what neck head segmenter loss dice_loss labels]
   [--case resnet50:800x1216 ...] [--batch 1 2 8] [--classes 59 150] [--mode forward step]
+tools/benchmark.py --goals [--device cuda]     what docs/performance.md has goals for, on a GPU
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import torch
 from benchmarks import measure, report
-from benchmarks.cases import CHANNELS, Case
+from benchmarks.cases import CHANNELS, PRECISIONS, Case
 from benchmarks.contestants import build_contestants
+from benchmarks.goals import MEASUREMENTS, goal_table
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
+from benchmarks.losses import DiceLossCase, LossCase
 from benchmarks.necks import NeckCase
 from benchmarks.segmenters import SegmenterCase
 
@@ -26,6 +30,8 @@ CASES_BY_NAME = {
     "neck": NeckCase,
     "head": HeadCase,
     "segmenter": SegmenterCase,
+    "loss": LossCase,
+    "dice_loss": DiceLossCase,
     "labels": LabelsCase,
 }
 DEFAULT_CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
@@ -38,14 +44,24 @@ def parse_args() -> Namespace:
     parser.add_argument("--case", nargs="+", default=DEFAULT_CASES, metavar="BACKBONE:HxW")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument(
-        "--classes", nargs="+", type=int, default=[59], help="K of head, segmenter and labels"
+        "--classes", nargs="+", type=int, default=[59], help="K of all but the neck"
     )
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["float32"],
+        help="amp: autocast to bfloat16; on a GPU, float32 has TF32 in convolutions",
+    )
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--rounds", type=int, default=15, help="measured calls of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--clock", choices=list(measure.CLOCKS), default="wall", help="'cpu' for a busy machine"
+        "--clock",
+        choices=list(measure.CLOCKS),
+        default="wall",
+        help="'cpu' for a busy machine; a GPU has its own",
     )
     parser.add_argument(
         "--only", nargs="+", metavar="TEXT", help="only contestants with one of these in the name"
@@ -60,26 +76,38 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="first case, nothing compiled or exported, 5 rounds",
+        help="first case, nothing compiled or exported, 5 rounds; with --goals, tiny sizes and "
+        "one layout",
+    )
+    parser.add_argument(
+        "--goals",
+        action="store_true",
+        help="the cases that have goals, instead of --what to --mode, and the goals' table last; "
+        "what fails is left out",
     )
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"))
     args = parser.parse_args()
     if args.quick:
         args.case, args.rounds = args.case[:1], min(args.rounds, 5)
-        args.skip += ["compile", "ONNX", "OpenVINO"]
+        args.skip += ["compile", "max-autotune", "ONNX", "OpenVINO"]
+        args.skip += ["channels_last"] if args.goals else []
     if min(args.rounds, args.threads, *args.batch, *args.classes) < 1:
         raise ValueError("--rounds, --threads, --batch and --classes must be at least 1")
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("--device cuda: torch finds no GPU")
+        args.clock = measure.GPU_CLOCK
     return args
 
 
-def parse_case(text: str, batch: int, dtype: str, classes: int) -> dict:
+def parse_case(text: str, batch: int, precision: str, classes: int) -> dict:
     backbone, _, size = text.partition(":")
     height, _, width = size.partition("x")
     if backbone not in CHANNELS or not (height.isdigit() and width.isdigit()):
         known = ", ".join(CHANNELS)
         raise ValueError(f"--case {text}: expected BACKBONE:HEIGHTxWIDTH, with one of {known}")
     sizes = {"height": int(height), "width": int(width), "batch": batch, "classes": classes}
-    return {"backbone": backbone, "dtype": getattr(torch, dtype)} | sizes
+    return {"backbone": backbone, "precision": precision} | sizes
 
 
 def is_wanted(name: str, only: list[str] | None, skip: list[str]) -> bool:
@@ -91,30 +119,70 @@ def is_wanted(name: str, only: list[str] | None, skip: list[str]) -> bool:
 def measure_case(what: str, case: Case, args: Namespace) -> list[dict]:
     """One result for each mode, printed as a table."""
     contestants, missing = build_contestants(
-        case, lambda name: is_wanted(name, args.only, args.skip)
+        case, lambda name: is_wanted(name, args.only, args.skip), keep_going=args.goals
     )
+    return measure_modes(f"{what}: {case}", case, contestants, missing, args.mode, args)
+
+
+def measure_modes(
+    title: str,
+    case: Case,
+    contestants: list[measure.Contestant],
+    missing: list[str],
+    modes: Sequence[str],
+    args: Namespace,
+) -> list[dict]:
     for reason in missing:
         print(f"left out: {reason}")
-    rates, work, results = measure.rates(case.dtype, args.clock), case.work(), []
-    for mode in args.mode:
-        measure.run(contestants, mode, args.rounds, args.clock)
+    dtype = torch.bfloat16 if case.arithmetic == "bfloat16" else torch.float32
+    rates, work, results = measure.rates(dtype, args.clock, min(9, args.rounds)), case.work(), []
+    for mode in modes:
+        for reason in measure.run(
+            contestants, mode, args.rounds, args.clock, keep_going=args.goals
+        ):
+            print(f"left out: {reason}")
         passes = 1 if mode == "forward" else 3  # backward: to the input and to the weight
         bounds = {
             "arithmetic": passes * work["multiply_adds"] / rates["multiply_adds_per_s"],
             "traffic": passes * work["bytes"] / rates["bytes_per_s"],
         }
-        results.append(report.result(f"{what}: {case}", mode, contestants, bounds, case.batch))
+        results.append(report.result(title, mode, contestants, bounds, case.batch))
         print(f"\n{report.table(results[-1])}", flush=True)
+    return results
+
+
+def measure_goals(machine: dict, args: Namespace) -> list[dict]:
+    """What the goals are about; saved after each case, since a time limit may end the process."""
+    results: list[dict] = []
+    for m in MEASUREMENTS:
+        case = CASES_BY_NAME[m.what](**m.options(args.device, tiny=args.quick))
+        title = f"{m.name}: {case}"
+        try:
+            contestants, missing = build_contestants(
+                case,
+                lambda name, m=m: name in m.contestants and is_wanted(name, args.only, args.skip),
+                keep_going=True,
+            )
+            found = measure_modes(title, case, contestants, missing, m.modes, args)
+        except Exception as e:  # of any type: the other cases go on
+            print(f"left out: {title} FAILED, {type(e).__name__}: {str(e).strip()[:300]}")
+            continue
+        results += [result | {"measurement": m.name} for result in found]
+        report.save(args.out, machine, results, plot=False)
     return results
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    choices = product(args.case, args.batch, args.dtype, args.classes)
-    options = [parse_case(*choice) for choice in choices]
-    machine, results = measure.machine() | {"clock": args.clock}, []
+    machine, results = measure.machine(args.device) | {"clock": args.clock}, []
     print(machine)
+    if args.goals:
+        results = measure_goals(machine, args)
+        print(f"\n{goal_table(results)}")
+        return
+    choices = product(args.case, args.batch, args.dtype, args.classes)
+    options = [parse_case(*choice) | {"device": args.device} for choice in choices]
     for what, chosen in product(args.what, options):
         results += measure_case(what, CASES_BY_NAME[what](**chosen), args)
     for path in report.save(args.out, machine, results):

@@ -9,7 +9,6 @@ from fpn_neck.mm import select_levels  # noqa: F401 (registers)
 from fpn_neck.mm.distributed import (  # noqa: F401 (register)
     cpu_data_parallel,
     fsdp,
-    mean_loss_hook,
 )
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.training import install_hooks, report_hooks  # noqa: F401 (register)

@@ -41,6 +41,11 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of a text, UTF-8."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def check_folder(path: Path) -> None:
     """Make the folder if it is missing, and check that files can be written in it.
 

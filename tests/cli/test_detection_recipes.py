@@ -7,7 +7,7 @@ from PIL import Image
 for _package in ("mmdet", "timm", "pycocotools", "torchmetrics"):
     pytest.importorskip(_package)
 
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 
 RECIPES = PROJECT / "configs/detection"
 METRICS = {

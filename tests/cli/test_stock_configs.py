@@ -13,7 +13,7 @@ import fpn_neck.mm.registry  # noqa: E402, F401 (lets torch read mmengine's chec
 pytest.importorskip("mmdet.models")  # importable through fpn_neck
 
 from fpn_neck.datasets.shapes.write import CLASSES  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 STOCK = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"

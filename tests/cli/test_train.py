@@ -15,8 +15,8 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
 from fpn_neck.datasets.shapes.write import CLASSES  # noqa: E402
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.mm.prepare import prepare_testing, prepare_training  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
@@ -451,6 +451,7 @@ def test_mixed_precision_needs_a_gpu(call_tool, assert_refused):
     assert_refused(call_tool("train", DEMO, "--amp"), "--amp", "GPU")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_mixed_precision_on_a_gpu(tool):
     cfg = tool("train", DEMO, "--amp")

@@ -4,6 +4,8 @@ The model has a frozen layer, one without a gradient, and no batch norm. The len
 validation set is odd. The first process prints what it logged and measured, and which variables of
 the environment it leaves changed. TASK: 'die' kills the second process at step 3, 'term' sends it
 SIGTERM, 'refuse' lets both processes find the same error in the data, and each an error of its own.
+'later' is 'term' and 'nan' makes the loss of the second process NaN at step 4; in both, the
+processes look at their values every 6 steps, as with GPUs.
 """
 
 from __future__ import annotations
@@ -89,6 +91,12 @@ class Signalled(Hook):
             os.kill(os.getpid(), self.number)
 
 
+class Spoiled(Hook):
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == 3 and get_rank() == 1:
+            data_batch["data_samples"][0] = float("nan")
+
+
 def config(launcher: str, work_dir: str) -> Config:
     loader = dict(num_workers=0, dataset=dict(type="Points", length=30))
     count = int(os.environ.get("COUNT", 1))
@@ -141,10 +149,14 @@ def run() -> int | None:
         if task == ["refuse"]:
             cfg.load_from = f"start{get_rank()}.pth"
             return print_errors(gather_errors(check) + differing_checkpoints(cfg))
+        if task in (["later"], ["nan"]):
+            cfg.default_hooks.runtime_info.interval = 6
+            cfg.default_hooks.checkpoint.interval = STEPS
         runner = Runner.from_cfg(cfg)
-        if task:
-            number = {"die": signal.SIGKILL, "term": signal.SIGTERM}[task[0]]
-            runner.register_hook(Signalled(number))
+        if task == ["nan"]:
+            runner.register_hook(Spoiled())
+        elif task:
+            runner.register_hook(Signalled(signal.SIGKILL if task == ["die"] else signal.SIGTERM))
         runner.train()
         scalars = runner.message_hub.log_scalars
         weights = {name: p.flatten().tolist() for name, p in runner.model.named_parameters()}

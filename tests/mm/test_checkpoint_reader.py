@@ -143,7 +143,8 @@ after = snapshot()
 assert after == {**loaded, **after}
 assert len(before) > 1000
 changed = {key for key in before if before[key] != after.get(key)}
-print(sorted(map(str, changed - {"finders"})), len(calls))  # the finder of mmcv._ext
+changed = {key[-2:] if len(key) == 3 else key for key in changed}  # a class has many names
+print(sorted(map(str, changed - {"finders"})), len(calls))
 assert not [f for f in sys.meta_path if "on_import" in getattr(f, "__module__", "")]
 """
 LATER = """
@@ -166,8 +167,10 @@ print(CheckpointLoader._schemes[""].__module__)
 """
 
 
-def test_importing_the_package_changes_two_things_once(run_python):
-    assert run_python(CHANGES).splitlines()[-1] == """["('scheme', '')", 'MODULE2PACKAGE'] 1"""
+def test_importing_the_package_changes_these_things_once(run_python):
+    assert run_python(CHANGES).splitlines()[-1] == (
+        """["('Config', '_get_cfg_path')", "('scheme', '')", 'MODULE2PACKAGE'] 1"""
+    )
 
 
 def test_importing_the_package_first_is_enough(run_python, tmp_path):

@@ -7,10 +7,14 @@ import pytest
 import torch
 from benchmarks import measure, report
 from benchmarks.contestants import build_contestants, check
+from benchmarks.goals import GOALS, MEASUREMENTS, goal_table
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
+from benchmarks.losses import DiceLossCase, LossCase
 from benchmarks.necks import NeckCase
 from benchmarks.segmenters import SegmenterCase
+
+from fpn_neck import fast
 
 CASE = {"backbone": "tf_efficientnet_lite0", "height": 64, "width": 96}
 
@@ -58,6 +62,101 @@ def test_label_maps_agree_and_take_no_step():
     assert [tuple(c.run()[0].shape) for c in entered] == [(1, 64, 96)] * 2
 
 
+@pytest.mark.parametrize("kind", [LossCase, DiceLossCase])
+def test_losses_agree_and_take_steps(kind):
+    case = kind(**CASE, batch=2, classes=7)
+    entered, _ = build_contestants(case, lambda name: "compile" not in name)
+    names = ["fpn_neck", "resize + loss", "fpn_neck, plain"]
+    assert [c.name for c in entered if "channels_last" not in c.name] == names
+    for c in entered:
+        c.step()
+        assert c.error < 1e-6
+    value, gradient = {}, {}
+    for name, module in {
+        "ours": case.ours(),
+        "theirs": case.others(None)["resize + loss"](),
+    }.items():
+        (logits,) = case.inputs()
+        value[name] = module([logits.requires_grad_()])[0]
+        (gradient[name],) = torch.autograd.grad(value[name], logits)
+    assert value["ours"].item() > 0.5
+    torch.testing.assert_close(gradient["ours"], gradient["theirs"], atol=1e-7, rtol=1e-4)
+    assert LossCase(**CASE).truth().eq(255).any()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "amp"])
+def test_short_precisions_run_the_arithmetic_in_bfloat16(precision):
+    case = NeckCase(**CASE, precision=precision)
+    entered, _ = build_contestants(case, lambda name: name == "fpn_neck, plain")
+    (contestant,) = entered
+    assert case.inputs()[0].dtype == (torch.float32 if precision == "amp" else torch.bfloat16)
+    assert all(y.dtype == torch.bfloat16 for y in contestant.run())
+    contestant.step()
+    assert 1e-4 < contestant.error < 2e-2
+
+
+def test_the_plain_contestant_takes_no_fast_path():
+    case = NeckCase("resnet50", 512, 512)
+    entered, _ = build_contestants(case, lambda name: name in ("fpn_neck", "fpn_neck, plain"))
+    outs = [c.run() for c in entered]
+    assert [c.name for c in entered] == ["fpn_neck", "fpn_neck, plain"]
+    assert not torch.equal(outs[0][0], outs[1][0])
+    torch.manual_seed(0)  # the same weights
+    with torch.no_grad(), fast.enable(False):
+        assert torch.equal(case.ours()(case.inputs())[0], outs[1][0])
+
+
+def test_a_failing_contestant_can_be_left_out():
+    def fails():
+        raise RuntimeError("no memory")
+
+    works = measure.Contestant("works", list)
+    missing = measure.run(
+        [measure.Contestant("fails", fails), works], "forward", 2, "wall", keep_going=True
+    )
+    assert missing == ["fails: forward FAILED, RuntimeError: no memory"]
+    assert len(works.seconds["forward"]) == 2
+    with pytest.raises(RuntimeError, match="no memory"):
+        measure.run([measure.Contestant("fails", fails)], "forward", 2, "wall")
+
+    class WithAWrongOne(NeckCase):
+        def others(self, ours):
+            return {"mmdet": lambda: NeckCase("resnet50", 64, 96).ours()}
+
+    entered, missing = build_contestants(
+        WithAWrongOne(**CASE), lambda name: name in ("fpn_neck", "mmdet"), keep_going=True
+    )
+    assert [c.name for c in entered] == ["fpn_neck"] and missing[0].startswith("mmdet: FAILED")
+
+
+def test_every_goal_is_about_something_measured():
+    contestants = {m.name: m.contestants for m in MEASUREMENTS}
+    modes = {m.name: m.modes for m in MEASUREMENTS}
+    for goal in GOALS:
+        assert goal.mode in modes[goal.measurement]
+        assert {*goal.ours, *goal.others} <= set(contestants[goal.measurement])
+
+
+def test_goals_by_hand():
+    def row(name, milliseconds, mebibytes):
+        seconds = {"median": milliseconds / 1e3}
+        return {"name": name, "seconds": seconds, "peak_bytes": mebibytes * 2**20}
+
+    rows = [row("fpn_neck", 30, 500), row("fpn_neck, plain", 70, 1000), row("mmseg", 50, 1000)]
+    rows.append(row("fpn_neck, channels_last", 1, 1))  # mmseg is not given that layout either
+    step = {"measurement": "segmenter, lite0", "mode": "step", "rows": rows}
+    lines = goal_table([step]).splitlines()
+    assert "| training step, lite0 | fpn_neck 30 ms | mmseg 50 ms | 0.60 | <= 0.75 | yes |" in lines
+    assert (
+        "| training step, lite0 | fpn_neck 500 MiB | mmseg 1000 MiB | 0.50 | <= 0.45 | NO |"
+        in lines
+    )
+    plain = "| segmenter, lite0, step | fpn_neck, plain 70 ms | mmseg 50 ms | 1.40 | <= 1.05 | NO |"
+    assert plain in lines and lines[-1] == "fpn_neck, plain: 1 of 2 ratios are <= 1.05"
+    (missing,) = (line for line in lines if line.startswith("| training step, ResNet-50"))
+    assert "not measured" in missing
+
+
 def test_segmenters_train_on_one_loss():
     for name in ("mmseg", "timm"):
         pytest.importorskip(name, reason=f"{name} is not installed")
@@ -76,10 +175,10 @@ def test_work_of_a_head_by_hand():
 
 def test_a_contestant_that_computes_something_else_is_refused():
     expected = [torch.ones(1, 2, 3, 3)]
-    assert check(measure.Contestant("same", lambda: expected), expected, torch.float32) == 0
+    assert check(measure.Contestant("same", lambda: expected), expected) == 0
     for wrong in (torch.full((1, 2, 3, 3), 1.01), torch.ones(1, 2, 3, 4), expected[0] * torch.nan):
         with pytest.raises(ArithmeticError, match="other"):
-            check(measure.Contestant("other", lambda y=wrong: [y]), expected, torch.float32)
+            check(measure.Contestant("other", lambda y=wrong: [y]), expected)
 
 
 def test_work_is_counted_by_hand():

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+PRECISIONS = ("float32", "bfloat16", "amp")  # 'amp': autocast to bfloat16
 CHANNELS = {"resnet50": (256, 512, 1024, 2048), "tf_efficientnet_lite0": (24, 40, 112, 320)}
 STRIDES = (4, 8, 16, 32)
 
@@ -26,16 +27,29 @@ class Case:
     height: int
     width: int
     batch: int = 1
-    dtype: torch.dtype = torch.float32
+    precision: str = "float32"
     classes: int = 59
+    device: str = "cpu"
 
-    exported: ClassVar[str]  # name of the module that is exported to ONNX Runtime and OpenVINO
+    exported: ClassVar[str | None] = None  # module for ONNX Runtime and OpenVINO
     returns_loss: ClassVar[bool] = False
+    has_backward: ClassVar[bool] = True
     not_compared: ClassVar[tuple[str, ...]] = ()  # names of modules that compute something else
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.backbone} {self.height}x{self.width}, batch {self.batch}, {dtype}"
+        return f"{self.backbone} {self.height}x{self.width}, batch {self.batch}, {self.precision}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and weights."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    @property
+    def arithmetic(self) -> str:
+        """The roughest arithmetic in use: 'float32', 'tf32' or 'bfloat16'."""
+        if self.precision != "float32":
+            return "bfloat16"
+        return "tf32" if self.device == "cuda" else "float32"
 
     def inputs(self) -> list[Tensor]:
         raise NotImplementedError
@@ -58,8 +72,9 @@ class Case:
         return [(-(-self.height // s), -(-self.width // s)) for s in STRIDES]
 
     def random(self, *shape: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(self.batch, *shape, generator=generator).to(self.dtype)
+        generator = torch.Generator(self.device).manual_seed(0)
+        shape = (self.batch, *shape)
+        return torch.randn(shape, generator=generator, device=self.device).to(self.dtype)
 
 
 def randomize_affine(module: nn.Module) -> nn.Module:

@@ -6,29 +6,62 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import count, product
 from pathlib import Path
+from types import FunctionType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case
 from benchmarks.measure import Contestant, Maps, Skip
+from fpn_neck import fast
 
 OURS = "fpn_neck"
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative to the largest value
-MAX_DIFFERENT_LABELS = 1e-3  # of all pixels; rounding decides between two nearly equal logits
+PLAIN = "fpn_neck, plain"  # without the fast paths
+TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2}  # relative to the largest value
+# Share of all pixels; rounding decides between two nearly equal logits.
+MAX_DIFFERENT_LABELS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.2}
+_numbers = count()
+
+
+class Way(NamedTuple):
+    """How a module is run.
+
+    Attributes:
+        compiled: mode of torch.compile.
+        graph: the forward is one CUDA graph.
+        plain: without this package's fast paths.
+    """
+
+    layout: torch.memory_format = torch.contiguous_format
+    compiled: str | None = None
+    graph: bool = False
+    plain: bool = False
+
+
+EAGER = {"": Way()}
+COMPILED = {", torch.compile": Way(compiled="default")}
+ON_GPU = {
+    ", max-autotune": Way(compiled="max-autotune-no-cudagraphs"),
+    ", CUDA graph": Way(graph=True),
+}
 
 
 def build_contestants(
-    case: Case, wanted: Callable[[str], bool]
+    case: Case, wanted: Callable[[str], bool], *, keep_going: bool = False
 ) -> tuple[list[Contestant], list[str]]:
     """The contestants with a wanted name, and why others can't run here.
+
+    Args:
+        keep_going: leave out a contestant that fails or computes something else.
 
     Raises:
         ArithmeticError: a contestant computes something else.
     """
-    ours, inputs = case.ours().eval(), case.inputs()
-    with torch.no_grad():
+    ours, inputs = case.ours().to(case.device).eval(), case.inputs()
+    with torch.no_grad(), fast.enable(False):
         expected = copy.deepcopy(ours).double()([x.double() for x in inputs])
     contestants, missing = [], []
     for name, make in _makers(case, ours).items():
@@ -36,41 +69,55 @@ def build_contestants(
             continue
         try:
             contestant = make(name, inputs)
+            if not name.startswith(case.not_compared):
+                contestant.error = check(contestant, expected, case.arithmetic)
         except Skip as e:
             missing.append(f"{name}: {e}")
-            continue
-        if not name.startswith(case.not_compared):
-            contestant.error = check(contestant, expected, case.dtype)
-        contestants.append(contestant)
+        except Exception as e:
+            if not keep_going:
+                raise
+            missing.append(f"{name}: FAILED, {type(e).__name__}: {str(e).strip()[:300]}")
+        else:
+            contestants.append(contestant)
     return contestants, missing
 
 
 def _makers(case: Case, ours: nn.Module) -> dict[str, Callable[[str, list[Tensor]], Contestant]]:
-    def in_layout(
-        build: Callable[[], nn.Module], layout: torch.memory_format, compiled: bool = False
+    def in_way(
+        build: Callable[[], nn.Module], way: Way
     ) -> Callable[[str, list[Tensor]], Contestant]:
         def make(name: str, inputs: list[Tensor]) -> Contestant:
-            module = build().eval().to(case.dtype, memory_format=layout)
-            inputs = [x.to(memory_format=layout) for x in inputs]
-            return in_torch(name, module, inputs, case.returns_loss, compiled)
+            module = build().eval().to(case.device, case.dtype, memory_format=way.layout)
+            return in_torch(
+                name, module, [x.to(memory_format=way.layout) for x in inputs], case, way
+            )
 
         return make
 
     makers = {}
     builders = {OURS: lambda: copy.deepcopy(ours)} | case.others(ours)
-    for name, build in builders.items():
-        for compiled in (False, True):
-            prefix = f"{name}, torch.compile" if compiled else name
-            makers[prefix] = in_layout(build, torch.contiguous_format, compiled)
-            makers[f"{prefix}, channels_last"] = in_layout(build, torch.channels_last, compiled)
-    exported = builders[case.exported]
-    makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: _onnxruntime(name, exported(), x)
-    makers[f"{case.exported}, OpenVINO"] = lambda name, x: _openvino(name, exported(), x)
+    ways = EAGER | COMPILED | (ON_GPU if case.device == "cuda" else {})
+    for (name, build), (suffix, way) in product(builders.items(), ways.items()):
+        makers |= _in_both_layouts(f"{name}{suffix}", way, lambda w, b=build: in_way(b, w))
+    makers |= _in_both_layouts(PLAIN, Way(plain=True), lambda w: in_way(builders[OURS], w))
+    if case.exported and case.device == "cpu":
+        exported = builders[case.exported]
+        makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: _onnxruntime(name, exported(), x)
+        makers[f"{case.exported}, OpenVINO"] = lambda name, x: _openvino(name, exported(), x)
     return makers
 
 
-def check(contestant: Contestant, expected: Maps, dtype: torch.dtype) -> float:
-    """Largest relative error of its maps, or share of different labels; refused if too large."""
+def _in_both_layouts(name: str, way: Way, maker: Callable[[Way], Callable]) -> dict[str, Callable]:
+    last = way._replace(layout=torch.channels_last)
+    return {name: maker(way), f"{name}, channels_last": maker(last)}
+
+
+def check(contestant: Contestant, expected: Maps, arithmetic: str = "float32") -> float:
+    """Largest relative error of its maps, or share of different labels; refused if too large.
+
+    Args:
+        arithmetic: see `Case.arithmetic`.
+    """
     outs = [torch.as_tensor(y) for y in contestant.run()]
     if [y.shape for y in outs] != [y.shape for y in expected]:
         raise ArithmeticError(f"{contestant.name} gives maps of {[tuple(y.shape) for y in outs]}")
@@ -81,9 +128,7 @@ def check(contestant: Contestant, expected: Maps, dtype: torch.dtype) -> float:
         else ((a.double() - b).abs().max() / b.abs().max()).item()
         for a, b in zip(outs, expected, strict=True)
     )
-    tolerance = TOLERANCE[dtype]
-    if is_label:
-        tolerance = MAX_DIFFERENT_LABELS if dtype == torch.float32 else 0.2
+    tolerance = (MAX_DIFFERENT_LABELS if is_label else TOLERANCE)[arithmetic]
     if not error <= tolerance:
         raise ArithmeticError(
             f"{contestant.name} is {error:.1e} from the float64 reference "
@@ -94,32 +139,83 @@ def check(contestant: Contestant, expected: Maps, dtype: torch.dtype) -> float:
 
 
 def in_torch(
-    name: str, module: nn.Module, inputs: list[Tensor], returns_loss: bool, compiled: bool = False
+    name: str, module: nn.Module, inputs: list[Tensor], case: Case, way: Way = EAGER[""]
 ) -> Contestant:
     """Forward; forward and backward, of the loss or with fixed gradients of the outputs."""
-    leaves = [x.clone().requires_grad_(not returns_loss) for x in inputs]  # clone keeps the layout
+    if way.graph:
+        return Contestant(name, _graphed(_caller(module, case, way), inputs), has_peak=False)
+    needs_grad = not case.returns_loss
+    leaves = [x.clone().requires_grad_(needs_grad) for x in inputs]  # clone keeps the layout
     output_gradients: list[Tensor] = []
-    call = torch.compile(module) if compiled else module
+    forward, forward_for_step = (_caller(module, case, way) for _ in range(2))
 
     def run() -> Maps:
         if module.training:
             module.eval()
         with torch.no_grad():
-            return call(inputs)
+            return forward(inputs)
 
     def step() -> None:
-        if returns_loss and not module.training:
+        if case.returns_loss and not module.training:
             module.train()
-        outs = call(leaves)
+        outs = forward_for_step(leaves)
         if not output_gradients:
-            make = torch.ones_like if returns_loss else torch.randn_like
+            make = torch.ones_like if case.returns_loss else torch.randn_like
             output_gradients.extend(map(make, outs))
-        torch.autograd.backward(outs, output_gradients)
+        with fast.enable(not way.plain):
+            torch.autograd.backward(outs, output_gradients)
         for t in (*leaves, *module.parameters()):
             t.grad = None
 
-    has_backward = returns_loss or any(p.requires_grad for p in module.parameters())
-    return Contestant(name, run, step if has_backward else None)
+    return Contestant(name, run, step if case.has_backward else None)
+
+
+def _caller(module: nn.Module, case: Case, way: Way) -> Callable[[list[Tensor]], Maps]:
+    """The module's call, compiled if asked for, in the case's precision."""
+    call = _compiled(module, way.compiled) if way.compiled else module
+    amp = case.precision == "amp"
+
+    def forward(inputs: list[Tensor]) -> Maps:
+        autocast = torch.autocast(case.device, torch.bfloat16, enabled=amp)
+        with autocast, fast.enable(not way.plain):
+            return call(inputs)
+
+    return forward
+
+
+def _compiled(module: nn.Module, mode: str) -> Callable[[list[Tensor]], Maps]:
+    """torch.compile of a code object of its own.
+
+    What torch.compile keeps, its limit of recompilations, and the guards that a call has to pass
+    belong to a code object. Contestants of one class would slow each other down.
+    """
+
+    def call(inputs: list[Tensor]) -> Maps:
+        return module(inputs)
+
+    code = call.__code__.replace(co_name=f"call{next(_numbers)}")
+    own = FunctionType(code, call.__globals__, code.co_name, None, call.__closure__)
+    return torch.compile(own, mode=mode, dynamic=False)
+
+
+def _graphed(call: Callable[[list[Tensor]], Maps], inputs: list[Tensor]) -> Callable[[], Maps]:
+    """The forward as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad():
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # libraries initialise themselves, kernels are compiled
+                call(inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outs = call(inputs)
+
+    def replay() -> Maps:
+        graph.replay()
+        return outs
+
+    return replay
 
 
 def _export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> list[str]:

@@ -21,6 +21,7 @@ class LabelsCase(Case):
     """
 
     exported = "mmseg"
+    has_backward = False
 
     def __str__(self) -> str:
         return f"K = {self.classes}, {super().__str__().partition(' ')[2]}"

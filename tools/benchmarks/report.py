@@ -60,13 +60,17 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
     return "\n".join(lines)
 
 
-def save(folder: Path, machine: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Path]:
+def save(
+    folder: Path, machine: dict[str, Any], results: Sequence[dict[str, Any]], *, plot: bool = True
+) -> list[Path]:
     """Write benchmark.json, benchmark.md and, if matplotlib is installed, benchmark.png."""
     text = "\n\n".join([f"{machine}", *map(table, results)]) + "\n"
     data = json.dumps({"machine": machine, "results": results}, indent=1) + "\n"
     paths = [folder / "benchmark.md", folder / "benchmark.json"]
     for path, content in zip(paths, (text, data), strict=True):
         write_whole(path, lambda p, content=content: p.write_text(content))
+    if not plot:
+        return paths
     try:
         import matplotlib.figure
     except ImportError:

@@ -64,7 +64,8 @@ class SegmenterCase(Case):
         generator = torch.Generator().manual_seed(1)
         shape = (self.batch, self.height, self.width)
         labels = torch.randint(self.classes, shape, generator=generator)
-        return labels.masked_fill(torch.rand(shape, generator=generator) < 0.05, IGNORE)
+        labels.masked_fill_(torch.rand(shape, generator=generator) < 0.05, IGNORE)
+        return labels.to(self.device)
 
 
 class _SegmenterModule(nn.Module):

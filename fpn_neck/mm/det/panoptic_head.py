@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.mm.registry import MODELS
-from fpn_neck.mm.sample_labels import check_sample
+from fpn_neck.mm.sample_labels import LabelRule, check_sample
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.utils.arguments import check_whole
@@ -95,16 +95,20 @@ class PanopticFPNHead(seg_heads.PanopticFPNHead):
         maps = {"seg_preds": self.conv_logits(merged), "seg_feats": merged}
         return {name: in_layout_of(m, x[0]) for name, m in maps.items()}
 
+    @property
+    def label_rule(self) -> LabelRule:
+        """What a label may be."""
+        ignored = getattr(self.loss_seg, "ignore_index", 255)
+        return self.num_things_classes + self.num_stuff_classes, ignored
+
     def loss(self, x: Sequence[Tensor], batch_data_samples: list) -> dict[str, Tensor]:
         """mmdet's loss.
 
         Raises:
             ValueError: a label is neither a class nor ignored; names the sample's file.
         """
-        num_classes = self.num_things_classes + self.num_stuff_classes
-        ignored = getattr(self.loss_seg, "ignore_index", 255)
         for sample in batch_data_samples:
-            check_sample(sample, sample.gt_sem_seg.sem_seg.long(), num_classes, ignored)
+            check_sample(sample, sample.gt_sem_seg.sem_seg.long(), *self.label_rule)
         return super().loss(x, batch_data_samples)
 
 

@@ -60,7 +60,7 @@ def process_group(cfg: Config) -> Iterator[None]:
 
 
 def adapt_to_launcher(cfg: Config) -> None:
-    """Change a config's model wrapper, hooks and strategy to what its launcher needs."""
+    """Change a config's model wrapper and strategy to what its launcher needs."""
     if cfg.launcher == "none":
         if str(cfg.get("strategy", {}).get("type")).endswith("FSDPStrategy"):
             cfg.pop("strategy")  # one process has the whole model
@@ -68,7 +68,6 @@ def adapt_to_launcher(cfg: Config) -> None:
         return
     # A level that no head uses has no gradient, for which torch would wait.
     cfg.setdefault("find_unused_parameters", True)
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="fpn_neck.MeanLossHook")]
     if get_device() == "cpu":
         wrapper = cfg.get("model_wrapper_cfg") or ConfigDict(  # mmengine's default
             broadcast_buffers=False, find_unused_parameters=cfg.find_unused_parameters

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mmseg.datasets import BaseSegDataset
 
 from fpn_neck.datasets import clothing, shapes
+from fpn_neck.datasets.own.pairs import SPLITS, split_pairs
 from fpn_neck.mm.registry import DATASETS
 from fpn_neck.utils.arguments import check_choice
 
@@ -51,3 +53,34 @@ class ShapesDataset(BaseSegDataset):
         check_choice("split", split, shapes.SPLITS)
         prefix = {"img_path": f"{split}/images", "seg_map_path": f"{split}/labels"}
         super().__init__(data_prefix=prefix, **kwargs)
+
+
+@DATASETS.register_module()
+class FoldersDataset(BaseSegDataset):
+    """Your photos and masks: a mask has its photo's path in another folder, with its own suffix.
+
+    Args:
+        images: folder of photos, of any suffix.
+        masks: folder of masks; their pixels are labels 0..K-1, or 255 to be ignored.
+        split: 'train', 'val' (one photo in eight, by its name) or 'all'.
+        **kwargs: mmseg's ``BaseSegDataset``; ``metainfo=dict(classes=...)`` names the labels.
+
+    Raises:
+        ValueError: a photo has no mask, a folder is empty, or the split is unknown.
+    """
+
+    def __init__(self, images: str, masks: str, split: str, **kwargs: Any) -> None:
+        self.images, self.masks = Path(images), Path(masks)
+        self.split = check_choice("split", split, SPLITS)
+        super().__init__(**kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        common = {
+            "label_map": self.label_map,
+            "reduce_zero_label": self.reduce_zero_label,
+            "seg_fields": [],
+        }
+        return [
+            {"img_path": str(photo), "seg_map_path": str(mask)} | common
+            for photo, mask in split_pairs(self.images, self.masks, self.split)
+        ]

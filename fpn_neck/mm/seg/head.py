@@ -70,7 +70,6 @@ class FPNHead(BaseDecodeHead):
         super().__init__(channels=merged, **layers, **kwargs)
         check_one_logit(self)
         self.feature_strides = feature_strides
-        self.checks_labels = True  # see LabelHook
         self.loss_stride = check_whole("loss_stride", loss_stride, 1)
         self.scale_heads = ScaleHeads(
             self.in_channels,

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.resuming import optimizer_kinds
+from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
 from fpn_neck.utils.files import remove_leftovers, write_whole
 
 INTERRUPTED = "interrupted.pth"
@@ -119,6 +120,9 @@ class CheckpointHook(hooks.CheckpointHook):
         self._sweep()
 
     def _save(self, runner: Runner, name: str, meta: dict, by_epoch: bool) -> None:
+        info = find_runtime_info(runner)
+        if info:
+            info.read(runner)  # a step that was not finite ends the run here, in all processes
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         self._position = dict(meta)

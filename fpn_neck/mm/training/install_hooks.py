@@ -14,6 +14,7 @@ from fpn_neck.mm.training import (  # noqa: F401 (register)
     finite_loss_hook,
     label_hook,
     randomness_hook,
+    runtime_info_hook,
     termination_hook,
     validation_hook,
 )
@@ -22,8 +23,8 @@ from fpn_neck.mm.training import (  # noqa: F401 (register)
 def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
     """Add this package's hooks for training to a config of any framework.
 
-    mmengine's CheckpointHook is replaced by this package's, with the same settings. Another
-    checkpoint hook is kept.
+    mmengine's CheckpointHook and RuntimeInfoHook are replaced by this package's, with the same
+    settings. Other hooks in their places are kept.
 
     Args:
         skip_nan: drop batches whose loss is not finite, instead of stopping.
@@ -38,6 +39,14 @@ def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
     if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
         _check_settings(checkpoint)
         checkpoint.type = "fpn_neck.CheckpointHook"
+    cfg.default_hooks.setdefault("runtime_info", dict(type="RuntimeInfoHook"))
+    info = cfg.default_hooks.runtime_info
+    if info is not None and info.get("type") in (
+        None,
+        "RuntimeInfoHook",
+        "mmengine.RuntimeInfoHook",
+    ):
+        info.type = "fpn_neck.RuntimeInfoHook"
     added: list[dict[str, Any]] = [
         dict(type="fpn_neck.RandomnessHook"),
         dict(type="fpn_neck.FiniteLossHook", skip=skip_nan),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Dataset
@@ -35,7 +36,21 @@ def seed_from(*numbers: int) -> None:
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    _seed_torch(seed)
+
+
+def _seed_torch(seed: int) -> None:
+    """Like ``torch.manual_seed``, which also visits the devices that this process does not use.
+
+    For each of them it writes down the call stack, which takes longer than all else here.
+    """
+    torch.default_generator.manual_seed(seed)
+    device = get_device()
+    if device == "cuda":
+        if torch.cuda.is_initialized():  # not in a process that loads data
+            torch.cuda.manual_seed_all(seed)
+    elif device != "cpu":
+        torch.manual_seed(seed)
 
 
 @HOOKS.register_module()

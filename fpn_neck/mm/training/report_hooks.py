@@ -13,10 +13,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from fpn_neck.mm.curves import PLOTTED_METRICS, Series, draw_curves, read_scalars
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
-from fpn_neck.mm.training.curves import PLOTTED_METRICS, Series, draw_curves, read_scalars
 from fpn_neck.utils.arguments import check_flag, check_whole
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.pictures import side_by_side

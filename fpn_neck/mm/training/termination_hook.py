@@ -21,6 +21,7 @@ from fpn_neck.mm.distributed.consensus import any_process
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.checkpoint_hook import CheckpointHook
 from fpn_neck.mm.training.restoring_hook import RestoringHook
+from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
 
 EXIT_CODE = 128 + signal.SIGTERM  # 143, the same as of a process that doesn't catch it
 PATIENCE = 30.0  # s
@@ -32,7 +33,9 @@ class TerminationHook(RestoringHook):
 
     A single process that waits for data exits at once. During a validation it exits only if a
     checkpoint holds the weights already, otherwise after the validation. All processes of a run end
-    at the same iteration. If data do not come within `PATIENCE`, a process exits without saving.
+    at the same iteration. On GPUs they ask each other only when they read what the steps have left
+    there, see `StepValues`: after 2 s or one step, at most 50 steps. If data do not come within
+    `PATIENCE`, a process exits without saving.
     """
 
     priority = "LOWEST"  # after the schedulers' step and the regular checkpoint
@@ -57,7 +60,8 @@ class TerminationHook(RestoringHook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         self._done = runner.iter + 1
-        self._exit_if_requested(runner, self._done)
+        if self._may_ask(runner):
+            self._exit_if_requested(runner, self._done)
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         is_last = batch_idx + 1 == len(loop.dataloader) if by_epoch else self._is_last(runner)
@@ -86,6 +90,13 @@ class TerminationHook(RestoringHook):
     def end_wait(self) -> None:
         """The data have come."""
         self._wait = None
+
+    def _may_ask(self, runner: Runner) -> bool:
+        """Whether the processes agree in this iteration on a stop; the same in all of them."""
+        info = find_runtime_info(runner)
+        if get_world_size() == 1 or info is None or info.values.at_once:
+            return True
+        return info.values.last_read == self._done
 
     def _is_last(self, runner: Runner) -> bool:
         return self._done >= runner.train_loop.max_iters

@@ -2,11 +2,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
-def device(request):
-    return request.param
-
-
 @pytest.fixture
 def random():
     """A generator of float64 tensors: random(2, 3) is uniform in [0, 1)."""

@@ -14,7 +14,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from fpn_neck.datasets.shapes.write import CLASSES, PALETTE, write_shapes  # noqa: E402
-from fpn_neck.mm.training.curves import read_scalars  # noqa: E402
+from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.utils.pictures import overlay, paint, side_by_side  # noqa: E402
 
 CONFIG = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpn_neck.mm.training.curves import draw_curves, read_scalars
+from fpn_neck.mm.curves import draw_curves, read_scalars
 
 
 def write_run(work_dir, timestamp, rows):

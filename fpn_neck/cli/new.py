@@ -1,0 +1,172 @@
+"""Write a config for your own photos: fpn-neck new segmentation | detection ..."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from fpn_neck.datasets.check.masks import photo_size
+from fpn_neck.datasets.own import recipe
+from fpn_neck.datasets.own.coco_split import class_names, read_annotations, write_splits
+from fpn_neck.datasets.own.mask_values import (
+    IGNORED,
+    MaskValues,
+    convert,
+    labels_of,
+    name_of,
+    read_table,
+    read_values,
+)
+from fpn_neck.datasets.own.pairs import find_pairs, split_pairs
+from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.files import write_text
+from fpn_neck.utils.progress import with_progress
+
+_EPILOG = """\
+It looks at the files, chooses classes, sizes and steps, makes a fixed split (one photo in eight is
+for validation), and writes a short config that fpn-neck train takes. Annotations in other formats
+than COCO: supervision (pip install supervision) converts them.
+"""
+_SAMPLE = 300  # photos whose size is read
+
+
+def parse_args() -> Namespace:
+    parser = command_parser(__doc__, _EPILOG)
+    tasks = parser.add_subparsers(dest="task", required=True)
+    one = tasks.add_parser("segmentation", help="from folders of photos and masks")
+    one.add_argument("--images", required=True, type=Path, metavar="DIR", help="photos")
+    one.add_argument(
+        "--masks", required=True, type=Path, metavar="DIR", help="masks, named like their photos"
+    )
+    one.add_argument("--classes", metavar="A,B,C", help="names of the labels 0, 1, 2, ...")
+    one.add_argument(
+        "--table",
+        type=Path,
+        metavar="CSV",
+        help="lines name,r,g,b or name,value; 'ignore' is no class",
+    )
+    one.add_argument("--backbone", metavar="NAME", help="timm's name; default: EfficientNet-lite0")
+    one.add_argument("--weights", metavar="FILE", help="of the backbone, for --backbone")
+    two = tasks.add_parser("detection", help="from a folder of photos and a COCO file")
+    two.add_argument("--photos", required=True, type=Path, metavar="DIR")
+    two.add_argument("--annotations", required=True, type=Path, metavar="JSON", help="COCO")
+    two.add_argument("--model", choices=sorted(recipe.MODELS), default="faster-rcnn")
+    for task in (one, two):
+        _add_out(task)
+    return parser.parse_args()
+
+
+def _add_out(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.py", help="the config")
+    parser.add_argument("--force", action="store_true", help="replace FILE.py")
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out.suffix != ".py":
+        raise ValueError(f"--out={args.out}: a config is a Python file; give FILE.py")
+    if args.out.exists() and not args.force:
+        raise ValueError(f"--out={args.out} is there; --force replaces it")
+    text = _segmentation(args) if args.task == "segmentation" else _detection(args)
+    write_text(args.out, text)
+    print(f"{args.out}: train it by: fpn-neck train {args.out}")
+
+
+def _segmentation(args: Namespace) -> str:
+    images, masks = args.images.absolute(), args.masks.absolute()
+    pairs = find_pairs(images, masks)
+    split_pairs(images, masks, "val")  # there are enough
+    names = args.classes.split(",") if args.classes else None
+    backbone = _backbone(args)
+    sizes = _sizes([photo for photo, _ in pairs])
+    files = [mask for _, mask in pairs]
+    values = read_values(with_progress(files, len(files), "masks"))
+    if args.table:
+        labels, names = _labels_of_table(read_table(args.table))
+        masks = _convert(args.out, masks, files, labels, values)
+    elif not values.are_labels(names and len(names)):
+        labels = labels_of(values, names)
+        names = names or [f"class_{label}" for label in labels.values()]
+        masks = _convert(args.out, masks, files, labels, values)
+    else:
+        highest = max(set(values.pixels) - {IGNORED})
+        names = names or [f"class_{label}" for label in range(highest + 1)]
+    if len(names) < 2:
+        raise ValueError(
+            f"one class, {names[0]!r}: a segmenter needs two, such as background and it"
+        )
+    print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
+    iterations = recipe.iterations_for(len(pairs))
+    return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
+
+
+def _labels_of_table(table: dict[int, str]) -> tuple[dict[int, int], list[str]]:
+    """Value -> label, and the classes; the name 'ignore' is `IGNORED`."""
+    names = [name for name in dict.fromkeys(table.values()) if name != "ignore"]
+    numbers = {name: label for label, name in enumerate(names)} | {"ignore": IGNORED}
+    return {value: numbers[name] for value, name in table.items()}, names
+
+
+def _convert(
+    out: Path, masks: Path, files: Sequence[Path], labels: dict[int, int], values: MaskValues
+) -> Path:
+    """Write masks of labels into a folder beside the config; the folder."""
+    folder = out.with_name(f"{out.stem}_masks").absolute()
+    targets = [folder / file.relative_to(masks).with_suffix(".png") for file in files]
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    pairs = zip(files, targets, strict=True)
+    convert(pairs, labels, unknown=lambda value: name_of(value, values.coloured))
+    shown = ", ".join(f"{name_of(v, values.coloured)} is {label}" for v, label in labels.items())
+    print(f"{folder}: masks of labels ({shown})", file=sys.stderr)
+    return folder
+
+
+def _backbone(args: Namespace) -> recipe.Backbone | None:
+    if args.weights and not args.backbone:
+        raise ValueError("--weights is for --backbone; give both")
+    if not args.backbone:
+        return None
+    from fpn_neck.models.timm_backbone import TimmBackbone
+
+    weights = args.weights and str(Path(args.weights).absolute())
+    model = TimmBackbone(args.backbone, checkpoint=weights)
+    mean, std = ([round(255 * v, 3) for v in values] for values in _statistics(args.backbone))
+    return recipe.Backbone(args.backbone, weights, list(model.out_channels), mean, std)
+
+
+def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of the images, 0..1, that timm gives the model."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return (0.5,) * 3, (0.5,) * 3
+    return config.mean, config.std
+
+
+def _detection(args: Namespace) -> str:
+    photos = args.photos.absolute()
+    content = read_annotations(args.annotations, photos)
+    names = class_names(content)
+    sizes = _sizes([photos / image["file_name"] for image in content["images"]])
+    files = write_splits(content, args.out.with_suffix(""))
+    number = len(content["images"])
+    print(f"{number} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
+    iterations = recipe.iterations_for(number)
+    return recipe.detection_config(photos, files, names, args.model, sizes, iterations)
+
+
+def _sizes(photos: Sequence[Path]) -> recipe.Sizes:
+    """For the median photo of a sample."""
+    from fpn_neck.datasets.check.findings import InvalidFile
+
+    step = max(1, len(photos) // _SAMPLE)
+    try:
+        sizes = [photo_size(photo, header_only=True) for photo in photos[::step]]
+    except InvalidFile as e:
+        raise ValueError(f"a photo can't be read: {e.value}; remove or repair it") from e
+    return recipe.sizes_for(median(w for w, _ in sizes), median(h for _, h in sizes))

@@ -1,0 +1,159 @@
+"""What the pixels of a user's masks say: labels, 0 and 255, a few grey values, or colours."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from fpn_neck.utils.pictures import save_labels
+from fpn_neck.utils.text import first_few
+
+IGNORED = 255  # as in mmseg
+_MOST_COLOURS = 256  # a JPEG's mask has thousands
+_SHIFTS = np.array([1 << 16, 1 << 8, 1])
+
+Value = int  # a grey value, or 65536 r + 256 g + b
+
+
+class MaskValues(NamedTuple):
+    """The values of all masks.
+
+    Attributes:
+        pixels: value -> pixels.
+        coloured: whether they are colours.
+    """
+
+    pixels: Counter[Value]
+    coloured: bool
+
+    def are_labels(self, num_classes: int | None) -> bool:
+        """Whether the values are labels 0..K-1 and `IGNORED` as they are.
+
+        Without a K, at least half of 0..largest must occur.
+        """
+        labels = set(self.pixels) - {IGNORED}
+        if self.coloured or not labels or set(self.pixels) == {0, IGNORED}:
+            return False
+        most = 2 * len(labels) if num_classes is None else num_classes
+        return max(labels) < most
+
+
+def read_values(masks: Iterable[Path]) -> MaskValues:
+    """Count the values of all masks.
+
+    Raises:
+        ValueError: a mask can't be read, or there are more than 256 values; names the file.
+    """
+    pixels: Counter[Value] = Counter()
+    coloured = False
+    for path in masks:
+        values = read_mask(path)
+        coloured |= bool(values.size and values.max() > 0xFFFF) or _has_colours(path)
+        found, counts = np.unique(values, return_counts=True)
+        pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        if len(pixels) > _MOST_COLOURS:
+            raise ValueError(
+                f"{path}: more than {_MOST_COLOURS} different values so far; a mask has one value "
+                "or colour per class, and JPEG or smooth edges mix them: save masks as PNG"
+            )
+    return MaskValues(pixels, coloured)
+
+
+def _has_colours(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.mode in ("RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(H, W) int64: the index or the grey value of a pixel, or 65536 r + 256 g + b.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("1", "P", "L", "I", "I;16", "I;16B"):
+                return np.array(image).astype(np.int64) * (IGNORED if image.mode == "1" else 1)
+            return np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise ValueError(f"{path}: the mask can't be read ({e})") from e
+
+
+def name_of(value: Value, coloured: bool) -> str:
+    """'17' or '#ff0080'."""
+    return f"#{value:06x}" if coloured else str(value)
+
+
+def read_table(path: Path) -> dict[Value, str]:
+    """Colour or grey value -> class, from a file of lines ``name,r,g,b`` or ``name,value``.
+
+    Several values may have one name. The classes are in the file's order.
+
+    Raises:
+        ValueError: a line is neither.
+    """
+    table: dict[Value, str] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for number, (name, *values) in enumerate(filter(None, csv.reader(file)), 1):
+            numbers = [int(v) for v in values if v.strip().isdigit() and int(v) < 256]
+            if len(numbers) != len(values) or len(values) not in (1, 3):
+                if number == 1:
+                    continue  # a header
+                raise ValueError(f"{path}, line {number}: want name,r,g,b or name,value, 0..255")
+            value = numbers[0] if len(numbers) == 1 else int(np.dot(numbers, _SHIFTS))
+            table[value] = name.strip()
+    if not table:
+        raise ValueError(f"{path}: no line name,r,g,b or name,value")
+    return table
+
+
+def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, int]:
+    """Value -> label, the smallest value first: black is 0.
+
+    Raises:
+        ValueError: there are not as many values as names.
+    """
+    ordered = sorted(values.pixels)
+    if names is not None and len(names) != len(ordered):
+        shown = first_few([name_of(v, values.coloured) for v in ordered], 8)
+        raise ValueError(
+            f"--classes names {len(names)} classes, and the masks hold {len(ordered)} values "
+            f"({shown}); give a --table of lines name,r,g,b (or name,value)"
+        )
+    return {value: label for label, value in enumerate(ordered)}
+
+
+def convert(
+    masks: Iterable[tuple[Path, Path]],
+    labels: Mapping[Value, int],
+    *,
+    unknown: Callable[[Value], str] = str,
+) -> None:
+    """Write masks of labels; a value that the table lacks is refused.
+
+    Args:
+        masks: (mask, file to write, a PNG) of each.
+        labels: value -> label, 0..255.
+        unknown: the words for a value in an error.
+
+    Raises:
+        ValueError: a mask holds a value without a label.
+    """
+    known = np.array(sorted(labels), np.int64)
+    targets = np.array([labels[value] for value in known.tolist()], np.uint8)
+    for mask, path in masks:
+        values = read_mask(mask)
+        index = np.searchsorted(known, values).clip(max=len(known) - 1)
+        wrong = values[known[index] != values]
+        if wrong.size:
+            raise ValueError(
+                f"{mask}: {wrong.size} pixels have the value {unknown(int(wrong[0]))}, which is "
+                "in no line of --table; add it, with the name of a class or 'ignore'"
+            )
+        save_labels(targets[index], path)

@@ -1,0 +1,102 @@
+"""Photos and masks in two folders, paired by their names, in a fixed split."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from fpn_neck.utils.photo_files import find_photos
+from fpn_neck.utils.text import first_few
+
+SPLITS = ("train", "val", "all")
+_MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}  # without loss
+_ONE_IN = 8  # photos is for validation
+
+
+def find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Every photo of a folder with its mask, in the order of their names.
+
+    A mask has its photo's path, with another suffix: ``images/a/1.jpg`` and ``masks/a/1.png``. All
+    masks may have one more ending, such as ``1_mask.png``.
+
+    Raises:
+        ValueError: a folder has no files of its kind, or a photo has no mask; names it.
+    """
+    for name, folder in (("images", images), ("masks", masks)):
+        if not folder.is_dir():
+            raise ValueError(f"{name}={str(folder)!r}: no such folder")
+    if images == masks:
+        raise ValueError(f"images and masks are both {images}; put the masks into their own folder")
+    photos = _by_name(find_photos([str(images)], [masks]).photos, images)
+    found = sorted(f for f in masks.rglob("*") if f.suffix.lower() in _MASK_SUFFIXES)
+    files = _by_name(found, masks)
+    if not files:
+        kinds = " ".join(sorted(_MASK_SUFFIXES))
+        raise ValueError(f"masks={str(masks)!r}: no masks there ({kinds})")
+    ending = _ending(photos, files)
+    alone = [photo for name, photo in photos.items() if name + ending not in files]
+    if alone:
+        raise ValueError(
+            f"{len(alone)} of {len(photos)} photos have no mask in {masks}: "
+            f"{first_few([p.name for p in alone])}; a mask has its photo's name, such as "
+            f"{Path(next(iter(photos))).name}{ending}.png; move photos without a mask elsewhere"
+        )
+    return [(photo, files[name + ending]) for name, photo in photos.items()]
+
+
+def _by_name(files: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Path below the folder without suffix -> file.
+
+    Raises:
+        ValueError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{found[name]} and {file} have one name; rename or remove one")
+        found[name] = file
+    return found
+
+
+def _ending(photos: dict[str, Path], masks: dict[str, Path]) -> str:
+    """What all masks' names have after their photos': '' or such as '_mask'."""
+    if not photos.keys().isdisjoint(masks):
+        return ""
+    for mask in masks:
+        starts = [photo for photo in photos if mask.startswith(photo)]
+        if starts:
+            return mask.removeprefix(max(starts, key=len))
+    return ""
+
+
+def of_split(names: Iterable[str], split: str) -> list[str]:
+    """The names of a split, one in eight for validation, and one at least.
+
+    The choice depends on the name only: it stays when other photos are added.
+
+    Args:
+        split: 'train', 'val' or 'all'.
+    """
+    names = list(names)
+    if split == "all":
+        return names
+    hashes = {name: zlib.crc32(name.encode()) for name in names}
+    chosen = {name for name in names if hashes[name] % _ONE_IN == 0}
+    chosen = chosen or {min(names, key=hashes.__getitem__)}
+    return [name for name in names if (name in chosen) == (split == "val")]
+
+
+def split_pairs(images: Path, masks: Path, split: str) -> list[tuple[Path, Path]]:
+    """`find_pairs` of one split.
+
+    Raises:
+        ValueError: see `find_pairs`; there is only one photo.
+    """
+    pairs = {p.relative_to(images).as_posix(): (p, mask) for p, mask in find_pairs(images, masks)}
+    if len(pairs) < 2:
+        raise ValueError(
+            f"images={str(images)!r}: one photo; training and validation need one each"
+        )
+    return [pairs[name] for name in of_split(pairs, split)]

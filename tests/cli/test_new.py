@@ -1,0 +1,222 @@
+"""fpn-neck new: from folders and COCO files to a config that trains, with the right labels."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
+    pytest.importorskip(_package)
+pytest.importorskip("mmdet.models")
+
+from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
+
+from fpn_neck.cli import new  # noqa: E402
+from fpn_neck.mm.config.load import load_config  # noqa: E402
+
+COLOURS = np.array([(0, 0, 0), (0, 0, 9), (0, 9, 0), (9, 0, 0), (9, 9, 9), (70, 9, 9), (80, 0, 0)])
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the verb; the config."""
+
+    def call(*arguments):
+        out = tmp_path / "mine.py"
+        monkeypatch.setattr(sys, "argv", ["new", *map(str, arguments), "--out", str(out)])
+        new.main()
+        assert len(out.read_text().splitlines()) <= 20
+        return load_config(str(out))
+
+    return call
+
+
+@pytest.fixture
+def photos(shapes_root, tmp_path):
+    return shutil.copytree(shapes_root / "train/images", tmp_path / "photos")
+
+
+@pytest.fixture
+def make_masks(shapes_root, tmp_path):
+    """A folder of masks, each from labels 0..6."""
+
+    def make(change, ending=""):
+        folder = tmp_path / "masks"
+        folder.mkdir()
+        for path in (shapes_root / "train/labels").iterdir():
+            mask = change(np.array(Image.open(path)))
+            Image.fromarray(mask.astype(np.uint8)).save(folder / f"{path.stem}{ending}.png")
+        return folder
+
+    return make
+
+
+def samples(cfg, split):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return DATASETS.build(cfg[f"{split}_dataloader"].dataset)
+
+
+def expected_labels(shapes_root, path):
+    return np.array(Image.open(shapes_root / f"train/labels/{Path(path).stem}.png"))
+
+
+def assert_labels(cfg, shapes_root, change):
+    """Training and validation have all photos, each once, with these labels."""
+    found = [samples(cfg, split) for split in ("train", "val")]
+    paths = [dataset.get_data_info(i)["img_path"] for dataset in found for i in range(len(dataset))]
+    assert len(paths) == len(set(paths)) == 10 and len(found[1]) >= 1
+    for dataset in found:
+        assert dataset.metainfo["classes"] == cfg.classes
+        for i in range(len(dataset)):
+            info = dataset.get_data_info(i)
+            mask = np.array(Image.open(info["seg_map_path"]))
+            np.testing.assert_array_equal(
+                mask, change(expected_labels(shapes_root, info["img_path"]))
+            )
+
+
+def test_masks_of_labels_are_taken_as_they_are(
+    run, photos, make_masks, shapes_root, call_tool, tmp_path
+):
+    masks = make_masks(lambda labels: labels)
+    cfg = run("segmentation", "--images", photos, "--masks", masks)
+    assert cfg.model.decode_head.num_classes == 7 and not (tmp_path / "mine_masks").exists()
+    assert_labels(cfg, shapes_root, lambda labels: labels)
+    short = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "model.backbone.checkpoint=None"]
+    work = ["--work-dir", tmp_path / "work", "--cfg-options", *short]
+    done = call_tool("train", tmp_path / "mine.py", *work)
+    assert done.returncode == 0, done.stderr
+    done = call_tool(
+        "predict",
+        tmp_path / "mine.py",
+        tmp_path / "work/iter_1.pth",
+        photos,
+        "--out",
+        tmp_path / "out",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out/labels").iterdir())) == 10
+
+
+def test_0_and_255_become_two_classes(run, photos, make_masks, shapes_root):
+    masks = make_masks(lambda labels: (labels > 0) * 255, "_mask")
+    arguments = ["--images", photos, "--masks", masks, "--classes", "background,object"]
+    cfg = run("segmentation", *arguments)
+    assert cfg.classes == ("background", "object")
+    assert_labels(cfg, shapes_root, lambda labels: labels > 0)
+
+
+def test_colours_become_labels_black_first(run, photos, make_masks, shapes_root):
+    masks = make_masks(lambda labels: COLOURS[labels])
+    cfg = run("segmentation", "--images", photos, "--masks", masks)
+    occurring = sorted(
+        {
+            tuple(COLOURS[v])
+            for p in (shapes_root / "train/labels").iterdir()
+            for v in np.unique(Image.open(p))
+        }
+    )
+    order = np.array([occurring.index(tuple(c)) if tuple(c) in occurring else 0 for c in COLOURS])
+    assert_labels(cfg, shapes_root, lambda labels: order[labels])
+
+
+def test_a_table_names_and_joins_colours(run, photos, make_masks, shapes_root, tmp_path):
+    masks = make_masks(lambda labels: COLOURS[labels])
+    names = ["ground", "round", "edged", "edged", "ignore", "round", "edged"]
+    lines = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(names, COLOURS, strict=True)]
+    (tmp_path / "table.csv").write_text("name,r,g,b\n" + "\n".join(lines))
+    arguments = ["--images", photos, "--masks", masks, "--table", tmp_path / "table.csv"]
+    cfg = run("segmentation", *arguments)
+    assert cfg.classes == ("ground", "round", "edged")
+    numbers = np.array([0, 1, 2, 2, 255, 1, 2])
+    assert_labels(cfg, shapes_root, lambda labels: numbers[labels])
+
+
+def test_a_timm_backbone_brings_its_channels_and_statistics(run, photos, make_masks):
+    masks = make_masks(lambda labels: labels)
+    cfg = run("segmentation", "--images", photos, "--masks", masks, "--backbone", "resnet18")
+    assert cfg.model.backbone.model_name == "resnet18" and cfg.model.backbone.frozen_levels == 0
+    assert cfg.model.neck.in_channels == [64, 128, 256, 512]
+    assert cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+
+
+@pytest.mark.parametrize("model", ["faster-rcnn", "mask-rcnn", "retinanet", "rpn"])
+def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
+    file = shapes_root / "annotations/instances_train.json"
+    cfg = run("detection", "--photos", photos, "--annotations", file, "--model", model)
+    content = json.loads(file.read_text())
+    assert cfg.classes == tuple(c["name"] for c in content["categories"])
+    found = [samples(cfg, split) for split in ("train", "val")]
+    paths = [
+        info["img_path"]
+        for dataset in found
+        for info in map(dataset.get_data_info, range(len(dataset)))
+    ]
+    assert len(set(paths)) == len(paths) == 10
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    ids = {image["file_name"]: image["id"] for image in content["images"]}
+    for dataset in found:
+        for info in map(dataset.get_data_info, range(len(dataset))):
+            number = ids[Path(info["img_path"]).name]
+            expected = [
+                names[a["category_id"]] for a in content["annotations"] if a["image_id"] == number
+            ]
+            assert [cfg.classes[o["bbox_label"]] for o in info["instances"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda photos, masks: next(masks.iterdir()).unlink(), "1 of 10 photos have no mask"),
+        (lambda photos, masks: [p.unlink() for p in sorted(photos.iterdir())[1:]], "one photo"),
+        (lambda photos, masks: shutil.rmtree(masks), "no such folder"),
+        (lambda photos, masks: [p.unlink() for p in masks.iterdir()], "no masks there"),
+        (lambda photos, masks: sorted(masks.iterdir())[0].write_bytes(b"no"), "can't be read"),
+        (
+            lambda photos, masks: shutil.copy(
+                *[sorted(photos.iterdir())[0], photos / "000000.jpeg"]
+            ),
+            "one name",
+        ),
+    ],
+    ids=["a lost mask", "one photo", "no folder", "no masks", "unreadable", "two of a name"],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    run, photos, make_masks, tmp_path, change, words
+):
+    masks = make_masks(lambda labels: labels)
+    for path in [*photos.iterdir(), *masks.iterdir()]:
+        path.rename(path.with_stem(f"{int(path.stem) % 10:06d}"))
+    change(photos, masks)
+    with pytest.raises(ValueError, match=words):
+        run("segmentation", "--images", photos, "--masks", masks)
+    assert not (tmp_path / "mine.py").exists()
+
+
+def test_too_few_names_and_smooth_masks_are_named(run, photos, make_masks):
+    masks = make_masks(lambda labels: COLOURS[labels])
+    arguments = ["segmentation", "--images", photos, "--masks", masks]
+    with pytest.raises(ValueError, match="--classes names 2 classes, and the masks hold"):
+        run(*arguments, "--classes", "a,b")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    Image.fromarray(noise).save(next(masks.iterdir()))
+    with pytest.raises(ValueError, match="more than 256 different values"):
+        run(*arguments)
+
+
+def test_another_config_is_kept(run, photos, make_masks, tmp_path):
+    (tmp_path / "mine.py").write_text("mine = 1")
+    with pytest.raises(ValueError, match="--force"):
+        run("segmentation", "--images", photos, "--masks", make_masks(lambda labels: labels))
+    assert (tmp_path / "mine.py").read_text() == "mine = 1"
+
+
+def test_lost_photos_of_a_coco_file_are_named(run, photos, shapes_root):
+    sorted(photos.iterdir())[0].unlink()
+    file = shapes_root / "annotations/instances_train.json"
+    with pytest.raises(ValueError, match="names 1 photos that are not in"):
+        run("detection", "--photos", photos, "--annotations", file)
