@@ -74,6 +74,14 @@ def test_images_that_fill_up_the_last_batch_are_counted_once(run_toy):
     assert metrics["count"] == metrics["images"] == 7
 
 
+def test_processes_exchange_their_losses_before_a_log_and_a_checkpoint_not_in_every_step(run_toy):
+    """A step takes some ms, so that all are read before 2 s have passed."""
+    assert set(run_toy("none")["reads"]) >= set(range(1, 21))
+    reads = set(run_toy("pytorch")["reads"])
+    assert reads >= {5, 10, 15, 20}
+    assert len(reads) < 12
+
+
 def test_the_death_of_one_process_ends_the_other(tmp_path):
     first, second = toy("slurm", tmp_path, "die")
     assert second.returncode == -signal.SIGKILL

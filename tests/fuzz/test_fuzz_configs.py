@@ -39,6 +39,7 @@ PARTS = [
     (registry.HOOKS, "PicturesHook", {"count": 3, "with_photo": True}),
     (registry.HOOKS, "SummaryHook", {}),
     (registry.HOOKS, "FiniteLossHook", {"skip": False}),
+    (registry.HOOKS, "RuntimeInfoHook", {"interval": 1}),
     (registry.HOOKS, "RandomnessHook", {}),
     (registry.HOOKS, "TerminationHook", {}),
     (registry.HOOKS, "ValidationHook", {}),
@@ -57,6 +58,7 @@ RULES = {
     "count": lambda v: type(v) in (int, np.int64) and v > 0,
     "with_photo": lambda v: isinstance(v, bool),
     "skip": lambda v: isinstance(v, bool),
+    "interval": lambda v: v is None or type(v) in (int, np.int64) and v > 0,
     "background": lambda v: type(v) in (int, np.int64) and v >= 0,
     "loss_stride": lambda v: type(v) in (int, np.int64) and v > 0,
 }

@@ -33,6 +33,7 @@ from fpn_neck.mm.distributed.consensus import (
 )
 from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group
 from fpn_neck.mm.training.install_hooks import install_hooks
+from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
 from fpn_neck.utils.command_line import run_tool
 
 STEPS, BATCH = 20, 4
@@ -89,6 +90,19 @@ class Signalled(Hook):
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if runner.iter == 3 and get_rank() == 1:
             os.kill(os.getpid(), self.number)
+
+
+class Reads(Hook):
+    """At which steps the processes read the values of their steps together."""
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self.steps: set[int] = set()
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        info = find_runtime_info(runner)
+        self.steps |= {info.values.last_read} if info else set()
 
 
 class Spoiled(Hook):
@@ -157,6 +171,8 @@ def run() -> int | None:
             runner.register_hook(Spoiled())
         elif task:
             runner.register_hook(Signalled(signal.SIGKILL if task == ["die"] else signal.SIGTERM))
+        reads = Reads()
+        runner.register_hook(reads)
         runner.train()
         scalars = runner.message_hub.log_scalars
         weights = {name: p.flatten().tolist() for name, p in runner.model.named_parameters()}
@@ -166,7 +182,7 @@ def run() -> int | None:
             losses = scalars["train/loss"].data[0].tolist()
             names = "count", "images", "sum"
             metrics = {name: scalars[f"val/{name}"].current() for name in names}
-            found = dict(losses=losses, metrics=metrics, weights=weights)
+            found = dict(losses=losses, metrics=metrics, weights=weights, reads=[*reads.steps])
             print("found:", json.dumps(found | {"same": same[0] == same[-1]}))
 
 
