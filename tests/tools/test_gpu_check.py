@@ -7,6 +7,7 @@ import time
 
 import gpu_check
 import pytest
+from benchmarks.goals import MEASUREMENTS
 from helpers.project import PROJECT
 
 PARTS = ["imports", "tests", "scenes", "training, fpn_neck", "training, mmseg", "speed and memory"]
@@ -32,7 +33,7 @@ def test_every_part_runs(tmp_path):
     assert ours > 0 and theirs > 0 and ratio == pytest.approx(ours / theirs, abs=0.01)
 
     results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
-    assert len({result["measurement"] for result in results}) == 12
+    assert len({result["measurement"] for result in results}) == len(MEASUREMENTS)
     assert "left out" not in (tmp_path / "benchmark.txt").read_text().replace("CUDA graph", "")
     table = text[text.index("### Goals") :]
     assert table.count(" yes |") + table.count(" NO |") >= 18
@@ -76,6 +77,6 @@ def test_what_fails_or_comes_too_late_is_named(tmp_path):
     ],
 )
 def test_outcomes_are_read_from_pytests_lines(tmp_path, line):
-    others = "FAILED tests/devices/test_device_neck.py::test_sizes[cuda-1 px] - assert 1 == 2\n"
-    (tmp_path / "tests.txt").write_text(f"== tests\n{line}\n{others}")
+    again = "FAILED tests/devices/test_device_neck.py::test_sizes[cuda-one pixel] - assert 0\n"
+    (tmp_path / "tests.txt").write_text(f"== tests\n{line}\n{again}")
     assert "Tests: 1 failed\n" in gpu_check.summary([], tmp_path, [{}, {}])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count, product
-from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple
 
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case
+from benchmarks.exported import onnxruntime, openvino
 from benchmarks.measure import Contestant, Maps, Skip
 from fpn_neck import fast
 
@@ -102,8 +100,8 @@ def _makers(case: Case, ours: nn.Module) -> dict[str, Callable[[str, list[Tensor
     makers |= _in_both_layouts(PLAIN, Way(plain=True), lambda w: in_way(builders[OURS], w))
     if case.exported and case.device == "cpu":
         exported = builders[case.exported]
-        makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: _onnxruntime(name, exported(), x)
-        makers[f"{case.exported}, OpenVINO"] = lambda name, x: _openvino(name, exported(), x)
+        makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: onnxruntime(name, exported(), x)
+        makers[f"{case.exported}, OpenVINO"] = lambda name, x: openvino(name, exported(), x)
     return makers
 
 
@@ -216,55 +214,3 @@ def _graphed(call: Callable[[list[Tensor]], Maps], inputs: list[Tensor]) -> Call
         return outs
 
     return replay
-
-
-def _export(module: nn.Module, inputs: Sequence[Tensor], path: Path) -> list[str]:
-    names = [f"input{i}" for i in range(len(inputs))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        options = {"input_names": names, "dynamo": False}
-        maps = [x.float() for x in inputs]
-        torch.onnx.export(module.eval(), (maps,), str(path), **options)
-    return names
-
-
-def _onnxruntime(name: str, module: nn.Module, inputs: list[Tensor]) -> Contestant:
-    try:
-        import onnx  # noqa: F401 (the exporter's)
-        import onnxruntime
-    except ImportError as e:
-        raise Skip(f"not installed ({e})") from e
-    if inputs[0].dtype != torch.float32:
-        raise Skip("in float32 only")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        names = _export(module, inputs, path)
-        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    feed = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
-    return Contestant(name, lambda: session.run(None, feed))
-
-
-def _openvino(name: str, module: nn.Module, inputs: list[Tensor]) -> Contestant:
-    try:
-        import openvino
-    except ImportError as e:
-        raise Skip(f"not installed ({e})") from e
-    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[inputs[0].dtype]  # of the arithmetic
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": hint,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        _export(module, inputs, path)
-        model = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", settings)
-    request, feed = model.create_infer_request(), [x.float().numpy() for x in inputs]
-
-    def run() -> Maps:
-        results = request.infer(feed, share_inputs=True)
-        return [results[i] for i in range(len(results))]
-
-    return Contestant(name, run)
