@@ -40,17 +40,29 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     check_flag("align_corners", align_corners)
     if len(check_wholes("size", size, 1)) != 2:
         raise ValueError(f"size={size!r}: expected (H, W)")
-    labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
-    for i in range(len(logits)):
-        image = slice(i, i + 1)
-        fill_labels(
-            RowMap.from_tensor(logits[image]).finite().resize(size, align_corners), labels[image]
-        )
+    return label_map_operator(logits, *size, align_corners)
+
+
+@torch.library.custom_op("fpn_neck::label_map", mutates_args=())
+def label_map_operator(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """`label_map` as an operator of torch, for torch.compile and torch.export."""
+    labels = logits.new_empty((len(logits), height, width), dtype=torch.int64)
+    together = 1 if logits.device.type == "cpu" else max(1, len(logits))
+    with torch.no_grad():
+        for i in range(0, len(logits), together):
+            images = slice(i, i + together)
+            maps = RowMap.from_tensor(logits[images]).finite()
+            fill_labels(maps.resize((height, width), align_corners), labels[images])
     return labels
 
 
+@label_map_operator.register_fake
+def _(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    return logits.new_empty((logits.shape[0], height, width), dtype=torch.int64)
+
+
 def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
-    """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
+    """Write the largest logit's index into ``labels`` (N, H, W), a few rows at a time.
 
     For one logit: 1 where its sigmoid is above the threshold, else 0.
 
@@ -60,11 +72,11 @@ def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
     """
     if logits.shape[1] == 1:
         logits = logits.binary(threshold)
-    height, width = labels.shape[1:]
-    if labels.device.type != "cpu" or not eager():
+    if len(labels) > 1 or labels.device.type != "cpu" or not eager():
         for rows, strip in logits.strips():
             labels[:, rows] = strip.max(1).indices  # on a CPU in half the time of argmax
         return
+    height, width = labels.shape[1:]
     across = logits.taps[1].tensors(labels.device)
     step = max(1, _PIXELS // max(1, width))
     for start in range(0, height, step):
@@ -84,8 +96,8 @@ def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels
     first, last = down.span()
     x = source.rows(first, last)
     x = x.float() if x.element_size() < 4 else x
-    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(x.device), across
-    y_cells -= first
+    y_cells, y_weights = down.moved(first, last).tensors(x.device)
+    x_cells, x_weights = across
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)
     for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
