@@ -7,7 +7,7 @@ see `fpn_neck.strips.full_size_loss`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,24 +53,16 @@ class ClassSums(NamedTuple):
         classes = log_p.shape[1]
         zeros = log_p.new_zeros(classes, dtype=torch.float64)
 
-        def by_label(values: Tensor) -> Tensor:
-            if values.device.type == "cpu":
-                return zeros.index_add(0, labels.flatten(), values.double().flatten())
-            # float64 is slow on a GPU; so are many additions to one number. So first by rows.
-            rows = values.float().flatten(0, -2)
-            sums = rows.new_zeros(len(rows), classes)
-            return sums.scatter_add(1, labels.flatten(0, -2), rows).sum(0, dtype=torch.float64)
-
         def by_class(values: Tensor) -> Tensor:
             return (values * pixels.unsqueeze(1)).sum((0, 2, 3)).double()
 
         own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
         p = log_p.exp() if "all_p" in reads else None
         return cls(
-            pixels=by_label(pixels),
-            log_p=by_label(own * pixels) if "log_p" in reads else zeros,
-            p=by_label(own.exp() * pixels) if "p" in reads else zeros,
-            correct=by_label((log_p.max(1).indices == labels) * pixels)
+            pixels=sum_by_label(pixels, labels, classes),
+            log_p=sum_by_label(own * pixels, labels, classes) if "log_p" in reads else zeros,
+            p=sum_by_label(own.exp() * pixels, labels, classes) if "p" in reads else zeros,
+            correct=sum_by_label((log_p.max(1).indices == labels) * pixels, labels, classes)
             if "correct" in reads
             else zeros,
             all_p=zeros if p is None else by_class(p),
@@ -194,7 +186,7 @@ class ClassLoss(PixelLoss):
         reads: what it takes from `ClassSums`, beside ``pixels`` and ``size``.
     """
 
-    reads: ClassVar[frozenset[str]] = frozenset()
+    reads: frozenset[str] = frozenset()
 
     def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
         return self.of_classes(ClassSums.of(log_p, labels, pixels, self.reads))
@@ -212,6 +204,8 @@ class CrossEntropyLoss(ClassLoss):
         avg_non_ignore: True (default, as in torch) divides by the weights of the labelled pixels;
             False divides by the number of all pixels, also the ignored, as mmseg's loss does by
             default.
+        label_smoothing: e in [0, 1]; as in torch, ``w_t log p_t`` becomes ``(1 - e) w_t log p_t``
+            and e times the mean over the classes of ``w_c log p_c``.
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
@@ -226,6 +220,7 @@ class CrossEntropyLoss(ClassLoss):
         *,
         ignore_index: int = 255,
         avg_non_ignore: bool = True,
+        label_smoothing: float = 0.0,
         loss_weight: float = 1.0,
         loss_name: str = "loss_ce",
     ) -> None:
@@ -233,16 +228,22 @@ class CrossEntropyLoss(ClassLoss):
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
         self.avg_non_ignore = check_flag("avg_non_ignore", avg_non_ignore)
+        if check_number("label_smoothing", label_smoothing) > 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: expected at most 1")
+        self.label_smoothing = float(label_smoothing)
+        if label_smoothing:
+            self.reads = self.reads | {"all_log_p"}
 
     def of_classes(self, sums: ClassSums) -> Tensor:
         """(sum of the weighted losses, its divisor)."""
-        log_p, pixels = sums.log_p, sums.pixels
-        if self.class_weight is not None:
-            log_p, pixels = log_p * self.class_weight, pixels * self.class_weight
-        count = pixels.sum()
+        weights = torch.ones_like(sums.pixels) if self.class_weight is None else self.class_weight
+        count = (weights * sums.pixels).sum()
         if not self.avg_non_ignore:
             count = torch.full_like(count, sums.size)
-        return torch.stack((-log_p.sum(), count))
+        log_p = sums.log_p
+        if self.label_smoothing:
+            log_p = torch.lerp(log_p, sums.all_log_p / len(log_p), self.label_smoothing)
+        return torch.stack((-(weights * log_p).sum(), count))
 
     def value(self, sums: Tensor) -> Tensor:
         total, count = sums
@@ -318,6 +319,17 @@ class PixelAccuracy(ClassLoss):
     def value(self, sums: Tensor) -> Tensor:
         correct, count = sums
         return (100 * correct / count.clamp(min=_TINY)).float()
+
+
+def sum_by_label(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Sums (classes,), float64, of values of pixels with a label, both (N, H, W)."""
+    if values.device.type == "cpu":
+        sums = values.new_zeros(classes, dtype=torch.float64)
+        return sums.index_add(0, labels.flatten(), values.double().flatten())
+    # float64 is slow on a GPU, and so are many additions to one number. So first rows are summed.
+    rows = values.float().flatten(0, -2)
+    sums = rows.new_zeros(len(rows), classes)
+    return sums.scatter_add(1, labels.flatten(0, -2), rows).sum(0, dtype=torch.float64)
 
 
 def count_classes(logits: Tensor) -> int:

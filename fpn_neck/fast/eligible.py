@@ -59,18 +59,19 @@ def eager() -> bool:
     )
 
 
-def takes_triton(x: Tensor) -> bool:
-    """Whether Triton's kernels serve a map: they are on, can run here, and know its dtype.
+def may_take_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels know a map's device and dtype; it does not depend on `enable`.
 
     Triton's interpreter (``TRITON_INTERPRET=1``, for tests) runs them on a CPU.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return (
-        _enabled
-        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and (x.device.type == "cuda" or interpreted)
-        and cuda.available()
-    )
+    known = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return known and (x.device.type == "cuda" or interpreted)
+
+
+def takes_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels serve a map: they are on and can run here."""
+    return _enabled and may_take_triton(x) and cuda.available()
 
 
 def has_global_hooks() -> bool:

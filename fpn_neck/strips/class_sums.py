@@ -9,13 +9,14 @@ pixel's logit of class k is::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fpn_neck.losses import ClassSums, check_range
+from fpn_neck.losses import check_range, sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
 
 
@@ -84,27 +85,30 @@ def compute_dtype(logits: Tensor) -> torch.dtype:
 
 
 def class_sums(
-    logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: frozenset[str]
-) -> tuple[Tensor, Tensor]:
-    """See `fpn_neck.strips.operators.class_sums`."""
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    align_corners: bool,
+    reads: frozenset[str],
+    lse: Tensor | None = None,
+) -> Tensor:
+    """See `fpn_neck.strips.operators.class_sums`; ``lse`` is filled, if it is given."""
     maps = ResizedLogits(logits, target, ignore_index, align_corners)
     total = logits.new_zeros((6, maps.classes), dtype=torch.float64)
-    lse = logits.new_empty(target.shape, dtype=maps.dtype)
     for strip in maps.strips():
         labels, pixels = maps.labels(strip)
         check_range(labels, maps.classes, ignore_index)
-        values = maps.values(strip)
-        log_p = values.log_softmax(1)
-        torch.sub(values[:, 0], log_p[:, 0], out=lse[strip.images, strip.start : strip.end])
-        total += torch.stack(ClassSums.of(log_p, labels, pixels, reads)[:6])
-    return total, lse
+        part = _Part(maps.values(strip), labels, pixels, reads)
+        if lse is not None:
+            lse[strip.images, strip.start : strip.end] = part.lse()
+        total += part.sums()
+    return total
 
 
 def class_sums_backward(
     derivatives: Tensor,
     logits: Tensor,
     target: Tensor,
-    lse: Tensor,
     ignore_index: int,
     align_corners: bool,
     reads: frozenset[str],
@@ -114,12 +118,81 @@ def class_sums_backward(
     derivatives = derivatives.to(maps.dtype)
     grad = torch.zeros_like(logits, dtype=maps.dtype)
     for strip in maps.strips():
-        labels, pixels = maps.labels(strip)
-        p = maps.values(strip)
-        p = p.sub_(lse[strip.images, None, strip.start : strip.end]).exp_()
-        by_pixel = _gradient(p, labels, pixels, derivatives, reads)
+        p = maps.values(strip).softmax(1)
+        by_pixel = _gradient(p, *maps.labels(strip), derivatives, reads)
         grad[maps.cells(strip)] += maps.resize.transposed(by_pixel, strip.start, strip.end)
     return grad.to(logits.dtype)
+
+
+class _Part:
+    """`ClassSums` of one strip, in as few passes over its logits as can be."""
+
+    def __init__(
+        self, values: Tensor, labels: Tensor, pixels: Tensor, reads: frozenset[str]
+    ) -> None:
+        self.values, self.labels, self.pixels, self.reads = values, labels, pixels, reads
+        self.p = values.softmax(1) if reads & {"p", "all_p"} else None
+        self.log_p = values.log_softmax(1) if self.p is None or "all_log_p" in reads else None
+
+    @cached_property
+    def top(self) -> Tensor:
+        """The largest logits, (n, rows, W)."""
+        return self.values.amax(1)
+
+    @cached_property
+    def log_top_p(self) -> Tensor:
+        """Logarithms of the largest probabilities, which are at least 1 / K."""
+        return self.p.amax(1).log() if self.log_p is None else self.log_p.amax(1)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The labels' logits."""
+        return self._of_label(self.values)
+
+    @cached_property
+    def own_log_p(self) -> Tensor:
+        """Logarithms of the labels' probabilities."""
+        if self.log_p is None:
+            return self.own - self.top + self.log_top_p
+        return self._of_label(self.log_p)
+
+    def lse(self) -> Tensor:
+        return self.top - self.log_top_p
+
+    def sums(self) -> Tensor:
+        """(6, K), float64."""
+        zeros = self.values.new_zeros(self.values.shape[1], dtype=torch.float64)
+        makers: dict[str, Callable[[], Tensor]] = {
+            "pixels": lambda: self._by_label(self.pixels),
+            "log_p": lambda: self._by_label(self.own_log_p * self.pixels),
+            "p": lambda: self._by_label(self.own_log_p.exp() * self.pixels),
+            "correct": lambda: self._by_label(self._is_first() * self.pixels),
+            "all_p": lambda: self._of_all(self.p),
+            "all_log_p": lambda: self._of_all(self.log_p),
+        }
+        reads = {"pixels", *self.reads}
+        return torch.stack([make() if name in reads else zeros for name, make in makers.items()])
+
+    def _is_first(self) -> Tensor:
+        """Whether the label's logit is the largest, and the first of equal ones."""
+        if self.values.device.type != "cpu":
+            return self.values.max(1).indices == self.labels
+        # On a CPU, `max` with indices takes ten times as long as everything here.
+        largest = self.values == self.top.unsqueeze(1)
+        if int(largest.count_nonzero()) > self.labels.numel():
+            return self.values.max(1).indices == self.labels
+        return self.own == self.top
+
+    def _of_label(self, values: Tensor) -> Tensor:
+        return values.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+
+    def _by_label(self, values: Tensor) -> Tensor:
+        return sum_by_label(values, self.labels, self.values.shape[1])
+
+    def _of_all(self, values: Tensor | None) -> Tensor:
+        """Sum of a map's classes; the map is spoilt, so this comes last."""
+        assert values is not None
+        return values.mul_(self.pixels.unsqueeze(1)).sum((0, 2, 3)).double()
 
 
 def _gradient(
@@ -128,9 +201,11 @@ def _gradient(
     """Gradient of a strip's logits, (n, K, rows, W), in the memory of their probabilities."""
     _, by_log_p, by_p, _, by_all_p, by_all_log_p = derivatives
     labels = labels.unsqueeze(1)
-    own = by_log_p[labels]
+    by_log_p = by_log_p if "log_p" in reads else torch.zeros_like(by_log_p)
+    own = by_log_p.index_select(0, labels.flatten()).view(labels.shape)
     if "p" in reads:
-        own.addcmul_(by_p[labels], p.gather(1, labels))
+        by_own = by_p.index_select(0, labels.flatten()).view(labels.shape)
+        own.addcmul_(by_own, p.gather(1, labels))
     own *= pixels.unsqueeze(1)
     rest = -own
     if "all_p" in reads:

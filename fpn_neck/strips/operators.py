@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.eligible import takes_triton
+from fpn_neck.fast.eligible import may_take_triton, takes_triton
 from fpn_neck.strips import class_sums as strips
 
 
@@ -29,15 +29,19 @@ def class_sums(
 
     Returns:
         sums: (6, K), float64, in the order of `fpn_neck.losses.ClassSums`.
-        lse: (N, H, W), float32, or float64 as the logits: the logarithm of every pixel's sum of
-            ``exp(logit)``; for the backward pass.
+        lse: for Triton's backward pass (N, H, W), float32, the logarithm of every pixel's sum of
+            ``exp(logit)``; without Triton empty.
 
     Raises:
         ValueError: a label is out of range; on a GPU see `fpn_neck.losses.check_range`.
     """
     names = frozenset(reads.split())
     if not takes_triton(logits):
-        return strips.class_sums(logits, target, ignore_index, align_corners, names)
+        lse = _new_lse(logits, target)
+        sums = strips.class_sums(
+            logits, target, ignore_index, align_corners, names, lse if lse.numel() else None
+        )
+        return sums, lse
     raise NotImplementedError
 
 
@@ -46,7 +50,12 @@ def _(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: str
 ) -> tuple[Tensor, Tensor]:
     sums = logits.new_empty((6, logits.shape[1]), dtype=torch.float64)
-    return sums, logits.new_empty(target.shape, dtype=strips.compute_dtype(logits))
+    return sums, _new_lse(logits, target)
+
+
+def _new_lse(logits: Tensor, target: Tensor) -> Tensor:
+    shape = target.shape if may_take_triton(logits) else (0,)
+    return logits.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("fpn_neck::class_sums_backward", mutates_args=())
@@ -63,7 +72,7 @@ def class_sums_backward(
     names = frozenset(reads.split())
     if not takes_triton(logits):
         return strips.class_sums_backward(
-            derivatives, logits, target, lse, ignore_index, align_corners, names
+            derivatives, logits, target, ignore_index, align_corners, names
         )
     raise NotImplementedError
 
