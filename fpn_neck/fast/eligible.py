@@ -71,7 +71,7 @@ def may_take_triton(x: Tensor) -> bool:
 
 def takes_triton(x: Tensor) -> bool:
     """Whether Triton's kernels serve a map: they are on and can run here."""
-    return _enabled and may_take_triton(x) and cuda.available()
+    return _enabled and may_take_triton(x) and x.numel() > 0 and cuda.available()
 
 
 def has_global_hooks() -> bool:

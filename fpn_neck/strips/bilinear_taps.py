@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fpn_neck.fast.cuda.axis import Axis
+
 _REMEMBERED = 256  # taps of sizes, of crops and of strips
 _BLOCK = 64  # outputs
 
@@ -53,8 +55,8 @@ class Taps:
 
     def __init__(self, inputs: int, indices: Tensor, weights: Tensor) -> None:
         self.inputs, self.indices, self.weights = inputs, indices, weights
-        self._copies: dict[tuple[torch.device, torch.dtype, torch.dtype], tuple] = {}
-        self._users: dict[torch.device, Tensor] = {}
+        self._copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._axes: dict[torch.device, Axis] = {}
         self._blocks: dict[tuple[torch.device, torch.dtype], list[Block]] = {}
 
     def __len__(self) -> int:
@@ -87,34 +89,34 @@ class Taps:
         """The first input in use and the one after the last."""
         return int(self.indices[0].min()), int(self.indices[-1].max()) + 1
 
-    def tensors(
-        self,
-        device: torch.device,
-        weights: torch.dtype = torch.float64,
-        indices: torch.dtype = torch.int64,
-    ) -> tuple[Tensor, Tensor]:
-        """Indices and weights, each (outputs, S), on a device and of these dtypes."""
-        key = device, weights, indices
+    def tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices, int64, and weights, each (outputs, S); dtype and device of a tensor."""
+        key = like.device, like.dtype
         if key not in self._copies:
             with torch.inference_mode(False):
-                copies = self.indices.to(device, indices), self.weights.to(device, weights)
+                copies = self.indices.to(like.device), self.weights.to(like)
             if _in_mode():
                 return copies
             self._copies[key] = copies
         return self._copies[key]
 
-    def users(self, device: torch.device) -> Tensor:
-        """(inputs, 2), int32: first output among whose taps an input may be, one after the last."""
-        if device not in self._users:
+    def axis(self, device: torch.device) -> Axis:
+        """As the kernels of a GPU take them."""
+        if device not in self._axes:
             with torch.inference_mode(False):
                 inputs = torch.arange(self.inputs, device="cpu")
                 start = torch.searchsorted(self.indices.amax(1), inputs)
                 end = torch.searchsorted(self.indices.amin(1), inputs, right=True)
-                users = torch.stack((start, end.maximum(start)), 1).to(device, torch.int32)
+                users = torch.stack((start, end.maximum(start)), 1)
+                axis = Axis(
+                    self.indices.to(device, torch.int32),
+                    self.weights.to(device, torch.float32),
+                    users.to(device, torch.int32),
+                )
             if _in_mode():
-                return users
-            self._users[device] = users
-        return self._users[device]
+                return axis
+            self._axes[device] = axis
+        return self._axes[device]
 
     def blocks(self, like: Tensor) -> list[Block]:
         """Small matrices that together are `matrix`; dtype and device of a tensor.
@@ -141,7 +143,7 @@ class Taps:
 
         It is not kept: at the size of a photo it is large.
         """
-        indices, weights = self.tensors(like.device, like.dtype)
+        indices, weights = self.tensors(like)
         return like.new_zeros(len(self), self.inputs).scatter_add_(1, indices, weights)
 
 

@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpn_neck.fast.cuda.axis import Axis
+from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
 from fpn_neck.fast.eligible import may_take_triton, takes_triton
+from fpn_neck.losses import check_range
 from fpn_neck.strips import class_sums as strips
+from fpn_neck.strips.bilinear_taps import Taps
+
+_DENSE = {"p", "all_p", "all_log_p"}  # their gradient needs a sum over the classes
 
 
 @torch.library.custom_op("fpn_neck::class_sums", mutates_args=())
@@ -42,7 +48,14 @@ def class_sums(
             logits, target, ignore_index, align_corners, names, lse if lse.numel() else None
         )
         return sums, lse
-    raise NotImplementedError
+    check_range(target.where(target != ignore_index, 0), logits.shape[1], ignore_index)
+    return loss_sums(
+        logits,
+        target,
+        *_axes(logits, target, align_corners),
+        ignore_index=ignore_index,
+        dense=not names.isdisjoint({"all_p", "all_log_p"}),
+    )
 
 
 @class_sums.register_fake
@@ -51,6 +64,12 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     sums = logits.new_empty((6, logits.shape[1]), dtype=torch.float64)
     return sums, _new_lse(logits, target)
+
+
+def _axes(logits: Tensor, target: Tensor, align_corners: bool) -> list[Axis]:
+    """Of rows and columns."""
+    sizes = zip(logits.shape[2:], target.shape[1:], strict=True)
+    return [Taps.linear(*size, align_corners).axis(logits.device) for size in sizes]
 
 
 def _new_lse(logits: Tensor, target: Tensor) -> Tensor:
@@ -74,7 +93,8 @@ def class_sums_backward(
         return strips.class_sums_backward(
             derivatives, logits, target, ignore_index, align_corners, names
         )
-    raise NotImplementedError
+    axes = _axes(logits, target, align_corners)
+    return loss_grad(logits, target, *axes, lse, derivatives, dense=not names.isdisjoint(_DENSE))
 
 
 @class_sums_backward.register_fake

@@ -73,7 +73,7 @@ class Resize:
 
     def _by_gathering(self, x: Tensor, down: Taps) -> Tensor:
         """On a GPU, where memory is fast: no matrix product."""
-        indices, weights = down.tensors(x.device, x.dtype)
+        indices, weights = down.tensors(x)
         above, below = (x.index_select(2, i) for i in indices.unbind(1))
         x = above.lerp(below, weights[:, 1:])
         size = len(down), len(self.across)
