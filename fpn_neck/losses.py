@@ -46,9 +46,7 @@ class ClassSums(NamedTuple):
     size: int
 
     @classmethod
-    def of(
-        cls, log_p: Tensor, labels: Tensor, pixels: Tensor, reads: frozenset[str]
-    ) -> ClassSums:
+    def of(cls, log_p: Tensor, labels: Tensor, pixels: Tensor, reads: frozenset[str]) -> ClassSums:
         """The sums that ``reads`` names; the others are 0. See `PixelLoss.sums`."""
         classes = log_p.shape[1]
         zeros = log_p.new_zeros(classes, dtype=torch.float64)
@@ -75,8 +73,8 @@ class PixelLoss(nn.Module):
     """A loss ``loss_weight * value(sums over pixels)``.
 
     A subclass defines ``sums`` and ``value``; one whose sums follow from `ClassSums` should be a
-    `ClassLoss`, for which there are faster ways. One logit per pixel stands for two classes, 0 and 1:
-    its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
+    `ClassLoss`, for which there are faster ways. One logit per pixel stands for two classes, 0 and
+    1: its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
 
     Args:
         class_weight: one number >= 0 per class (two for one logit); None gives all the same weight.
