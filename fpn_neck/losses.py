@@ -148,8 +148,7 @@ class PixelLoss(nn.Module):
         check_dtype(target)
         self.check_classes(count_classes(logits))
         valid = target != ignore
-        labels = target.where(valid, 0)
-        check_range(labels, count_classes(logits), ignore)
+        labels = checked_labels(target, count_classes(logits), ignore)
         pixels = valid.float() if weight is None else valid * weight.float()
         return self.value(self.sums(log_probabilities(logits), labels, pixels))
 
@@ -378,6 +377,23 @@ def check_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
             f"a label is neither in 0..{num_classes - 1} nor ignore_index={ignore_index}; check "
             "the masks or num_classes; on the CPU the error names the label",
         )
+
+
+@torch.library.custom_op("fpn_neck::checked_labels", mutates_args=())
+def checked_labels(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Labels with 0 for those to ignore; an operator, so that compiled code checks them too.
+
+    Raises:
+        ValueError: see `check_range`.
+    """
+    labels = target.where(target != ignore_index, 0)
+    check_range(labels, num_classes, ignore_index)
+    return labels
+
+
+@checked_labels.register_fake
+def _(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    return torch.empty_like(target)
 
 
 def _refuse(labels: Tensor, num_classes: int, ignore_index: int) -> None:

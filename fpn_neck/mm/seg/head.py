@@ -138,7 +138,8 @@ class FPNHead(BaseDecodeHead):
         """Labels (N, 1, H, W) on the grid on which the loss is taken."""
         for sample in batch_data_samples:
             labels = sample.gt_sem_seg.data
-            if not labels.is_cuda:  # there the loss checks them, without the photo's name
+            # Elsewhere the loss checks them, without the photo's name.
+            if not (labels.is_cuda or torch.compiler.is_compiling()):
                 check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
         n = self.loss_stride
         return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
