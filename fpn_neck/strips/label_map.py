@@ -49,7 +49,8 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
 def label_map_operator(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """`label_map` as an operator of torch, for torch.compile and torch.export."""
     labels = logits.new_empty((len(logits), height, width), dtype=torch.int64)
-    together = 1 if logits.device.type == "cpu" else max(1, len(logits))
+    one_by_one = logits.device.type == "cpu" and not takes_triton(logits)
+    together = 1 if one_by_one else max(1, len(logits))
     with torch.no_grad():
         for i in range(0, len(logits), together):
             images = slice(i, i + together)
