@@ -103,8 +103,12 @@ class Segmenter(nn.Module):
         """
         check_float_map("images", images)
         size = images.shape[-2:]
-        whole = tile is None or not may_branch_on_sizes() or not is_large(size, tile)
-        if whole or not can_tile(self, self.head, SegHead):
+        if (
+            tile is None
+            or not may_branch_on_sizes()
+            or not is_large(size, tile)
+            or not can_tile(self, self.head, SegHead)
+        ):
             return label_map_operator(self._logits(images), *size, self._align_corners)
         labels = images.new_empty((len(images), *size), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):

@@ -142,7 +142,10 @@ class _Part:
     @cached_property
     def log_top_p(self) -> Tensor:
         """Logarithms of the largest probabilities, which are at least 1 / K."""
-        return self.p.amax(1).log() if self.log_p is None else self.log_p.amax(1)
+        if self.log_p is not None:
+            return self.log_p.amax(1)
+        assert self.p is not None
+        return self.p.amax(1).log()
 
     @cached_property
     def own(self) -> Tensor:

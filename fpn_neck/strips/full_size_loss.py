@@ -9,6 +9,7 @@ and goes over the rows once more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -79,15 +80,16 @@ def _is_class_loss(loss: PixelLoss) -> bool:
 def _by_classes(
     logits: Tensor,
     target: Tensor,
-    losses: Sequence[ClassLoss],
+    losses: Sequence[PixelLoss],
     ignore_index: int,
     align_corners: bool,
 ) -> list[Tensor]:
     """Losses that are functions of `ClassSums`, which one operator computes."""
-    reads = " ".join(sorted(set().union(*(loss.reads for loss in losses))))
+    class_losses = cast("Sequence[ClassLoss]", losses)
+    reads = " ".join(sorted(set().union(*(loss.reads for loss in class_losses))))
     sums, _ = class_sums(logits, target, ignore_index, align_corners, reads)
-    sums_of_classes = ClassSums(*sums.unbind(0), size=target.numel())
-    return [loss.value(loss.of_classes(sums_of_classes)) for loss in losses]
+    sums_of_classes = ClassSums._make((*sums.unbind(0), target.numel()))
+    return [loss.value(loss.of_classes(sums_of_classes)) for loss in class_losses]
 
 
 def check_losses(losses: Sequence[PixelLoss]) -> None:

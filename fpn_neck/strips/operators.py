@@ -66,10 +66,11 @@ def _(
     return sums, _new_lse(logits, target)
 
 
-def _axes(logits: Tensor, target: Tensor, align_corners: bool) -> list[Axis]:
+def _axes(logits: Tensor, target: Tensor, align_corners: bool) -> tuple[Axis, Axis]:
     """Of rows and columns."""
-    sizes = zip(logits.shape[2:], target.shape[1:], strict=True)
-    return [Taps.linear(*size, align_corners).axis(logits.device) for size in sizes]
+    (h, w), (height, width) = logits.shape[2:], target.shape[1:]
+    rows, columns = Taps.linear(h, height, align_corners), Taps.linear(w, width, align_corners)
+    return rows.axis(logits.device), columns.axis(logits.device)
 
 
 def _new_lse(logits: Tensor, target: Tensor) -> Tensor:
@@ -93,8 +94,9 @@ def class_sums_backward(
         return strips.class_sums_backward(
             derivatives, logits, target, ignore_index, align_corners, names
         )
-    axes = _axes(logits, target, align_corners)
-    return loss_grad(logits, target, *axes, lse, derivatives, dense=not names.isdisjoint(_DENSE))
+    rows, columns = _axes(logits, target, align_corners)
+    dense = not names.isdisjoint(_DENSE)
+    return loss_grad(logits, target, rows, columns, lse, derivatives, dense=dense)
 
 
 @class_sums_backward.register_fake
