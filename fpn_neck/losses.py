@@ -7,6 +7,7 @@ see `fpn_neck.strips.full_size_loss`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,57 @@ from fpn_neck.utils.arguments import (
 _TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
 
 
+class ClassSums(NamedTuple):
+    """Sums over the pixels that are not ignored, of every class c; each (K,), float64.
+
+    Attributes:
+        pixels: pixels of label c.
+        log_p: ``log p_c`` of the pixels of label c.
+        p: ``p_c`` of the pixels of label c.
+        correct: pixels of label c whose largest logit is c's.
+        all_p: ``p_c`` of all pixels.
+        all_log_p: ``log p_c`` of all pixels.
+        size: number of pixels, also of the ignored ones.
+    """
+
+    pixels: Tensor
+    log_p: Tensor
+    p: Tensor
+    correct: Tensor
+    all_p: Tensor
+    all_log_p: Tensor
+    size: int
+
+    @classmethod
+    def of(cls, log_p: Tensor, labels: Tensor, pixels: Tensor, reads: frozenset[str]) -> ClassSums:
+        """The sums that ``reads`` names; the others are 0. See `PixelLoss.sums`."""
+        classes = log_p.shape[1]
+        zeros = log_p.new_zeros(classes, dtype=torch.float64)
+
+        def by_class(values: Tensor) -> Tensor:
+            return (values * pixels.unsqueeze(1)).sum((0, 2, 3)).double()
+
+        own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+        p = log_p.exp() if "all_p" in reads else None
+        return cls(
+            pixels=sum_by_label(pixels, labels, classes),
+            log_p=sum_by_label(own * pixels, labels, classes) if "log_p" in reads else zeros,
+            p=sum_by_label(own.exp() * pixels, labels, classes) if "p" in reads else zeros,
+            correct=sum_by_label((log_p.max(1).indices == labels) * pixels, labels, classes)
+            if "correct" in reads
+            else zeros,
+            all_p=zeros if p is None else by_class(p),
+            all_log_p=by_class(log_p) if "all_log_p" in reads else zeros,
+            size=labels.numel(),
+        )
+
+
 class PixelLoss(nn.Module):
     """A loss ``loss_weight * value(sums over pixels)``.
 
-    A subclass defines ``sums`` and ``value``. One logit per pixel stands for two classes, 0 and 1:
-    its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
+    A subclass defines ``sums`` and ``value``; one whose sums follow from `ClassSums` should be a
+    `ClassLoss`, for which there are faster ways. One logit per pixel stands for two classes, 0 and
+    1: its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
 
     Args:
         class_weight: one number >= 0 per class (two for one logit); None gives all the same weight.
@@ -98,12 +145,12 @@ class PixelLoss(nn.Module):
                 f"weight of shape {tuple(weight.shape)}: expected one per pixel, "
                 f"{tuple(target.shape)}"
             )
-        check_labels(target, count_classes(logits), ignore)
+        check_dtype(target)
         self.check_classes(count_classes(logits))
         valid = target != ignore
+        labels = checked_labels(target, count_classes(logits), ignore)
         pixels = valid.float() if weight is None else valid * weight.float()
-        log_p = log_probabilities(logits)
-        return self.value(self.sums(log_p, target.where(valid, 0), pixels))
+        return self.value(self.sums(log_probabilities(logits), labels, pixels))
 
     def check_classes(self, num_classes: int) -> None:
         """Raise ValueError unless ``class_weight`` is for that many classes."""
@@ -127,7 +174,26 @@ class PixelLoss(nn.Module):
         raise NotImplementedError
 
 
-class CrossEntropyLoss(PixelLoss):
+class ClassLoss(PixelLoss):
+    """A loss whose sums follow from those of every class.
+
+    A subclass defines ``reads``, ``of_classes`` and ``value``.
+
+    Attributes:
+        reads: what it takes from `ClassSums`, beside ``pixels`` and ``size``.
+    """
+
+    reads: frozenset[str] = frozenset()
+
+    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+        return self.of_classes(ClassSums.of(log_p, labels, pixels, self.reads))
+
+    def of_classes(self, sums: ClassSums) -> Tensor:
+        """What `PixelLoss.sums` gives."""
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(ClassLoss):
     """Mean over the pixels of ``-w_t log p_t``, where t is the pixel's label.
 
     Args:
@@ -135,11 +201,15 @@ class CrossEntropyLoss(PixelLoss):
         avg_non_ignore: True (default, as in torch) divides by the weights of the labelled pixels;
             False divides by the number of all pixels, also the ignored, as mmseg's loss does by
             default.
+        label_smoothing: e in [0, 1]; as in torch, ``w_t log p_t`` becomes ``(1 - e) w_t log p_t``
+            and e times the mean over the classes of ``w_c log p_c``.
         ignore_index, loss_weight, loss_name: see `PixelLoss`.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names it.
     """
+
+    reads = frozenset({"log_p"})
 
     def __init__(
         self,
@@ -147,6 +217,7 @@ class CrossEntropyLoss(PixelLoss):
         *,
         ignore_index: int = 255,
         avg_non_ignore: bool = True,
+        label_smoothing: float = 0.0,
         loss_weight: float = 1.0,
         loss_name: str = "loss_ce",
     ) -> None:
@@ -154,22 +225,29 @@ class CrossEntropyLoss(PixelLoss):
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
         self.avg_non_ignore = check_flag("avg_non_ignore", avg_non_ignore)
+        if check_number("label_smoothing", label_smoothing) > 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: expected at most 1")
+        self.label_smoothing = float(label_smoothing)
+        if label_smoothing:
+            self.reads = self.reads | {"all_log_p"}
 
-    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+    def of_classes(self, sums: ClassSums) -> Tensor:
         """(sum of the weighted losses, its divisor)."""
-        if self.class_weight is not None:
-            pixels = pixels * self.class_weight[labels]
-        losses = -log_p.gather(1, labels.unsqueeze(1)).squeeze(1) * pixels
-        total = pixels.double().sum()
-        count = total if self.avg_non_ignore else torch.full_like(total, labels.numel())
-        return torch.stack((losses.double().sum(), count))
+        weights = torch.ones_like(sums.pixels) if self.class_weight is None else self.class_weight
+        count = (weights * sums.pixels).sum()
+        if not self.avg_non_ignore:
+            count = torch.full_like(count, sums.size)
+        log_p = sums.log_p
+        if self.label_smoothing:
+            log_p = torch.lerp(log_p, sums.all_log_p / len(log_p), self.label_smoothing)
+        return torch.stack((-(weights * log_p).sum(), count))
 
     def value(self, sums: Tensor) -> Tensor:
         total, count = sums
         return self.loss_weight * (total / count.clamp(min=_TINY)).float()
 
 
-class DiceLoss(PixelLoss):
+class DiceLoss(ClassLoss):
     """Multi-class soft Dice (Milletari et al., V-Net, arXiv:1606.04797, without the squares).
 
     For class c over all pixels i of the batch that are not ignored, with softmax p and one-hot t::
@@ -192,6 +270,8 @@ class DiceLoss(PixelLoss):
         TypeError, ValueError: an argument breaks its rule; the message names it.
     """
 
+    reads = frozenset({"p", "all_p"})
+
     def __init__(
         self,
         class_weight: Sequence[float] | None = None,
@@ -210,14 +290,9 @@ class DiceLoss(PixelLoss):
             raise ValueError(f"eps={eps} must be > 0")
         self.absent_classes = check_flag("absent_classes", absent_classes)
 
-    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+    def of_classes(self, sums: ClassSums) -> Tensor:
         """(3, K): sums over the pixels of p t, of p and of t."""
-        p = log_p.exp() * pixels.unsqueeze(1)
-        by_pixel = torch.stack((p.gather(1, labels.unsqueeze(1)).squeeze(1), pixels)).double()
-        # Without t as a one-hot (N, K, H, W).
-        by_class = by_pixel.new_zeros(2, p.shape[1])
-        by_class = by_class.index_add(1, labels.flatten(), by_pixel.flatten(1))
-        return torch.stack((by_class[0], p.sum((0, 2, 3)).double(), by_class[1]))
+        return torch.stack((sums.p, sums.all_p, sums.pixels))
 
     def value(self, sums: Tensor) -> Tensor:
         intersection, prediction, truth = sums
@@ -229,17 +304,29 @@ class DiceLoss(PixelLoss):
         return self.loss_weight * ((weights * (1 - dice)).sum() / total).float()
 
 
-class PixelAccuracy(PixelLoss):
+class PixelAccuracy(ClassLoss):
     """Percentage of the labelled pixels whose largest logit is their label's; for logs."""
 
-    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
+    reads = frozenset({"correct"})
+
+    def of_classes(self, sums: ClassSums) -> Tensor:
         """(correct pixels, pixels)."""
-        correct = (log_p.max(1).indices == labels) * pixels
-        return torch.stack((correct.double().sum(), pixels.double().sum()))
+        return torch.stack((sums.correct.sum(), sums.pixels.sum()))
 
     def value(self, sums: Tensor) -> Tensor:
         correct, count = sums
         return (100 * correct / count.clamp(min=_TINY)).float()
+
+
+def sum_by_label(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Sums (classes,), float64, of values of pixels with a label, both (N, H, W)."""
+    if values.device.type == "cpu":
+        sums = values.new_zeros(classes, dtype=torch.float64)
+        return sums.index_add(0, labels.flatten(), values.double().flatten())
+    # float64 is slow on a GPU, and so are many additions to one number. So first rows are summed.
+    rows = values.float().flatten(0, -2)
+    sums = rows.new_zeros(len(rows), classes)
+    return sums.scatter_add(1, labels.flatten(0, -2), rows).sum(0, dtype=torch.float64)
 
 
 def count_classes(logits: Tensor) -> int:
@@ -262,11 +349,59 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
         TypeError: ``target`` is not int64.
         ValueError: a label is neither in 0..num_classes - 1 nor ``ignore_index``.
     """
+    check_dtype(target)
+    labels = target.where(target != ignore_index, 0)
+    _refuse(labels, num_classes, ignore_index)
+
+
+def check_dtype(target: Tensor) -> None:
+    """Raise TypeError unless labels are int64."""
     if target.dtype != torch.int64:
         raise TypeError(f"target is {target.dtype}; labels must be int64: target.long()")
-    wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
-    if wrong.any():
-        raise ValueError(
-            f"target holds the label {int(target[wrong][0])}; labels must be in "
-            f"0..{num_classes - 1} or ignore_index={ignore_index}; check the masks or num_classes"
+
+
+def check_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Check the labels of pixels, where those to ignore are 0 already; no device has to be awaited.
+
+    On a GPU an assertion of the device fails, as in torch's own losses; its message says the rule.
+
+    Raises:
+        ValueError: a label is not in 0..num_classes - 1; on a GPU the process ends later.
+    """
+    if labels.device.type != "cuda":
+        _refuse(labels, num_classes, ignore_index)
+    elif labels.numel():
+        least, most = labels.aminmax()
+        torch._assert_async(
+            (least >= 0) & (most < num_classes),
+            f"a label is neither in 0..{num_classes - 1} nor ignore_index={ignore_index}; check "
+            "the masks or num_classes; on the CPU the error names the label",
         )
+
+
+@torch.library.custom_op("fpn_neck::checked_labels", mutates_args=())
+def checked_labels(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Labels with 0 for those to ignore; an operator, so that compiled code checks them too.
+
+    Raises:
+        ValueError: see `check_range`.
+    """
+    labels = target.where(target != ignore_index, 0)
+    check_range(labels, num_classes, ignore_index)
+    return labels
+
+
+@checked_labels.register_fake
+def _(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    return torch.empty_like(target)
+
+
+def _refuse(labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    if not labels.numel():
+        return
+    for label in map(int, labels.aminmax()):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"target holds the label {label}; labels must be in 0..{num_classes - 1} or "
+                f"ignore_index={ignore_index}; check the masks or num_classes"
+            )

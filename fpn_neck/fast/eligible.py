@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
+from fpn_neck.fast import cuda
 from fpn_neck.fast.memory_format import is_channels_last
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -55,6 +57,21 @@ def eager() -> bool:
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0
     )
+
+
+def may_take_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels know a map's device and dtype; it does not depend on `enable`.
+
+    Triton's interpreter (``TRITON_INTERPRET=1``, for tests) runs them on a CPU.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    known = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return known and (x.device.type == "cuda" or interpreted)
+
+
+def takes_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels serve a map: they are on and can run here."""
+    return _enabled and may_take_triton(x) and x.numel() > 0 and cuda.available()
 
 
 def has_global_hooks() -> bool:

@@ -15,8 +15,9 @@ from fpn_neck.models.fpn import FPN
 from fpn_neck.models.seg_head import SegHead, resize
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
-from fpn_neck.strips.label_map import fill_labels, label_map
+from fpn_neck.strips.label_map import fill_labels, label_map_operator
 from fpn_neck.utils.arguments import check_float_map, check_options
+from fpn_neck.utils.sizes import may_branch_on_sizes
 
 
 class Segmenter(nn.Module):
@@ -97,12 +98,18 @@ class Segmenter(nn.Module):
 
         Args:
             tile: images of more than ``2 * tile**2`` px are computed in overlapping tiles of about
-                ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never.
+                ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never. Exported and
+                traced models take no tiles.
         """
         check_float_map("images", images)
         size = images.shape[-2:]
-        if tile is None or not is_large(size, tile) or not can_tile(self, self.head, SegHead):
-            return label_map(self._logits(images), size, self._align_corners)
+        if (
+            tile is None
+            or not may_branch_on_sizes()
+            or not is_large(size, tile)
+            or not can_tile(self, self.head, SegHead)
+        ):
+            return label_map_operator(self._logits(images), *size, self._align_corners)
         labels = images.new_empty((len(images), *size), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
             self._fill_by_tiles(image, image_labels, tile)

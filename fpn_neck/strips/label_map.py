@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.cuda.labels import cells_to_labels
+from fpn_neck.fast.eligible import eager, takes_triton
 from fpn_neck.strips.bilinear_taps import Taps
-from fpn_neck.strips.row_map import RowMap
+from fpn_neck.strips.row_map import RowMap, strip_bytes
 from fpn_neck.utils.arguments import check_flag, check_float_map, check_wholes
 
 _PIXELS = 1 << 16  # labelled at a time
@@ -40,17 +42,30 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     check_flag("align_corners", align_corners)
     if len(check_wholes("size", size, 1)) != 2:
         raise ValueError(f"size={size!r}: expected (H, W)")
-    labels = logits.new_empty((len(logits), *size), dtype=torch.int64)
-    for i in range(len(logits)):
-        image = slice(i, i + 1)
-        fill_labels(
-            RowMap.from_tensor(logits[image]).finite().resize(size, align_corners), labels[image]
-        )
+    return label_map_operator(logits, *size, align_corners)
+
+
+@torch.library.custom_op("fpn_neck::label_map", mutates_args=())
+def label_map_operator(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """`label_map` as an operator of torch, for torch.compile and torch.export."""
+    labels = logits.new_empty((len(logits), height, width), dtype=torch.int64)
+    one_by_one = logits.device.type == "cpu" and not takes_triton(logits)
+    together = 1 if one_by_one else max(1, len(logits))
+    with torch.no_grad():
+        for i in range(0, len(logits), together):
+            images = slice(i, i + together)
+            maps = RowMap.from_tensor(logits[images]).finite()
+            fill_labels(maps.resize((height, width), align_corners), labels[images])
     return labels
 
 
+@label_map_operator.register_fake
+def _(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    return logits.new_empty((logits.shape[0], height, width), dtype=torch.int64)
+
+
 def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
-    """Write the largest logit's index into ``labels`` (1, H, W), a few rows at a time.
+    """Write the largest logit's index into ``labels`` (N, H, W), a few rows at a time.
 
     For one logit: 1 where its sigmoid is above the threshold, else 0.
 
@@ -58,40 +73,56 @@ def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
     the largest logit in all these cells has it in the pixel, too. So only the borders between
     classes need resized logits.
     """
+    if takes_triton(logits.like):
+        return _fill_by_triton(logits, labels, threshold)
     if logits.shape[1] == 1:
         logits = logits.binary(threshold)
-    height, width = labels.shape[1:]
-    if labels.device.type != "cpu" or not eager():
+    if len(labels) > 1 or labels.device.type != "cpu" or not eager():
         for rows, strip in logits.strips():
             labels[:, rows] = strip.max(1).indices  # on a CPU in half the time of argmax
         return
-    across = logits.taps[1].tensors(labels.device)
+    height, width = labels.shape[1:]
     step = max(1, _PIXELS // max(1, width))
     for start in range(0, height, step):
         down = logits.taps[0].part(start, min(start + step, height))
-        _fill_rows(logits.source, down, across, labels[0, start : start + step])
+        _fill_rows(logits.source, down, logits.taps[1], labels[0, start : start + step])
 
 
-def _fill_rows(source: RowMap, down: Taps, across: tuple[Tensor, Tensor], labels: Tensor) -> None:
+def _fill_by_triton(logits: RowMap, labels: Tensor, threshold: float) -> None:
+    """Labels in one kernel, or in a few, if the logits of cells take more than a strip may."""
+    (down, across), source = logits.taps, logits.source
+    row = math.prod(source.shape) // source.shape[2] * logits.like.element_size()
+    cells = max(1, strip_bytes(labels.device) // max(1, row))
+    step = max(1, cells * len(down) // source.shape[2])
+    for start in range(0, len(down), step):
+        part = down.part(start, min(start + step, len(down)))
+        first, last = part.span()
+        axes = (t.axis(labels.device) for t in (part.moved(first, last), across))
+        labels[:, start : start + step] = cells_to_labels(
+            source.rows(first, last), *axes, bound=math.log(threshold / (1 - threshold))
+        )
+
+
+def _fill_rows(source: RowMap, down: Taps, across: Taps, labels: Tensor) -> None:
     """Labels of some rows: first where all cells of a pixel agree, then the borders.
 
     Args:
         source: logits of the cells, (1, K, h, w).
         down: taps of these rows among the rows of cells.
-        across: indices and weights of all columns (`Taps.tensors`).
+        across: taps of all columns.
         labels: (rows, W), to be filled.
     """
     first, last = down.span()
+    down = down.moved(first, last)
     x = source.rows(first, last)
     x = x.float() if x.element_size() < 4 else x
-    (y_cells, y_weights), (x_cells, x_weights) = down.tensors(x.device), across
-    y_cells -= first
+    (y_cells, y_weights), (x_cells, x_weights) = (t.tensors(x) for t in (down, across))
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)
     for pixels in (labels < 0).nonzero().split(max(1, _BORDER_LOGITS // len(x[0]))):
         i, j = pixels.unbind(1)
         index = y_cells[i, :, None] * x.shape[3] + x_cells[j, None, :]
-        weight = (y_weights[i, :, None] * x_weights[j, None, :]).to(x)
+        weight = y_weights[i, :, None] * x_weights[j, None, :]
         values = F.embedding_bag(
             index.flatten(1), cells, per_sample_weights=weight.flatten(1), mode="sum"
         )

@@ -9,10 +9,84 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpn_neck.strips.banded_products import mix_columns, mix_rows, unmix_columns, unmix_rows
 from fpn_neck.strips.bilinear_taps import Taps
 
 _STRIP_BYTES = 4 << 20  # on a CPU, where a strip should stay in the cache
-_DEVICE_STRIP_BYTES = 128 << 20  # elsewhere, where kernel launches should not dominate
+_DEVICE_STRIP_BYTES = 256 << 20  # elsewhere, where a strip should keep the device busy
+
+
+def strip_bytes(device: torch.device) -> int:
+    """Bytes of a strip on this device."""
+    return _STRIP_BYTES if device.type == "cpu" else _DEVICE_STRIP_BYTES
+
+
+class Resize:
+    """Bilinear resizing of rows, as `torch.nn.functional.interpolate`, and its transpose.
+
+    Args:
+        size: (h, w) of the map.
+        target: (H, W) of the resized map.
+        align_corners: as in `torch.nn.functional.interpolate`.
+
+    Attributes:
+        down, across: taps of the resized rows and columns.
+    """
+
+    def __init__(self, size: Sequence[int], target: Sequence[int], align_corners: bool) -> None:
+        self.align_corners = align_corners
+        self.down = Taps.linear(size[0], target[0], align_corners)
+        self.across = Taps.linear(size[1], target[1], align_corners)
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The rows of the map that make up the rows start..end - 1 of the resized map."""
+        return self.down.part(start, end).span()
+
+    def rows(self, x: Tensor, start: int, end: int) -> Tensor:
+        """Rows start..end - 1 of the resized map.
+
+        Args:
+            x: the rows of the map at ``span(start, end)``, (N, C, rows, w).
+        """
+        down = self._down(start, end)
+        x = x.float() if x.element_size() < 4 else x
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type != "cpu":
+                return self._by_gathering(x, down)
+            if len(down) > down.inputs:  # columns are resized while there are fewer rows
+                return mix_rows(mix_columns(x, self.across), down)
+            return mix_columns(mix_rows(x, down), self.across)
+
+    def transposed(self, grad: Tensor, start: int, end: int) -> Tensor:
+        """Gradient of `rows` with respect to ``x``, given that of its result."""
+        down = self._down(start, end)
+        with torch.autocast(grad.device.type, enabled=False):
+            if grad.device.type != "cpu":
+                return down.matrix(grad).t() @ self._narrow(grad)
+            if len(down) > down.inputs:
+                return unmix_columns(unmix_rows(grad, down), self.across)
+            return unmix_rows(unmix_columns(grad, self.across), down)
+
+    def _down(self, start: int, end: int) -> Taps:
+        part = self.down.part(start, end)
+        return part.moved(*part.span())
+
+    def _by_gathering(self, x: Tensor, down: Taps) -> Tensor:
+        """On a GPU, where memory is fast: no matrix product."""
+        indices, weights = down.tensors(x)
+        above, below = (x.index_select(2, i) for i in indices.unbind(1))
+        x = above.lerp(below, weights[:, 1:])
+        size = len(down), len(self.across)
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+
+    def _narrow(self, grad: Tensor) -> Tensor:
+        """Gradient of resized columns with respect to the columns, on a GPU."""
+        if torch.are_deterministic_algorithms_enabled():  # torch's kernel adds in any order
+            return grad @ self.across.matrix(grad)
+        columns = *grad.shape[:3], self.across.inputs
+        return torch.ops.aten.upsample_bilinear2d_backward(
+            grad, grad.shape[2:], columns, self.align_corners, None, None
+        )
 
 
 class RowMap:
@@ -67,8 +141,7 @@ class RowMap:
 
     def _derive(self, down: Taps, across: Taps, rows: Callable[[int, int], Tensor]) -> RowMap:
         """Another map of the same source, given its taps among the rows and columns of this one."""
-        size = len(down.indices), len(across.indices)
-        derived = RowMap((*self.shape[:2], *size), self.like, rows)
+        derived = RowMap((*self.shape[:2], len(down), len(across)), self.like, rows)
         derived.source = self.source
         derived.taps = down.after(self.taps[0]), across.after(self.taps[1])
         return derived
@@ -85,36 +158,20 @@ class RowMap:
 
     def resize(self, size: Sequence[int], align_corners: bool = False) -> RowMap:
         """`torch.nn.functional.interpolate`, bilinear, to size (H, W); equal up to rounding."""
-        (h, w), (height, width) = self.shape[2:], size
-        if (height, width) == (h, w):
+        if tuple(size) == self.shape[2:]:
             return self
-        down, across = Taps.linear(h, height, align_corners), Taps.linear(w, width, align_corners)
-
-        def widen(x: Tensor) -> Tensor:
-            if width == w:
-                return x
-            size = x.shape[2], width
-            return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+        resize = Resize(self.shape[2:], size, align_corners)
 
         def rows(start: int, end: int) -> Tensor:
-            # Each row is a weighted sum of two: a small matrix product.
-            part = down.part(start, end)
-            first, last = part.span()
-            x = self.rows(first, last)
-            x = x.float() if x.element_size() < 4 else x
-            with torch.autocast(x.device.type, enabled=False):
-                weights = part.matrix(first, last, x)
-                if end - start > last - first:  # columns are resized while there are fewer rows
-                    return weights @ widen(x)
-                return widen(weights @ x)
+            return resize.rows(self.rows(*resize.span(start, end)), start, end)
 
-        return self._derive(down, across, rows)
+        return self._derive(resize.down, resize.across, rows)
 
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
         """All rows in order, a few MiB at a time: their position, and the rows."""
         n, c, height, width = self.shape
-        budget = _STRIP_BYTES if self.like.device.type == "cpu" else _DEVICE_STRIP_BYTES
-        step = max(1, budget // max(1, n * c * width * self.like.element_size()))
+        row = n * c * width * max(4, self.like.element_size())  # resized in float32
+        step = max(1, strip_bytes(self.like.device) // max(1, row))
         for start in range(0, height, step):
             end = min(start + step, height)
             yield slice(start, end), self.rows(start, end)

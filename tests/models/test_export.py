@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpn_neck import FPN, SegHead, Segmenter
+from fpn_neck import FPN, CrossEntropyLoss, DiceLoss, SegHead, Segmenter
 
 Dim = torch.export.Dim
 SIZES = [(96, 70), (101, 77), (66, 131)]  # px; torch.export fixes whether a map is one cell wide
@@ -106,6 +106,37 @@ def test_torch_export(kind, dims, strict):
         module, (images((75, 99), 2),), dynamic_shapes=(dims,), strict=strict
     ).module()
     check(lambda x: maps(exported(x)), module)
+
+
+class Step(nn.Module):
+    """Labels, or the loss for labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = model("segmenter")
+        self.losses = nn.ModuleList([CrossEntropyLoss([1, 2, 3, 4, 5]), DiceLoss()])
+
+    def forward(self, images, truth=None):
+        if truth is None:
+            return self.model.predict(images)
+        return self.model.loss(images, truth, *self.losses)
+
+
+@pytest.mark.parametrize("inputs", ["images", "images and truth"])
+def test_torch_export_of_predict_and_of_the_loss(inputs):
+    """Batch and sizes are free."""
+    module, free = Step().eval(), {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+
+    def batch(size, n):
+        with_truth = inputs != "images"
+        return images(size, n), *([torch.randint(5, (n, *size))] if with_truth else ())
+
+    args = batch((75, 99), 2)
+    dims = (free, {i: Dim.AUTO for i in range(3)})[: len(args)]
+    exported = torch.export.export(module, args, dynamic_shapes=dims, strict=False).module()
+    for n, size in enumerate(SIZES, 1):
+        args = batch(size, n)
+        torch.testing.assert_close(exported(*args), module(*args), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

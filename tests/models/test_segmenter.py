@@ -197,6 +197,24 @@ def test_compiles_without_a_graph_break():
     torch.testing.assert_close(compiled(x), model(x), atol=1e-6, rtol=0)
 
 
+def test_losses_and_labels_compile_without_a_graph_break():
+    torch.manual_seed(0)
+    model = Segmenter(Pyramid(), 3, **SMALL).eval()
+    nn.init.normal_(model.head.conv_seg.weight)
+    losses = CrossEntropyLoss([1, 2, 3]), DiceLoss()
+    options = {"fullgraph": True, "dynamic": True, "backend": "eager"}
+    loss_of = torch.compile(lambda *batch: model.loss(*batch, *losses), **options)
+    predict = torch.compile(model.predict, **options)
+    for size, n in [((61, 97), 2), ((66, 95), 3)]:
+        x, truth = images(size, n), torch.randint(3, (n, *size))
+        found, expected = loss_of(x, truth), model.loss(x, truth, *losses)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+        weight = model.head.conv_seg.weight
+        grads = [torch.autograd.grad(v, weight)[0] for v in (found, expected)]
+        torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-5)
+        assert torch.equal(predict(x), model.predict(x))
+
+
 # Errors -----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """Row by row against the whole: values to 1e-6, gradients to 1e-7 (they are below 0.1)."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,7 @@ def test_values_and_gradients_are_those_of_the_whole(size, target, align_corners
         CrossEntropyLoss(WEIGHTS),
         CrossEntropyLoss(avg_non_ignore=False),
         CrossEntropyLoss(loss_weight=0.3),
+        CrossEntropyLoss(label_smoothing=0.3),
         DiceLoss(WEIGHTS),
         DiceLoss(absent_classes=True, eps=1.0),
     ],
@@ -84,6 +87,20 @@ def test_cross_entropy_is_torchs(options):
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "class weights"])
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_label_smoothing_is_torchs(weights, smoothing):
+    logits, labels = batch((6, 7), (6, 7))
+    ours = CrossEntropyLoss(weights, label_smoothing=smoothing)
+    options = {"label_smoothing": smoothing, "ignore_index": IGNORE}
+    weight = None if weights is None else torch.tensor(weights)
+    theirs = F.cross_entropy(logits, labels, weight, **options)
+    for found in (ours(logits, labels), *full_size_losses(logits, labels, [ours])):
+        torch.testing.assert_close(found, theirs, atol=1e-6, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"label_smoothing=1\.5"):
+        CrossEntropyLoss(label_smoothing=1.5)
+
+
 def test_cross_entropy_over_all_pixels_by_hand():
     logits, labels = batch((6, 7), (6, 7))
     loss = CrossEntropyLoss(avg_non_ignore=False)(logits, labels)
@@ -98,6 +115,12 @@ def test_accuracy_by_hand():
     right = (resized.argmax(1) == labels)[labels != IGNORE]
     assert found.item() == pytest.approx(100 * right.double().mean().item(), abs=0.1)
     assert 0 < found < 100
+
+
+def test_of_equal_logits_the_first_is_the_largest():
+    labels = torch.randint(3, (2, 9, 8))
+    (found,) = full_size_losses(torch.zeros(2, 3, 4, 5), labels, [PixelAccuracy()])
+    assert found.item() == pytest.approx(100 * (labels == 0).double().mean().item(), abs=1e-4)
 
 
 def test_all_ignored_is_zero_with_a_zero_gradient():
@@ -156,6 +179,23 @@ class ProductLoss(PixelLoss):
 
     def value(self, sums):
         return sums.square().sum().float()
+
+
+class HardPixels(CrossEntropyLoss):
+    """The mean over the pixels whose label has a probability below 0.3."""
+
+    def sums(self, log_p, labels, pixels):
+        hard = log_p.gather(1, labels.unsqueeze(1)).squeeze(1) < math.log(0.3)
+        return super().sums(log_p, labels, pixels * hard)
+
+
+@pytest.mark.usefixtures("strip_bytes")
+def test_the_sums_of_a_subclass_count():
+    """Between losses of ours, whose sums the operator computes."""
+    check(*batch(), [DiceLoss(), HardPixels(WEIGHTS), CrossEntropyLoss()])
+    plain, hard = (kind() for kind in (CrossEntropyLoss, HardPixels))
+    values = full_size_losses(*batch(), [plain, hard])
+    assert values[1] > values[0] + 0.1
 
 
 def test_channels_last_under_autocast_and_without_gradients():

@@ -14,10 +14,10 @@ from fpn_neck.losses import PixelAccuracy, PixelLoss
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.sample_labels import check_sample, mmseg_classes
 from fpn_neck.mm.seg.losses import (
-    BinaryAccuracy,
-    as_pixel_loss,
+    PixelLosses,
     check_one_logit,
     decode_losses,
+    log_odds,
 )
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
@@ -70,6 +70,7 @@ class FPNHead(BaseDecodeHead):
         super().__init__(channels=merged, **layers, **kwargs)
         check_one_logit(self)
         self.feature_strides = feature_strides
+        self._pixel_losses, self._accuracy = PixelLosses(), PixelAccuracy()
         self.loss_stride = check_whole("loss_stride", loss_stride, 1)
         self.scale_heads = ScaleHeads(
             self.in_channels,
@@ -97,7 +98,7 @@ class FPNHead(BaseDecodeHead):
         """
         modules = decode_losses(self)
         losses = [
-            loss for m in modules if (loss := as_pixel_loss(m, self.out_channels == 1)) is not None
+            loss for loss in self._pixel_losses(modules, self.out_channels == 1) if loss is not None
         ]
         if self.sampler is not None or len(losses) < len(modules):
             result = super().loss_by_feat(seg_logits, batch_data_samples)
@@ -115,23 +116,30 @@ class FPNHead(BaseDecodeHead):
         self, logits: Tensor, samples: list, losses: Sequence[PixelLoss]
     ) -> tuple[Tensor, ...]:
         """The losses, and the accuracy in percent."""
-        accuracy = PixelAccuracy()
-        if self.out_channels == 1:
-            logits = torch.cat((torch.zeros_like(logits), logits), 1)
-            accuracy = BinaryAccuracy(self.threshold)
-        *values, percent = full_size_losses(
-            logits,
-            self._stack_batch_gt(samples).squeeze(1),
-            [loss.to(logits.device) for loss in (*losses, accuracy)],
-            ignore_index=self.ignore_index,
-            align_corners=self.align_corners,
+        labels = self._stack_batch_gt(samples).squeeze(1)
+        for loss in losses:
+            loss.to(logits.device)
+        options: dict[str, Any] = dict(
+            ignore_index=self.ignore_index, align_corners=self.align_corners
         )
-        return *values, percent.detach()
+        if self.out_channels > 1:
+            *values, percent = full_size_losses(
+                logits, labels, [*losses, self._accuracy], **options
+            )
+            return *values, percent.detach()
+        pair = torch.cat((torch.zeros_like(logits), logits), 1)
+        values = list(full_size_losses(pair, labels, losses, **options)) if losses else []
+        with torch.no_grad():
+            other = torch.full_like(logits, log_odds(self.threshold))
+            pair = torch.cat((other, logits), 1)
+            return *values, *full_size_losses(pair, labels, [self._accuracy], **options)
 
     def _stack_batch_gt(self, batch_data_samples: list) -> Tensor:
         """Labels (N, 1, H, W) on the grid on which the loss is taken."""
         for sample in batch_data_samples:
             labels = sample.gt_sem_seg.data
-            check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
+            # Elsewhere the loss checks them, without the photo's name.
+            if not (labels.is_cuda or torch.compiler.is_compiling()):
+                check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
         n = self.loss_stride
         return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]

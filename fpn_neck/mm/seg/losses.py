@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from mmseg.models import losses
-from torch import Tensor, nn
+from torch import nn
 
-from fpn_neck.losses import CrossEntropyLoss, PixelAccuracy, PixelLoss
+from fpn_neck.losses import CrossEntropyLoss, PixelLoss
+
+# Attributes of mmseg's CrossEntropyLoss.
+_SETTINGS = (
+    "use_mask", "use_sigmoid", "class_weight", "avg_non_ignore", "reduction", "loss_weight",
+)  # fmt: skip
 
 
 def decode_losses(head: Any) -> list[Any]:  # mmseg comes without types
@@ -59,18 +65,22 @@ def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | Non
     )
 
 
-class BinaryAccuracy(PixelAccuracy):
-    """Accuracy of a head of one logit z, from the logits (0, z).
+def log_odds(threshold: float) -> float:
+    """The logit whose sigmoid is the threshold; finite for 0 and 1 too."""
+    tiny = torch.finfo(torch.float32).tiny
+    return math.log(max(threshold, tiny) / max(1 - threshold, tiny))
 
-    Args:
-        threshold: a pixel is of class 1 if ``sigmoid(z)`` is greater.
-    """
 
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self.threshold = threshold
+class PixelLosses:
+    """The pixel losses that equal a head's losses; made again if one of the losses has changed."""
 
-    def sums(self, log_p: Tensor, labels: Tensor, pixels: Tensor) -> Tensor:
-        """See `PixelAccuracy`."""
-        correct = ((log_p[:, 1].exp() > self.threshold) == labels) * pixels
-        return torch.stack((correct.double().sum(), pixels.double().sum()))
+    def __init__(self) -> None:
+        self._made: list[tuple[tuple, PixelLoss | None]] = []
+
+    def __call__(self, modules: list[Any], one_logit: bool) -> list[PixelLoss | None]:
+        """See `as_pixel_loss`, for each of ``modules``."""
+        settings = [(module, one_logit, *map(vars(module).get, _SETTINGS)) for module in modules]
+        if settings != [made for made, _ in self._made]:
+            losses = [as_pixel_loss(module, one_logit) for module in modules]
+            self._made = list(zip(settings, losses, strict=True))
+        return [loss for _, loss in self._made]

@@ -267,6 +267,31 @@ def test_a_wrong_label_names_its_photo(losses):
         ours.loss(maps, samples, train_cfg={})
 
 
+@pytest.mark.parametrize("one_logit", [False, True])
+def test_the_loss_compiles_without_a_graph_break(one_logit):
+    options = dict(num_classes=2, out_channels=1, loss_decode=SIGMOID) if one_logit else {}
+    ours, labels = head("fpn_neck.FPNHead", norm_cfg=GN, **options), truth(40, 28)[1]
+    samples = samples_of(labels.clamp(max=1) if one_logit else labels)
+    compiled = torch.compile(
+        lambda maps: ours.loss(maps, samples, train_cfg={}), fullgraph=True, backend="eager"
+    )
+    maps = pyramid()
+    found, expected = compiled(maps), ours.loss(maps, samples, train_cfg={})
+    assert list(found) == list(expected) == ["loss_ce", "acc_seg"]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=ATOL, rtol=1e-6)
+
+
+def test_a_changed_loss_counts_from_the_next_step():
+    ours = head("fpn_neck.FPNHead", loss_decode=[CE, dict(type="fpn_neck.DiceLoss")])
+    maps, (samples, _) = pyramid(), truth(40, 28)
+    before = ours.loss(maps, samples, train_cfg={})
+    ours.loss_decode[0].loss_weight, ours.loss_decode[1].loss_weight = 3.0, 0.5
+    after = ours.loss(maps, samples, train_cfg={})
+    torch.testing.assert_close(after["loss_ce"], 3 * before["loss_ce"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(after["loss_dice"], before["loss_dice"] / 2, atol=ATOL, rtol=0)
+
+
 def test_attributes_are_mmsegs():
     ours, theirs = pair(norm_cfg=GN, conv_cfg={"type": "Conv2d"}, act_cfg={"type": "LeakyReLU"})
     names = [n for n in vars(theirs) if not n.startswith("_")]
