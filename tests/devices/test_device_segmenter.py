@@ -8,7 +8,7 @@ import copy
 
 import pytest
 import torch
-from helpers.devices import replayable
+from helpers.devices import SLOW_ON_CPU, replayable
 from helpers.fast_paths import assert_close
 from torch import nn
 
@@ -102,6 +102,25 @@ def test_loss_and_gradients(device):
     for (name, a), b in zip(model.named_parameters(), double.parameters(), strict=True):
         assert a.grad is not None, name
         assert_close(a.grad.cpu(), b.grad, TOLERANCE)
+
+
+@pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
+def test_compiled_without_a_graph_break(device):
+    model, losses = segmenter().to(device), [CrossEntropyLoss(), DiceLoss()]
+    torch.compiler.reset()
+    options = {"fullgraph": True, "dynamic": True, "backend": "aot_eager"}
+    loss_of = torch.compile(lambda *batch: model.loss(*batch, *losses), **options)
+    labels_of = torch.compile(model.predict, **options)
+    for batch, height, width in ((2, 93, 61), (3, 64, 96)):
+        images = torch.randn(batch, 3, height, width).to(device)
+        target = torch.randint(K, (batch, height, width)).to(device)
+        expected, found = (
+            [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+            for loss in (model.loss(images, target, *losses), loss_of(images, target))
+        )
+        for a, b in zip(found, expected, strict=True):
+            assert_close(a.detach(), b.detach(), TOLERANCE)
+        check_labels(labels_of(images), logits_in_double(model, images))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

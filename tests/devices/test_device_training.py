@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.devices import CUDA, SLOW_ON_CPU
 from helpers.tools import SEGMENTATION
 from PIL import Image
 
@@ -14,8 +15,6 @@ for _package in ("mmseg", "timm", "pycocotools"):
 
 KEEP = "default_hooks.checkpoint.max_keep_ckpts=2"
 TOLERANCE = {"cpu": 1e-6, "cuda": 1e-2}  # of a resumed run's losses; AdamW magnifies rounding
-SLOW_CPU = [pytest.param("cpu", marks=pytest.mark.slow)]  # tests/cli has faster ones
-CUDA = [pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def train(on_device, run_tool, write_config, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("device", SLOW_CPU + CUDA, indirect=True)
+@pytest.mark.parametrize("device", SLOW_ON_CPU, indirect=True)
 def test_train_resume_and_predict(on_device, train, run_tool, shapes_root, tmp_path):
     straight = train("straight")
     assert list(straight.losses) == [1, 2, 3, 4]
@@ -73,7 +72,7 @@ def test_train_resume_and_predict(on_device, train, run_tool, shapes_root, tmp_p
     assert (labels[on_device] != labels["cpu"]).mean() < 1e-3
 
 
-@pytest.mark.parametrize("device", CUDA, indirect=True)
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
 def test_the_first_losses_are_the_cpus(on_device, train, monkeypatch):
     """The same weights, photos and augmentations: they are made on the CPU."""
     found = train("found").losses
@@ -84,7 +83,7 @@ def test_the_first_losses_are_the_cpus(on_device, train, monkeypatch):
 
 
 @pytest.mark.usefixtures("on_device")
-@pytest.mark.parametrize("device", CUDA, indirect=True)
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
 def test_mixed_precision_begins_with_the_same_loss(train):
     found, expected = train("amp", "--amp").losses, train("float32").losses
     assert found[1] == pytest.approx(expected[1], rel=1e-2) and found[1] != expected[1]

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
+# For what has faster tests on the CPU elsewhere: parametrize("device", SLOW_ON_CPU, indirect=True)
+SLOW_ON_CPU = [pytest.param("cpu", marks=pytest.mark.slow), CUDA]
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+
+@pytest.fixture(params=["cpu", CUDA])
 def device(request) -> Iterator[str]:
     """'cpu', then 'cuda', where float32 is float32: without TF32."""
     if request.param == "cpu":

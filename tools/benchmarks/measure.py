@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fpn_neck.fast.cuda import available as kernels_are_available
+
 Maps = Sequence[Tensor]
 
 
@@ -203,6 +205,7 @@ def _gpu() -> dict[str, str | int | bool]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "triton": triton,
+        "our kernels run": kernels_are_available(),
         "tf32 of convolutions": torch.backends.cudnn.allow_tf32,
         "tf32 of products": torch.backends.cuda.matmul.allow_tf32,
     }

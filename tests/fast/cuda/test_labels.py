@@ -8,6 +8,7 @@ from fpn_neck.fast.cuda.axis import Axis, merge
 from fpn_neck.fast.cuda.labels import cells_to_labels
 
 need_kernels()
+pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 SIZES = {  # cells, pixels, align_corners
     "odd": ((5, 3), (19, 13), False),
     "corners": ((4, 5), (11, 18), True),

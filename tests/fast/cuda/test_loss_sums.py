@@ -8,6 +8,7 @@ from fpn_neck.fast.cuda import losses
 from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
 
 need_kernels()
+pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 IGNORE = 255
 TOLERANCE = 5e-6  # relative to the largest sum or gradient; 3e-7 measured in the interpreter
 SIZES = {  # cells, pixels, align_corners
