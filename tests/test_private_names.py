@@ -22,6 +22,7 @@ NAMES = [
     ("torch.autograd.forward_ad", "_current_level", FAST),
     ("torch.overrides", "_get_current_function_mode_stack", FAST),
     ("torch.utils._device", "DeviceContext", FAST),
+    ("torch", "_assert_async", "fpn_neck/losses.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/tiled_head.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/timm_backbone.py"),
     (

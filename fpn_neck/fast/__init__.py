@@ -1,7 +1,8 @@
 """Faster convolutions for the neck and the head, with less memory; see docs/performance.md.
 
 `fpn_neck.FPN` and `fpn_neck.SegHead` use them by themselves where they apply. Their results differ
-from torch's own convolutions by rounding (about 1e-6 relative to the largest value).
+from torch's own convolutions by rounding (about 1e-6 relative to the largest value). On a GPU,
+losses and label maps of `fpn_neck.strips` use Triton's kernels where Triton is installed.
 
     fpn_neck.fast.enable(False)            # torch's own operators from here on, bit for bit
     with fpn_neck.fast.enable(False): ...  # or only inside the block

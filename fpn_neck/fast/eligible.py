@@ -52,11 +52,16 @@ def eager() -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not has_global_hooks()
-        and torch._C._len_torch_dispatch_stack() == 0  # fake tensors, FLOP counters, make_fx
+        and not in_dispatch_mode()
         and not _has_function_mode()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, grad, jvp
         and forward_ad._current_level < 0
     )
+
+
+def in_dispatch_mode() -> bool:
+    """Whether a mode handles torch's operators: fake tensors, FLOP counters, make_fx."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def may_take_triton(x: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fpn_neck.fast.cuda.axis import Axis
+from fpn_neck.fast.eligible import in_dispatch_mode
 
 _REMEMBERED = 256  # taps of sizes, of crops and of strips
 _BLOCK = 64  # outputs
@@ -22,14 +23,9 @@ def _remembered(make: Callable[..., Taps]) -> Callable[..., Taps]:
     @wraps(make)
     def remembered(*args: Any) -> Taps:
         with torch.inference_mode(False):
-            return make(*args) if _in_mode() else cached(*args)
+            return make(*args) if in_dispatch_mode() else cached(*args)
 
     return remembered
-
-
-def _in_mode() -> bool:
-    """Whether tensors belong to a mode, e.g. fake tensors, and are of no use outside of it."""
-    return torch._C._len_torch_dispatch_stack() > 0
 
 
 class Block(NamedTuple):
@@ -95,7 +91,7 @@ class Taps:
         if key not in self._copies:
             with torch.inference_mode(False):
                 copies = self.indices.to(like.device), self.weights.to(like)
-            if _in_mode():
+            if in_dispatch_mode():
                 return copies
             self._copies[key] = copies
         return self._copies[key]
@@ -113,7 +109,7 @@ class Taps:
                     self.weights.to(device, torch.float32),
                     users.to(device, torch.int32),
                 )
-            if _in_mode():
+            if in_dispatch_mode():
                 return axis
             self._axes[device] = axis
         return self._axes[device]
@@ -133,7 +129,7 @@ class Taps:
                 first, last = part.span()
                 matrix = part.moved(first, last).matrix(like)
                 blocks.append(Block(slice(start, end), slice(first, last), matrix))
-            if _in_mode():
+            if in_dispatch_mode():
                 return blocks
             self._blocks[key] = blocks
         return self._blocks[key]
