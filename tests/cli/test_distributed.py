@@ -105,7 +105,7 @@ def test_sigterm_to_one_of_several_gpus_saves_at_the_next_look(tmp_path):
 
 
 def test_a_loss_that_is_nan_in_one_of_several_gpus_is_named_by_all(tmp_path):
-    """The gradient is NaN in all processes; the loss came first. Nothing is saved."""
+    """The gradient is NaN in all processes; the loss came first. They find it when they save."""
     done = toy("pytorch", tmp_path, "nan")
     for process in done:
         assert process.returncode == 2
