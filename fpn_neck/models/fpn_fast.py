@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, winograd_is_faster
 from fpn_neck.fast.cpu.merge import has_half_size, merge, merged_rows
-from fpn_neck.fast.eligible import are_plain_tensors, is_plain_conv, is_unmodified
+from fpn_neck.fast.cuda_pyramid import cuda_pyramid
+from fpn_neck.fast.eligible import (
+    are_for_triton,
+    are_plain_tensors,
+    is_plain_conv,
+    is_unmodified,
+    takes_triton,
+)
 from fpn_neck.fast.memory_format import is_channels_last
 from fpn_neck.models.layers import ConvNormAct
 
@@ -30,15 +37,17 @@ def takes_fast_path(
 ) -> bool:
     """Whether `fast_pyramid` gives what these blocks give, and is faster.
 
-    The blocks must be plain 1x1 and 3x3 convolutions with bias, on the CPU, and the finest map must
-    be large enough.
+    The blocks must be plain 1x1 and 3x3 convolutions with bias, on a GPU that Triton's kernels
+    serve, or on the CPU, where the finest map must be large enough.
     """
-    if not winograd_is_faster(maps[0], out_channels, out_channels):
+    by_triton = takes_triton(maps[0])
+    if not by_triton and not winograd_is_faster(maps[0], out_channels, out_channels):
         return False
     if not (all(_is_plain(b, 1) for b in laterals) and all(_is_plain(b, 3) for b in smooths)):
         return False
     convs = _convs([*laterals, *smooths])
-    return are_plain_tensors(*maps, *(t for conv in convs for t in (conv.weight, conv.bias)))
+    tensors = *maps, *(t for conv in convs for t in (conv.weight, conv.bias))
+    return are_for_triton(*tensors) if by_triton else are_plain_tensors(*tensors)
 
 
 def _is_plain(block: nn.Module, kernel: int) -> bool:
@@ -71,6 +80,9 @@ def fast_pyramid(
     """
     # The tensors in use may be others than the registered parameters, e.g. under FSDP.
     lateral_convs, smooth_convs = _convs(laterals), _convs(smooths)
+    if takes_triton(maps[0]):
+        by_level = ([(c.weight, c.bias) for c in convs] for convs in (lateral_convs, smooth_convs))
+        return cuda_pyramid(maps, *by_level)
     tensors = [*maps, *(t for c in (*lateral_convs, *smooth_convs) for t in (c.weight, c.bias))]
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     outs: list[Tensor] = []
