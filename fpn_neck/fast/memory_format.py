@@ -20,6 +20,7 @@ def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
 
 def is_half(x: Tensor) -> bool:
     """Whether a convolution of ``x`` computes in half precision, by autocast or by its dtype."""
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    kind, dtype = x.device.type, x.dtype
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # there is no autocast for meta
+        dtype = torch.get_autocast_dtype(kind)
     return dtype.itemsize < 4

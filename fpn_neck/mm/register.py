@@ -11,7 +11,11 @@ from fpn_neck.mm.distributed import (  # noqa: F401 (register)
     fsdp,
 )
 from fpn_neck.mm.registry import MODELS
-from fpn_neck.mm.training import install_hooks, report_hooks  # noqa: F401 (register)
+from fpn_neck.mm.training import (  # noqa: F401 (register)
+    bfloat16_wrapper,
+    install_hooks,
+    report_hooks,
+)
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import CONVS
 from fpn_neck.models.pyramid_backbone import PyramidBackbone
