@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,24 +44,35 @@ def takes_fast_path(
         return False
     if not (all(_is_plain(b, 1) for b in laterals) and all(_is_plain(b, 3) for b in smooths)):
         return False
-    convs = _convs([*laterals, *smooths])
-    tensors = *maps, *(t for conv in convs for t in (conv.weight, conv.bias))
+    tensors = *maps, *(t for conv in _convs([*laterals, *smooths]) for t in _weight_and_bias(conv))
     return are_for_triton(*tensors) if by_triton else are_plain_tensors(*tensors)
 
 
+# Before the first launch a GPU waits for what follows: so no search by nn.Module.__getattr__, which
+# takes half a microsecond each time.
+
+
 def _is_plain(block: nn.Module, kernel: int) -> bool:
+    if type(block) is not ConvNormAct or not is_unmodified(block):
+        return False
+    (conv,) = _convs([block])
     return (
-        type(block) is ConvNormAct
-        and is_unmodified(block)
-        and block.norm_name is None
+        block.norm_name is None
         and block.activate is None
-        and is_plain_conv(block.conv, kernel)
-        and block.conv.bias is not None
+        and is_plain_conv(conv, kernel)
+        and _weight_and_bias(conv)[1] is not None
     )
 
 
 def _convs(blocks: Sequence[nn.Module]) -> list[_BiasedConv]:
-    return [cast(_BiasedConv, block.conv) for block in blocks]
+    return [block._modules["conv"] for block in blocks]  # type: ignore[misc]  # see _BiasedConv
+
+
+def _weight_and_bias(conv: _BiasedConv) -> tuple[Tensor, Tensor]:
+    """The tensors in use, which may be others than the registered parameters, e.g. under FSDP."""
+    registered = conv._parameters
+    weight, bias = registered.get("weight"), registered.get("bias")
+    return conv.weight if weight is None else weight, conv.bias if bias is None else bias
 
 
 def fast_pyramid(
@@ -78,11 +88,13 @@ def fast_pyramid(
     Returns:
         P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
     """
-    # The tensors in use may be others than the registered parameters, e.g. under FSDP.
     lateral_convs, smooth_convs = _convs(laterals), _convs(smooths)
     if takes_triton(maps[0]):
-        by_level = ([(c.weight, c.bias) for c in convs] for convs in (lateral_convs, smooth_convs))
-        return cuda_pyramid(maps, *by_level)
+        return cuda_pyramid(
+            maps,
+            [_weight_and_bias(conv) for conv in lateral_convs],
+            [_weight_and_bias(conv) for conv in smooth_convs],
+        )
     tensors = [*maps, *(t for c in (*lateral_convs, *smooth_convs) for t in (c.weight, c.bias))]
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     outs: list[Tensor] = []

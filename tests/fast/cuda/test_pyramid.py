@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
@@ -163,6 +163,26 @@ def test_activation_checkpointing(use_reentrant, device):
         ours,
         torch.autograd.grad(sum(y.square().sum() for y in expected), leaves(fpn, inputs)),
     )
+
+
+def test_data_parallel_and_scaled_losses(device, tmp_path):
+    """Two backward passes into the same buckets, and gradients of a scaled loss, unscaled."""
+    fpn, inputs = build(device), maps(device)
+    wanted = list(fpn.parameters())
+    expected = torch.autograd.grad(sum(y.square().sum() for y in plain(fpn, inputs)), wanted)
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(fpn)
+        for _ in range(2):
+            scaler = torch.amp.GradScaler(device.type, init_scale=64.0)
+            optimizer = torch.optim.SGD(wanted, lr=0.0)
+            optimizer.zero_grad()
+            scaler.scale(sum(y.square().sum() for y in parallel(inputs))).backward()
+            scaler.unscale_(optimizer)
+            assert_same([p.grad for p in wanted], expected)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_compiled_it_is_one_graph_of_torchs_operators(device):
