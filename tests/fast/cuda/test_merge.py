@@ -60,16 +60,25 @@ def test_sizes_and_dtypes(name, dtype, layout, device):
     assert_close(sums, by_bias, 1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(9, 41), (41, 9), (49, 98), (123, 124), (7, 100), (100, 7)])
-def test_every_index_is_torchs(sizes, device):
-    """In exact numbers some would be others: torch computes 41 * (9 / 41) in float32, too."""
-    for height, h in (sizes, sizes[::-1]):
-        above = torch.arange(float(h)).view(1, 1, h, 1).to(device)
-        lateral, bias = torch.zeros(1, 1, height, 1, device=device), torch.zeros(1, device=device)
-        ours = add_upsampled(lateral, bias, above)
-        assert torch.equal(ours, F.interpolate(above, size=(height, 1)))
-        counts, _ = gradients(torch.ones_like(ours), (h, 1), wants_sums=False)
-        assert torch.equal(counts.flatten(), ours.flatten().long().bincount(minlength=h).float())
+# At each, an index in float32 is another than in whole numbers: before it at all but the last.
+@pytest.mark.parametrize(
+    "lengths",
+    [(22, 26), (46, 14), (82, 2), pytest.param((2047, 8195), marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_every_index_is_torchs(lengths, device):
+    length, source = lengths
+    places = torch.arange(length) * source // length
+    for down in (False, True) if length < 50 else (False,):
+        shapes = [(1, 1, n, 1) if down else (1, 1, 1, n) for n in lengths]
+        above = torch.arange(float(source)).view(shapes[1]).to(device)
+        ours = torch.zeros(shapes[0], device=device)
+        add_upsampled(ours, torch.zeros(1, device=device), above)
+        assert torch.equal(ours, F.interpolate(above, size=shapes[0][2:]))
+        assert not torch.equal(ours.flatten().long().cpu(), places)
+        sums, _ = gradients(torch.ones_like(ours), shapes[1][2:], wants_sums=False)
+        counts = ours.flatten().long().bincount(minlength=source)
+        assert torch.equal(sums.flatten(), counts.float())
 
 
 def test_channels_of_more_than_a_block(layout, device):
