@@ -7,15 +7,12 @@ from importlib.util import find_spec
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm import select_levels  # noqa: F401 (registers)
 from fpn_neck.mm.distributed import (  # noqa: F401 (register)
+    bfloat16_wrapper,
     cpu_data_parallel,
     fsdp,
 )
 from fpn_neck.mm.registry import MODELS
-from fpn_neck.mm.training import (  # noqa: F401 (register)
-    bfloat16_wrapper,
-    install_hooks,
-    report_hooks,
-)
+from fpn_neck.mm.training import install_hooks, report_hooks  # noqa: F401 (register)
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import CONVS
 from fpn_neck.models.pyramid_backbone import PyramidBackbone
