@@ -7,8 +7,10 @@ import torch
 
 
 @pytest.fixture
-def device():
-    """Of the tensors that the kernels get."""
+def device(monkeypatch):
+    """Of the tensors that the kernels get; torch's float32 is float32 there, not TF32."""
+    for setting in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(setting, "allow_tf32", False)
     return torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 

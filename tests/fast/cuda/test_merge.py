@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.kernels import need_kernels
 
 from fpn_neck.fast.cuda.merge import MORE_CHANNELS, TERMS, add_upsampled, bias_as_channels
 from fpn_neck.fast.cuda.merge import sum_targets as gradients
 
+need_kernels()
 SIZES = {  # of the lateral, of the level above
     "double": ((6, 8), (3, 4)),
     "odd": ((5, 7), (3, 4)),

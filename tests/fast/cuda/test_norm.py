@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.kernels import need_kernels
 from torch import nn
 
 from fpn_neck import SegHead, fast
 from fpn_neck.fast.cuda_norm import group_norm_relu
 from fpn_neck.models.layers import ConvNormAct
 
+need_kernels()
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
 SHAPES = {  # photos, channels, groups, height, width
     "usual": (2, 8, 4, 5, 7),

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from helpers.kernels import need_kernels
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
 from fpn_neck.fast import cuda_pyramid as pyramid
 
+need_kernels()
 CHANNELS, WIDTH = [3, 4, 6], 8
 SIZES = {
     "even": [(8, 12), (4, 6), (2, 3)],
