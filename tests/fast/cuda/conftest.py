@@ -4,14 +4,17 @@ import os
 
 import pytest
 import torch
+from helpers.devices import without_tf32
 
 
 @pytest.fixture
-def device(monkeypatch):
-    """Of the tensors that the kernels get; torch's float32 is float32 there, not TF32."""
-    for setting in (torch.backends.cudnn, torch.backends.cuda.matmul):
-        monkeypatch.setattr(setting, "allow_tf32", False)
-    return torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+def device():
+    """Of the tensors that the kernels get."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        yield torch.device("cpu")
+        return
+    with without_tf32():
+        yield torch.device("cuda")
 
 
 @pytest.fixture(params=["NCHW", "NHWC"])
