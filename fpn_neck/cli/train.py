@@ -1,4 +1,4 @@
-"""Train any mmseg or mmdet config: tools/train.py CONFIG [--work-dir DIR] [--amp] ..."""
+"""Train any mmseg or mmdet config: tools/train.py CONFIG [--work-dir DIR] [--amp [DTYPE]] ..."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from fpn_neck.utils.command_line import command_parser
 def parse_args() -> Namespace:
     parser = command_parser(__doc__)
     add_common_arguments(parser)
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const=True,
+        choices=["float16", "bfloat16"],
+        help="automatic mixed precision: bfloat16, or float16 (the default), which scales the loss "
+        "and needs a GPU",
+    )
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
     )

@@ -115,12 +115,14 @@ def is_plain_conv(module: nn.Module, kernel: int) -> bool:
 
 def is_unmodified(module: nn.Module) -> bool:
     """Whether it has neither hooks nor a replaced forward: a call does what its class does."""
+    own = vars(module)
     return not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or not {"forward", "_conv_forward"}.isdisjoint(vars(module))
+        or "forward" in own
+        or "_conv_forward" in own
     )
 
 
@@ -133,5 +135,23 @@ def are_plain_tensors(*tensors: Tensor) -> bool:
         and t.device.type == "cpu"
         and t.layout == torch.strided
         and (t.is_contiguous() or is_channels_last(t))
+        for t in tensors
+    )
+
+
+def are_for_triton(*tensors: Tensor) -> bool:
+    """Whether all are float tensors on one device and of one dtype, or of what autocast makes one.
+
+    Whether kernels serve the first is `takes_triton`'s part.
+    """
+    first = tensors[0]
+    dtypes = {first.dtype}
+    if torch.is_autocast_enabled(first.device.type):
+        dtypes = {torch.float32, torch.float16, torch.bfloat16}
+    return all(
+        type(t) in (Tensor, nn.Parameter)
+        and t.dtype in dtypes
+        and t.device == first.device
+        and t.layout == torch.strided
         for t in tensors
     )

@@ -16,3 +16,11 @@ def is_channels_last(x: Tensor) -> bool:
 def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
     """``x``, made contiguous if ``like`` is contiguous."""
     return x.contiguous() if like.is_contiguous() else x
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether a convolution of ``x`` computes in half precision, by autocast or by its dtype."""
+    kind, dtype = x.device.type, x.dtype
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # there is no autocast for meta
+        dtype = torch.get_autocast_dtype(kind)
+    return dtype.itemsize < 4

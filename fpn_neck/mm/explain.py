@@ -226,7 +226,8 @@ def _to_train_smaller(cfg: Config) -> list[str]:
     backbone = cfg.model.get("backbone") or {}
     if not backbone.get("with_cp") and _takes_checkpointing(backbone, cfg.get("default_scope")):
         ways.append("set model.backbone.with_cp=True")
-    if torch.cuda.is_available() and "Amp" not in str(cfg.get("optim_wrapper", {}).get("type")):
+    wrapper = str(cfg.get("optim_wrapper", {}).get("type"))
+    if torch.cuda.is_available() and "Amp" not in wrapper and "BFloat16" not in wrapper:
         ways.append("give --amp")
     return ways
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -33,7 +35,7 @@ def prepare_training(args: Namespace) -> Config:
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
     if args.amp:
-        _use_mixed_precision(cfg)
+        _use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
         _scale_learning_rate(cfg)
     if args.resume is not None:
@@ -98,12 +100,31 @@ def _evaluators(cfg: Config, name: str) -> list[dict]:
 # ---------------------------------------------------------------------------------------- training
 
 
-def _use_mixed_precision(cfg: Config) -> None:
-    if not torch.cuda.is_available():
-        raise ValueError("--amp: mmengine's AmpOptimWrapper needs a GPU, and there is none")
+def _use_mixed_precision(cfg: Config, amp: str | Literal[True]) -> None:
     require(cfg, "optim_wrapper")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    wrapper = mixed_precision(cfg.optim_wrapper, amp)
+    if "dtype" in wrapper and not torch.cuda.is_available():
+        raise ValueError(
+            f"--amp {wrapper['dtype']}: mmengine's AmpOptimWrapper needs a GPU, and there is none; "
+            "give --amp bfloat16, which runs on a CPU too"
+        )
+    cfg.optim_wrapper = wrapper
+
+
+def mixed_precision(wrapper: Mapping[str, Any], amp: str | Literal[True]) -> dict[str, Any]:
+    """The optimizer wrapper of ``--amp``.
+
+    Args:
+        wrapper: the config's ``optim_wrapper``.
+        amp: 'float16', which scales the loss, 'bfloat16', which has the range of float32 and needs
+            no scaling, or True: the wrapper's ``dtype`` if it has one, else float16.
+    """
+    dtype = (wrapper.get("dtype") or "float16") if amp is True else amp
+    others = {k: v for k, v in wrapper.items() if k not in ("type", "dtype", "loss_scale")}
+    if dtype == "bfloat16":
+        return others | {"type": "fpn_neck.BFloat16OptimWrapper"}
+    scale = wrapper.get("loss_scale", "dynamic")
+    return others | {"type": "AmpOptimWrapper", "dtype": dtype, "loss_scale": scale}
 
 
 def _scale_learning_rate(cfg: Config) -> None:

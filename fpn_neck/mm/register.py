@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm import select_levels  # noqa: F401 (registers)
 from fpn_neck.mm.distributed import (  # noqa: F401 (register)
+    bfloat16_wrapper,
     cpu_data_parallel,
     fsdp,
 )

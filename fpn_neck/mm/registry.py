@@ -45,6 +45,7 @@ MODELS = _child(root.MODELS)
 DATASETS = _child(root.DATASETS)
 METRICS = _child(root.METRICS)
 HOOKS = _child(root.HOOKS)
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
 STRATEGIES = _child(root.STRATEGIES)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
+from fpn_neck.fast.cuda_norm import norm_act
 from fpn_neck.utils.arguments import check_flag, check_whole
 
 Cfg = Mapping[str, Any]
@@ -142,7 +143,7 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = run_conv(self.conv, x)
         if self.norm_name is not None:
-            x = getattr(self, self.norm_name)(x)
+            return norm_act(getattr(self, self.norm_name), self.activate, x)
         return x if self.activate is None else self.activate(x)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import in_faster_layout
+from fpn_neck.fast.cuda_norm import in_layout_of_tensor_cores
 from fpn_neck.fast.eligible import eager
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
@@ -83,7 +84,7 @@ class ScaleHeads(nn.ModuleList):
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
         check_maps("SegHead", pyramid, self.in_channels)
-        pyramid = in_faster_layout(pyramid, self.channels)
+        pyramid = in_layout_of_tensor_cores(in_faster_layout(pyramid, self.channels))
         maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
         size = maps[0].shape[-2:]
         if self.merge == "cat":

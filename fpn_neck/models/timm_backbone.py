@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fpn_neck.fast.memory_format import is_half
 from fpn_neck.models.declarations import check_strides
 from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
 from fpn_neck.utils.arguments import check_float_map, check_whole
@@ -130,7 +131,9 @@ class TimmBackbone(nn.Module):
         if self.multiple > 1:
             missing = [ceil_div(n, self.multiple) * self.multiple - n for n in (h, w)]
             x = F.pad(x, (0, missing[1], 0, missing[0]))
-        if x.device.type == "cpu":  # depthwise convolutions are twice as fast in this memory format
+        # On the CPU depthwise convolutions are twice as fast in channels_last, and tensor cores of
+        # GPUs want it in half precision: from NCHW every convolution would convert its maps.
+        if x.device.type == "cpu" or is_half(x):
             x = x.contiguous(memory_format=torch.channels_last)
         return tuple(
             _cropped(m, ceil_div(h, s), ceil_div(w, s))

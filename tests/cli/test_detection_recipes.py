@@ -52,3 +52,14 @@ def test_recipe_trains_validates_and_paints(run_tool, write_config, tmp_path, na
     pictures = sorted((tmp_path / "work/pictures").glob("*.png"))
     assert len(pictures) == 4  # all scenes for validation
     assert Image.open(pictures[0]).size == (2 * 96, 64)
+
+
+@slow
+def test_a_detector_trains_in_bfloat16(run_tool, write_config, tmp_path):
+    (name,) = (n for n in METRICS if n.startswith("faster"))
+    config, work = write_config("tiny", TINY.replace("NAME", name)), tmp_path / "work"
+    options = ["--amp", "bfloat16", "--work-dir", work]
+    done = run_tool("train", config, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    losses = [value for _, value in read_scalars(work)["loss"]]
+    assert len(losses) == 2 and all(0 < value < 100 for value in losses)

@@ -16,7 +16,7 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
 
 from fpn_neck.datasets.shapes.write import CLASSES  # noqa: E402
 from fpn_neck.mm.curves import read_scalars  # noqa: E402
-from fpn_neck.mm.prepare import prepare_testing, prepare_training  # noqa: E402
+from fpn_neck.mm.prepare import mixed_precision, prepare_testing, prepare_training  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
 
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
@@ -63,6 +63,19 @@ def test_training_leaves_its_checkpoints(trained):
     series = read_scalars(work_dir)
     best = max(series["mIoU_occurring"], key=lambda point: point[1])[0]
     assert [p.name for p in work_dir.glob("best_*")] == [f"best_mIoU_occurring_iter_{best}.pth"]
+
+
+@pytest.mark.slow
+def test_training_in_bfloat16(run_tool, trained, tmp_path):
+    """Beside the same run in float32."""
+    work = tmp_path / "work"
+    options = ["--amp", "bfloat16", "--work-dir", work]
+    succeeded(run_tool("train", trained.config, *options, cwd=tmp_path))
+    losses = zip(*(read_scalars(w)["loss"] for w in (work, trained.work_dir)), strict=True)
+    for (_, ours), (_, theirs) in losses:
+        assert ours != theirs and math.isclose(ours, theirs, rel_tol=0.02)
+    weights = load_checkpoint(work / "iter_4.pth")["state_dict"].values()
+    assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
 
 
 def test_training_leaves_its_scalars(trained):
@@ -446,16 +459,40 @@ def test_automatic_learning_rate_needs_a_base_batch_size(tool):
         tool("train", DEMO, "--auto-scale-lr")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, --amp is allowed")
-def test_mixed_precision_needs_a_gpu(call_tool, assert_refused):
-    assert_refused(call_tool("train", DEMO, "--amp"), "--amp", "GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, it is allowed")
+@pytest.mark.parametrize("arguments", [["--amp"], ["--amp", "float16"]], ids=" ".join)
+def test_float16_needs_a_gpu(call_tool, assert_refused, arguments):
+    assert_refused(call_tool("train", DEMO, *arguments), "--amp float16", "GPU", "--amp bfloat16")
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_mixed_precision_on_a_gpu(tool):
-    cfg = tool("train", DEMO, "--amp")
-    assert cfg.optim_wrapper.type == "AmpOptimWrapper" and cfg.optim_wrapper.loss_scale == "dynamic"
+@pytest.mark.parametrize("config", [DEMO, RPN], ids=["mmseg", "mmdet"])
+def test_float16_on_a_gpu(tool, config):
+    plain = tool("train", config).optim_wrapper
+    wrapper = tool("train", config, "--amp").optim_wrapper
+    assert wrapper == mixed_precision(plain, "float16")
+
+
+def test_float16_scales_the_loss():
+    wrapper = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}, "clip_grad": None}
+    scaled = wrapper | {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": "dynamic"}
+    assert mixed_precision(wrapper, True) == mixed_precision(wrapper, "float16") == scaled
+    assert mixed_precision(scaled | {"loss_scale": 512.0}, True)["loss_scale"] == 512.0
+
+
+@pytest.mark.parametrize("config", [DEMO, RPN], ids=["mmseg", "mmdet"])
+def test_bfloat16_scales_no_loss(tool, config):
+    plain = tool("train", config).optim_wrapper
+    wrapper = tool("train", config, "--amp", "bfloat16").optim_wrapper
+    assert wrapper == plain | {"type": "fpn_neck.BFloat16OptimWrapper"}
+    written = ["--cfg-options", "optim_wrapper.dtype=bfloat16", "optim_wrapper.loss_scale=512.0"]
+    assert tool("train", config, "--amp", *written).optim_wrapper == wrapper
+
+
+def test_another_precision_is_refused_with_those_that_exist(call_tool):
+    done = call_tool("train", DEMO, "--amp", "float8")
+    assert done.returncode == 2 and "float16" in done.stderr and "bfloat16" in done.stderr
 
 
 def test_mmdets_output_is_added_to_the_metrics(tool, trained):

@@ -166,9 +166,9 @@ def check_config(tmp_path, shapes):
     """What tools/train.py does with a config file before it builds anything."""
     file = tmp_path / "changed.py"
     args = Namespace(config=str(file), work_dir=str(tmp_path), cfg_options=None, launcher="none")
-    args.amp = args.allow_mismatch = args.skip_nan = args.no_check = False
+    args.allow_mismatch = args.skip_nan = args.no_check = False
     args.auto_scale_lr = args.tensorboard = True
-    args.resume = None
+    args.amp = args.resume = None
 
     def check(case):
         content, path = case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -21,11 +22,18 @@ def device(request) -> Iterator[str]:
         return
     if not torch.cuda.is_available():
         pytest.skip("torch finds no GPU")
+    with without_tf32():
+        yield "cuda"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Let a GPU's float32 be float32."""
     settings = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [setting.allow_tf32 for setting in settings]
     for setting in settings:
         setting.allow_tf32 = False
-    yield "cuda"
+    yield
     for setting, allowed in zip(settings, before, strict=True):
         setting.allow_tf32 = allowed
 

@@ -70,6 +70,24 @@ def test_maps_have_the_declared_channels_and_sizes_rounded_up(name, size):
     assert all(m.isfinite().all() and m.any() for m in maps)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "is_last"),
+    [
+        ("cpu", torch.float32, True),
+        ("meta", torch.float32, False),
+        ("meta", torch.float16, True),
+        ("meta", torch.bfloat16, True),
+    ],
+    ids=str,
+)
+def test_convolutions_get_channels_last_where_they_are_faster_in_it(device, dtype, is_last):
+    """On a CPU, and elsewhere in half precision; the meta device stands for a GPU."""
+    backbone, seen = TimmBackbone("resnet18").to(device, dtype).eval(), []
+    backbone.net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    backbone(torch.zeros(2, 3, 64, 96, device=device, dtype=dtype))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) == is_last
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_channels_and_strides_are_what_timm_declares(name):
     backbone = built(name)

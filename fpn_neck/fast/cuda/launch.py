@@ -13,13 +13,13 @@ class Launch(NamedTuple):
 
     Attributes:
         kernel: a function of ``triton.jit``.
-        grid: number of programs along up to two axes.
+        grid: number of programs along up to three axes.
         arguments: in the kernel's order; the first is a tensor.
         constants: what the kernel is compiled for.
     """
 
     kernel: Any
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     arguments: tuple[Tensor | int | float, ...]
     constants: dict[str, int | bool]
 

@@ -4,12 +4,17 @@ import os
 
 import pytest
 import torch
+from helpers.devices import without_tf32
 
 
 @pytest.fixture
 def device():
     """Of the tensors that the kernels get."""
-    return torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        yield torch.device("cpu")
+        return
+    with without_tf32():
+        yield torch.device("cuda")
 
 
 @pytest.fixture(params=["NCHW", "NHWC"])

@@ -15,7 +15,16 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-@pytest.mark.parametrize("name", ["test_labels.py", "test_loss_sums.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_labels.py",
+        "test_loss_sums.py",
+        "test_merge.py",
+        "test_norm.py",
+        "test_pyramid.py",
+    ],
+)
 def test_kernels_run_in_the_interpreter(name):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / name)]
     hidden = {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST", "CUDA_VISIBLE_DEVICES"}

@@ -1,0 +1,156 @@
+"""One step down the pyramid: lateral + its bias + the upsampled level above, and the gradients.
+
+torch makes of it a pass for the bias, one for the upsampled map and one for the addition. Here it
+is one kernel. All is computed in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fpn_neck.fast.cuda.launch import Launch
+
+# A bias as channels: three numbers of 8 bits sum up to any float32, and no product rounds them,
+# neither in bfloat16 nor in TF32. Matrix products of GPUs want channels by the eight.
+TERMS, MORE_CHANNELS = 3, 8
+
+
+def add_upsampled(
+    lateral: Tensor, bias: Tensor, above: Tensor, *, with_ones: bool = False
+) -> Tensor:
+    """lateral + bias + nearest upsampling of ``above`` to its size.
+
+    Args:
+        lateral: (N, C, H, W), float32, float16 or bfloat16, dense in NCHW or NHWC.
+        bias: (C,), of any float dtype.
+        above: (N, C, h, w) of any size, of the lateral's dtype.
+        with_ones: for `bias_as_channels`; the lateral is in NHWC.
+
+    Returns:
+        The lateral, which is changed; with ones a new map (N, C + 8, H, W), whose further channels
+        are 1, 1, 1, 0, 0, 0, 0, 0.
+    """
+    last = _is_last(lateral)
+    above = above.contiguous(memory_format=_memory_format(last))
+    out = lateral
+    if with_ones:
+        images, channels, *size = lateral.shape
+        out = _new_map(lateral, (images, channels + MORE_CHANNELS, *size), last)
+    merge_launch(lateral, bias.contiguous(), above, out).run()
+    return out
+
+
+def merge_launch(lateral: Tensor, bias: Tensor, above: Tensor, out: Tensor) -> Launch:
+    """What fills ``out``, which may be the lateral."""
+    from fpn_neck.fast.cuda.merge_kernels import add_upsampled as kernel
+
+    images, channels, height, width = lateral.shape
+    h, w = above.shape[-2:]
+    last = _is_last(lateral)
+    columns, block = _tile(last, width, channels)
+    return Launch(
+        kernel,
+        (images * height, _cover(width, columns), _cover(channels, block)),
+        (lateral, bias, above, out, height, width, h, w, h / height, w / width),
+        {
+            "C": channels, "ONES": out.shape[1] - channels, "TERMS": TERMS,
+            "LAST": last, "COLUMNS": columns, "CHANNELS": block,
+        },
+    )  # fmt: skip
+
+
+def sum_targets(
+    grad: Tensor, size: tuple[int, int], *, wants_sums: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of `add_upsampled` by ``above`` and ``bias``, in one pass; deterministic.
+
+    Args:
+        grad: (N, C, H, W), of any strides. size: h and w of ``above``.
+        wants_sums: whether the bias needs its gradient.
+
+    Returns:
+        (N, C, h, w), of the gradient's dtype, and (C,) in float32 or None.
+    """
+    last = _is_last(grad)
+    grad = grad.contiguous(memory_format=_memory_format(last))
+    out = _new_map(grad, (*grad.shape[:2], *size), last)
+    blocks = _cover(size[1], _tile(last, size[1], grad.shape[1])[0])
+    sums = None
+    if wants_sums:
+        shape = len(grad) * size[0] * blocks, grad.shape[1]
+        sums = grad.new_empty(shape, dtype=torch.float32)
+    sum_launch(grad, out, sums).run()
+    return out, None if sums is None else sums.sum(0)
+
+
+def sum_launch(grad: Tensor, out: Tensor, sums: Tensor | None) -> Launch:
+    """What fills ``out``, and ``sums`` with the sums of each program (programs, C)."""
+    from fpn_neck.fast.cuda.merge_kernels import sum_targets as kernel
+
+    images, channels, height, width = grad.shape
+    h, w = out.shape[-2:]
+    last = _is_last(grad)
+    columns, block = _tile(last, w, channels)
+    return Launch(
+        kernel,
+        (images * h, _cover(w, columns), _cover(channels, block)),
+        (
+            grad, out, out if sums is None else sums, height, width, h, w,
+            h / height, w / width, _cover(height, h) + 2, _cover(width, w) + 2,
+        ),
+        {
+            "C": channels, "DOUBLE": (height, width) == (2 * h, 2 * w), "SUMS": sums is not None,
+            "LAST": last, "COLUMNS": columns, "CHANNELS": block,
+        },
+    )  # fmt: skip
+
+
+def bias_as_channels(weight: Tensor, bias: Tensor) -> Tensor:
+    """Weight of a convolution of a map with ones: it adds the bias without a pass of its own.
+
+    The bias is the centre tap of the channels of ones. The centre never leaves the map, so the sum
+    is exact at the borders too.
+
+    Args:
+        weight: (O, C, 3, 3). bias: (O,), of any float dtype.
+
+    Returns:
+        (O, C + 8, 3, 3), of the weight's dtype.
+    """
+    further = weight.new_zeros(len(weight), MORE_CHANNELS, 3, 3)
+    rest = bias.float()
+    for term in range(TERMS):
+        part = rest.bfloat16().float()
+        further[:, term, 1, 1] = part
+        rest = rest - part
+    return torch.cat([weight, further], 1)
+
+
+def _is_last(x: Tensor) -> bool:
+    """Whether a map is walked through in NHWC."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _memory_format(last: bool) -> torch.memory_format:
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _new_map(like: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=_memory_format(last)
+    )
+
+
+def _tile(last: bool, width: int, channels: int) -> tuple[int, int]:
+    """Columns and channels of a program, at most 4096 numbers; the inner ones are neighbours."""
+    from triton import next_power_of_2
+
+    if last:
+        return 16, min(256, next_power_of_2(channels))
+    return min(128, next_power_of_2(width)), min(16, next_power_of_2(channels))
+
+
+def _cover(length: int, part: int) -> int:
+    """Parts that cover a length."""
+    return -(-length // part)

@@ -1,0 +1,217 @@
+"""Group norm and ReLU together, on a GPU, for maps in NHWC.
+
+torch's group norm knows only NCHW there: it copies the map before, and the next convolution copies
+it back. Autocast also makes the map float32. Here the map keeps layout and dtype; sums and the
+norm itself are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from fpn_neck.fast.cuda.launch import Launch
+from fpn_neck.fast.eligible import (
+    are_for_triton,
+    eager,
+    is_unmodified,
+    takes_fast_backward,
+    takes_triton,
+)
+from fpn_neck.fast.memory_format import is_channels_last, is_half
+
+_CHUNK = 256  # pixels whose sums one program makes
+_MOST_CHANNELS = 1024
+
+
+def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
+    """``act(norm(x))``, in two passes where both are plain group norm and ReLU."""
+    if _fits(norm, act, x):
+        plain = cast(nn.GroupNorm, norm)
+        return group_norm_relu(x, plain.num_groups, plain.weight, plain.bias, plain.eps)
+    x = norm(x)
+    return x if act is None else act(x)
+
+
+def _fits(norm: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
+    return (
+        type(norm) is nn.GroupNorm
+        and type(act) is nn.ReLU
+        and eager()
+        and takes_triton(x)
+        and is_channels_last(x)
+        and norm.affine
+        and x.shape[1] <= _MOST_CHANNELS
+        and is_unmodified(norm)
+        and is_unmodified(act)
+        and all(t.dtype in (x.dtype, torch.float32) for t in (norm.weight, norm.bias))
+        and are_for_triton(x)
+        and are_for_triton(norm.weight, norm.bias)
+        and x.device == norm.weight.device
+    )
+
+
+def in_layout_of_tensor_cores(maps: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Maps for chains of convolutions and norms: in NHWC if they compute in half precision."""
+    if eager() and takes_triton(maps[0]) and is_half(maps[0]):
+        return [x.contiguous(memory_format=torch.channels_last) for x in maps]
+    return maps
+
+
+def group_norm_relu(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """relu(group_norm(x)), of x's dtype; differentiable.
+
+    Args:
+        x: (N, C, H, W), dense in NHWC, float32, float16 or bfloat16.
+        groups: divides C.
+        weight, bias: (C,), of any float dtype.
+    """
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)):
+        return _GroupNormRelu.apply(x, groups, weight, bias, eps)
+    return _write(x, *_moments(x, groups, eps), weight, bias)
+
+
+class _GroupNormRelu(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        mean, rstd = _moments(x, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups, ctx.eps = groups, eps
+        return _write(x, mean, rstd, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4]
+        found: tuple[Tensor, ...]
+        if takes_fast_backward(grad):
+            found = _gradients(grad, x, weight, bias, mean, rstd)
+        else:
+            found = _plain_gradients(grad, x, ctx.groups, weight, bias, ctx.eps)
+        by_x, by_weight, by_bias = (g if w else None for g, w in zip(found, wanted, strict=True))
+        return by_x, None, by_weight, by_bias, None
+
+
+def _plain_gradients(
+    grad: Tensor, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, ...]:
+    """Gradients of x, weight and bias by torch's operators, which can be differentiated again."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views end this derivative, and pass the next one on.
+        x, weight, bias = (
+            t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t in (x, weight, bias)
+        )
+        y = F.group_norm(x.float(), groups, weight.float(), bias.float(), eps)
+        return torch.autograd.grad(
+            F.relu(y).to(x.dtype), (x, weight, bias), grad, create_graph=again
+        )
+
+
+def _moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation of every group, (N, groups), float32."""
+    chunks = -(-x.shape[2] * x.shape[3] // _CHUNK)
+    moments = x.new_empty((len(x), chunks, 2, x.shape[1]), dtype=torch.float32)
+    mean, rstd = x.new_empty((2, len(x), groups), dtype=torch.float32)
+    for launch in moment_launches(x, moments, mean, rstd, eps):
+        launch.run()
+    return mean, rstd
+
+
+def moment_launches(
+    x: Tensor, moments: Tensor, mean: Tensor, rstd: Tensor, eps: float
+) -> tuple[Launch, Launch]:
+    """What fills ``moments``, then ``mean`` and ``rstd``."""
+    from triton import next_power_of_2
+
+    from fpn_neck.fast.cuda.norm_kernels import chunk_moments, group_moments
+
+    (photos, chunks), groups = moments.shape[:2], mean.shape[1]
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    sizes = {"C": channels, "CHUNK": _CHUNK}
+    lanes = next_power_of_2(channels // groups)
+    return (
+        Launch(chunk_moments, (chunks, photos), (x, moments, pixels), sizes | _tile(channels)),
+        Launch(
+            group_moments,
+            (groups, photos),
+            (moments, mean, rstd, pixels, chunks, eps),
+            sizes | {"WIDTH": channels // groups, "LANES": lanes, "BLOCK": max(1, 512 // lanes)},
+        ),
+    )
+
+
+def _write(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    write_launch(x, mean, rstd, weight.contiguous(), bias.contiguous(), out).run()
+    return out
+
+
+def write_launch(
+    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, out: Tensor
+) -> Launch:
+    """What fills ``out``."""
+    from fpn_neck.fast.cuda.norm_kernels import write_norm_relu
+
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    sizes = {"C": channels, "WIDTH": channels // mean.shape[1]} | _tile(channels)
+    grid = -(-pixels // sizes["ROWS"]), len(x)
+    return Launch(write_norm_relu, grid, (x, mean, rstd, weight, bias, out, pixels), sizes)
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; deterministic."""
+    grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    affine = weight.contiguous(), bias.contiguous()
+    channels, groups = x.shape[1], mean.shape[1]
+    chunks = -(-x.shape[2] * x.shape[3] // _CHUNK)
+    sums = x.new_empty((len(x), chunks, 2, channels), dtype=torch.float32)
+    gradient_sum_launch(grad, x, mean, rstd, *affine, sums).run()
+    by_photo = sums.sum(1)  # (N, 2, C)
+    by_bias, by_weight = by_photo.sum(0)
+    numbers = channels // groups * x.shape[2] * x.shape[3]
+    shares = (by_photo * (weight.float() / numbers)).unflatten(2, (groups, -1)).sum(3)
+    out = torch.empty_like(x)
+    shares = shares.transpose(0, 1).contiguous()  # (2, N, groups)
+    gradient_launch(grad, x, mean, rstd, *affine, shares, out).run()
+    return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype)
+
+
+def gradient_sum_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
+    """What fills the last of ``others``: mean, rstd, weight, bias, sums."""
+    from fpn_neck.fast.cuda.norm_kernels import chunk_gradients
+
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    mean, sums = others[0], others[-1]
+    sizes = {"C": channels, "CHUNK": _CHUNK, "WIDTH": channels // mean.shape[1]} | _tile(channels)
+    return Launch(chunk_gradients, (sums.shape[1], len(x)), (grad, x, *others, pixels), sizes)
+
+
+def gradient_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
+    """What fills the last of ``others``: mean, rstd, weight, bias, shares, out."""
+    from fpn_neck.fast.cuda.norm_kernels import write_norm_gradient
+
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    sizes = {"C": channels, "WIDTH": channels // others[0].shape[1]} | _tile(channels)
+    grid = -(-pixels // sizes["ROWS"]), len(x)
+    return Launch(write_norm_gradient, grid, (grad, x, *others, pixels), sizes)
+
+
+def _tile(channels: int) -> dict[str, int]:
+    """Pixels and channels that a program holds at a time, about 4096 numbers."""
+    from triton import next_power_of_2
+
+    block = next_power_of_2(channels)
+    return {"ROWS": max(1, min(_CHUNK, 4096 // block)), "CHANNELS": block}

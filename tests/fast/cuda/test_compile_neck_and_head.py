@@ -1,0 +1,75 @@
+"""The kernels of the neck and the head compile for the GPUs they are for; none spills."""
+
+import importlib.util
+
+import pytest
+import torch
+from helpers.compiled_kernels import resources
+
+from fpn_neck.fast.cuda.merge import merge_launch, sum_launch
+from fpn_neck.fast.cuda_norm import (
+    gradient_launch,
+    gradient_sum_launch,
+    moment_launches,
+    write_launch,
+)
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+MOST_REGISTERS = 168  # 12 warps of an H100's core at a time
+
+
+def empty(*shape, dtype=torch.float32, layout=torch.contiguous_format):
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
+
+
+def neck_launches(layout, dtype):
+    """At C2 of eight photos of 800 x 1216, and above an odd size."""
+    kind = {"dtype": dtype, "layout": layout}
+    lateral, bias, sums = empty(8, 256, 200, 304, **kind), empty(256), empty(8000, 256)
+    above, odd = empty(8, 256, 100, 152, **kind), empty(8, 256, 101, 152, **kind)
+    made = {
+        "merge": merge_launch(lateral, bias, above, lateral),
+        "gradient": sum_launch(lateral, above, sums),
+        "gradient, odd": sum_launch(lateral, odd, sums),
+    }
+    if layout == torch.channels_last:
+        wide = empty(8, 264, 200, 304, **kind)
+        made["merge with ones"] = merge_launch(lateral, bias, above, wide)
+    return made
+
+
+def norm_launches(dtype):
+    """At the head's finest map of eight photos of 512 x 512."""
+    x = empty(8, 128, 128, 128, dtype=dtype, layout=torch.channels_last)
+    mean, rstd, affine = empty(8, 32), empty(8, 32), (empty(128), empty(128))
+    sums, shares = empty(8, 64, 2, 128), empty(2, 8, 32)
+    of_chunks, of_groups = moment_launches(x, sums, mean, rstd, 1e-5)
+    return {
+        "moments of chunks": of_chunks,
+        "moments of groups": of_groups,
+        "norm": write_launch(x, mean, rstd, *affine, x),
+        "sums of gradients": gradient_sum_launch(x, x, mean, rstd, *affine, sums),
+        "gradient of norm": gradient_launch(x, x, mean, rstd, *affine, shares, x),
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability"),
+    [
+        (torch.bfloat16, 90),
+        pytest.param(torch.bfloat16, 80, marks=pytest.mark.slow),
+        pytest.param(torch.float32, 90, marks=pytest.mark.slow),
+        pytest.param(torch.float32, 80, marks=pytest.mark.slow),
+        pytest.param(torch.float16, 90, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_no_kernel_of_neck_or_head_spills(layout, dtype, capability):
+    launches = neck_launches(layout, dtype)
+    if layout == torch.channels_last:
+        launches |= norm_launches(dtype)
+    needs = {name: resources(launch, capability) for name, launch in launches.items()}
+    print(capability, dtype, layout, needs)
+    for name, (registers, stack) in needs.items():
+        assert stack == 0, name
+        assert registers <= MOST_REGISTERS, name

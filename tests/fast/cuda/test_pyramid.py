@@ -1,0 +1,237 @@
+"""fpn_neck.FPN by the GPU's kernels against torch's own operators, in values and gradients."""
+
+import pytest
+import torch
+from helpers.kernels import need_kernels
+from torch import distributed, nn
+from torch.utils.checkpoint import checkpoint
+
+from fpn_neck import FPN, fast
+from fpn_neck.fast import cuda_pyramid as pyramid
+
+need_kernels()
+CHANNELS, WIDTH = [3, 4, 6], 8
+SIZES = {
+    "even": [(8, 12), (4, 6), (2, 3)],
+    "odd": [(7, 9), (4, 5), (2, 3)],
+    "one pixel": [(1, 1)] * 3,
+}
+EXTRA = {
+    "on_lateral": {"num_outs": 5, "add_extra_convs": "on_lateral"},
+    "no 3x3": {"smooth": "none"},
+    "one level": {"start_level": 2},
+}
+
+
+def build(device, **options):
+    fpn = FPN(CHANNELS, WIDTH, **options).to(device)
+    for p in fpn.parameters():
+        nn.init.normal_(p, std=0.3)  # biases too
+    return fpn
+
+
+def maps(device, sizes=SIZES["odd"], layout=torch.contiguous_format, dtype=torch.float32):
+    inputs = zip(CHANNELS, sizes, strict=True)
+    made = [torch.randn(2, c, *s).to(memory_format=layout) for c, s in inputs]
+    return [x.to(device, dtype).requires_grad_() for x in made]
+
+
+def plain(fpn, inputs):
+    with fast.enable(False):
+        assert not fpn._takes_fast_path(inputs)
+        return fpn(inputs)
+
+
+def assert_same(ours, expected, tolerance=1e-5):
+    for a, b in zip(ours, expected, strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def leaves(fpn, inputs):
+    used = inputs[fpn.start_level :]
+    return [*used, *fpn.parameters()]
+
+
+@pytest.fixture
+def biases_are_channels(monkeypatch):
+    """As in large maps."""
+    monkeypatch.setattr(pyramid, "LEAST_NUMBERS", 0)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_outputs_and_gradients(sizes, layout, device):
+    fpn, inputs = build(device), maps(device, sizes, layout)
+    assert fpn._takes_fast_path(inputs)
+    ours, expected = fpn(inputs), plain(fpn, inputs)
+    assert_same(ours, expected)
+    assert all(y.is_contiguous(memory_format=layout) for y in ours)
+    grads = [torch.randn_like(y) for y in ours]
+    wanted = leaves(fpn, inputs)
+    ours = torch.autograd.grad(ours, wanted, grads)
+    assert_same(ours, torch.autograd.grad(expected, wanted, grads))
+
+
+@pytest.mark.parametrize("options", EXTRA.values(), ids=EXTRA.keys())
+def test_options(options, layout, device):
+    fpn, inputs = build(device, **options), maps(device, layout=layout)
+    assert fpn._takes_fast_path(inputs[fpn.start_level :])
+    ours, expected = fpn(inputs), plain(fpn, inputs)
+    assert_same(ours, expected)
+    wanted = leaves(fpn, inputs)
+    ours = torch.autograd.grad(sum(y.square().sum() for y in ours), wanted)
+    assert_same(ours, torch.autograd.grad(sum(y.square().sum() for y in expected), wanted))
+
+
+@torch.no_grad()
+def test_biases_as_channels(layout, device, biases_are_channels):
+    fpn, inputs = build(device), maps(device, layout=layout)
+    assert_same(fpn(inputs), plain(fpn, inputs))
+    assert_same(fpn.half().float()(inputs), plain(fpn, inputs))
+
+
+def test_half_precision_keeps_each_maps_layout(layout, device):
+    """Against float64; convolutions in bfloat16 round to 8 bits. No bias, no map is lost."""
+    fpn, inputs = build(device), maps(device, layout=layout)
+    expected = plain(fpn.double(), [x.double() for x in inputs])
+    fpn, inputs = fpn.bfloat16(), [x.bfloat16() for x in inputs]
+    assert fpn._takes_fast_path(inputs)
+    ours = fpn(inputs)
+    assert_same([y.double() for y in ours], expected, 0.03)
+    for y in ours:
+        assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=layout)
+
+
+def test_autocast(layout, device, biases_are_channels):
+    """Parameters and their gradients stay in float32, maps are in half precision."""
+    fpn, inputs = build(device), maps(device, layout=layout)
+    by_level = [
+        [(block.conv.weight, block.conv.bias) for block in blocks] for blocks in fpn._blocks()
+    ]
+    expected = plain(fpn, inputs)
+    with torch.autocast(device.type, torch.bfloat16):
+        ours, _ = pyramid.cuda_pyramid(inputs, *by_level)
+        with torch.no_grad():
+            wide, _ = pyramid.cuda_pyramid(inputs, *by_level)
+    assert {y.dtype for y in ours} == {torch.bfloat16}
+    assert_same([y.float() for y in ours], expected, 0.03)
+    assert_same([y.float() for y in wide], expected, 0.03)
+    grads = torch.autograd.grad(sum(y.float().sum() for y in ours), leaves(fpn, inputs))
+    theirs = torch.autograd.grad(sum(y.sum() for y in expected), leaves(fpn, inputs))
+    assert {g.dtype for g in grads} == {torch.float32}
+    assert_same(grads, theirs, 0.03)
+
+
+@pytest.mark.parametrize("frozen", ["maps", "biases", "weights"])
+def test_frozen_parts(frozen, device):
+    fpn, inputs = build(device), maps(device)
+    if frozen == "maps":
+        inputs = [x.detach() for x in inputs]
+    for name, p in fpn.named_parameters():
+        p.requires_grad_({"biases": "bias", "weights": "weight"}.get(frozen, "-") not in name)
+    wanted = [t for t in leaves(fpn, inputs) if t.requires_grad]
+    ours = torch.autograd.grad(sum(y.square().sum() for y in fpn(inputs)), wanted)
+    expected = torch.autograd.grad(sum(y.square().sum() for y in plain(fpn, inputs)), wanted)
+    assert_same(ours, expected)
+
+
+def test_second_derivatives_and_batched_gradients(device):
+    fpn, inputs = build(device), maps(device)
+    weight = fpn.lateral_convs[1].conv.weight
+
+    def derive(outs):
+        (first,) = torch.autograd.grad(sum(y.pow(3).sum() for y in outs), weight, create_graph=True)
+        # The last 3x3's bias, among others, has no influence on that gradient's square.
+        return torch.autograd.grad(
+            first.square().sum(), leaves(fpn, inputs), materialize_grads=True
+        )
+
+    assert_same(derive(fpn(inputs)), derive(plain(fpn, inputs)))
+
+    def batched(outs):
+        grads = [torch.stack([torch.ones_like(y), y.detach()]) for y in outs]
+        return torch.autograd.grad(outs, leaves(fpn, inputs), grads, is_grads_batched=True)
+
+    assert_same(batched(fpn(inputs)), batched(plain(fpn, inputs)))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_activation_checkpointing(use_reentrant, device):
+    fpn, inputs = build(device), maps(device)
+    outs = checkpoint(lambda *x: fpn(x), *inputs, use_reentrant=use_reentrant)
+    sum(y.square().sum() for y in outs).backward()
+    ours = [t.grad for t in leaves(fpn, inputs)]
+    expected = plain(fpn, inputs)
+    assert_same(
+        ours,
+        torch.autograd.grad(sum(y.square().sum() for y in expected), leaves(fpn, inputs)),
+    )
+
+
+def test_data_parallel_and_scaled_losses(device, tmp_path):
+    """Two backward passes into the same buckets, and gradients of a scaled loss, unscaled."""
+    fpn, inputs = build(device), maps(device)
+    wanted = list(fpn.parameters())
+    expected = torch.autograd.grad(sum(y.square().sum() for y in plain(fpn, inputs)), wanted)
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(fpn)
+        for _ in range(2):
+            scaler = torch.amp.GradScaler(device.type, init_scale=64.0)
+            optimizer = torch.optim.SGD(wanted, lr=0.0)
+            optimizer.zero_grad()
+            scaler.scale(sum(y.square().sum() for y in parallel(inputs))).backward()
+            scaler.unscale_(optimizer)
+            assert_same([p.grad for p in wanted], expected)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_compiled_it_is_one_graph_of_torchs_operators(device):
+    """Inductor makes a kernel of its own of bias, upsampling and addition; sizes are free."""
+    fpn = build(device)
+    compiled = torch.compile(fpn, fullgraph=True, dynamic=True, backend="aot_eager")
+    for sizes in (SIZES["even"], SIZES["odd"]):
+        inputs = maps(device, sizes)
+        ours, expected = compiled(inputs), plain(fpn, inputs)
+        assert_same(ours, expected)
+        wanted = leaves(fpn, inputs)
+        ours = torch.autograd.grad(sum(y.square().sum() for y in ours), wanted)
+        assert_same(ours, torch.autograd.grad(sum(y.square().sum() for y in expected), wanted))
+
+
+def test_exported_it_needs_no_kernel(device):
+    fpn, inputs = build(device), maps(device)
+    program = torch.export.export(fpn, (inputs,))
+    targets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+    assert all(t.startswith("aten.") or "getitem" in t for t in targets), targets
+    assert_same(program.module()(inputs), plain(fpn, inputs))
+
+
+def test_torchs_bits_when_it_is_off(device):
+    fpn, inputs = build(device), maps(device)
+    laterals = [conv.conv(x) for conv, x in zip(fpn.lateral_convs, inputs, strict=True)]
+    for i in (1, 0):
+        up = nn.functional.interpolate(laterals[i + 1], size=laterals[i].shape[-2:])
+        laterals[i] = laterals[i] + up
+    by_hand = [block.conv(x) for block, x in zip(fpn.fpn_convs, laterals, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(plain(fpn, inputs), by_hand, strict=True))
+
+
+@torch.no_grad()
+def test_inputs_stay_as_they_are(layout, device):
+    """Laterals are written over, maps of the backbone are not."""
+    fpn, inputs = build(device), maps(device, layout=layout)
+    before = [x.clone() for x in inputs]
+    first, second = fpn(inputs), fpn(inputs)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_double_and_mixed_precision_take_torchs_operators(device):
+    fpn, inputs = build(device), maps(device)
+    with torch.no_grad():
+        assert not fpn._takes_fast_path([inputs[0], inputs[1].half(), inputs[2]])
+    doubles = [x.double() for x in inputs]
+    fpn = fpn.double()
+    assert_same(fpn(doubles), plain(fpn, doubles), 1e-12)
