@@ -379,7 +379,12 @@ def check_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
         )
 
 
-@torch.library.custom_op("fpn_neck::checked_labels", mutates_args=())
+# Schemas are written out: older torch may not read annotations that are strings.
+@torch.library.custom_op(
+    "fpn_neck::checked_labels",
+    mutates_args=(),
+    schema="(Tensor target, SymInt num_classes, SymInt ignore_index) -> Tensor",
+)
 def checked_labels(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Labels with 0 for those to ignore; an operator, so that compiled code checks them too.
 

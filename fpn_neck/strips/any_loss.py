@@ -14,7 +14,6 @@ from fpn_neck.losses import PixelLoss, check_range
 from fpn_neck.strips.class_sums import ResizedLogits
 
 
-@torch.compiler.disable  # what a subclass does with the sums of strips is not known
 def losses_by_strips(
     logits: Tensor,
     target: Tensor,

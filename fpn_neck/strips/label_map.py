@@ -45,7 +45,11 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     return label_map_operator(logits, *size, align_corners)
 
 
-@torch.library.custom_op("fpn_neck::label_map", mutates_args=())
+@torch.library.custom_op(
+    "fpn_neck::label_map",
+    mutates_args=(),
+    schema="(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor",
+)
 def label_map_operator(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """`label_map` as an operator of torch, for torch.compile and torch.export."""
     labels = logits.new_empty((len(logits), height, width), dtype=torch.int64)

@@ -21,7 +21,14 @@ from fpn_neck.strips.bilinear_taps import Taps
 _DENSE = {"p", "all_p", "all_log_p"}  # their gradient needs a sum over the classes
 
 
-@torch.library.custom_op("fpn_neck::class_sums", mutates_args=())
+_OPTIONS = "SymInt ignore_index, bool align_corners, str reads"
+
+
+@torch.library.custom_op(
+    "fpn_neck::class_sums",
+    mutates_args=(),
+    schema=f"(Tensor logits, Tensor target, {_OPTIONS}) -> (Tensor, Tensor)",
+)
 def class_sums(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: str
 ) -> tuple[Tensor, Tensor]:
@@ -78,7 +85,11 @@ def _new_lse(logits: Tensor, target: Tensor) -> Tensor:
     return logits.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("fpn_neck::class_sums_backward", mutates_args=())
+@torch.library.custom_op(
+    "fpn_neck::class_sums_backward",
+    mutates_args=(),
+    schema=f"(Tensor derivatives, Tensor logits, Tensor target, Tensor lse, {_OPTIONS}) -> Tensor",
+)
 def class_sums_backward(
     derivatives: Tensor,
     logits: Tensor,
