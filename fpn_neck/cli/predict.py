@@ -1,8 +1,9 @@
 """Segment photos or find objects in them: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
 
 IMAGES are files, folders and globs. With an mmseg config, DIR/labels/NAME.png holds the label of
-every pixel as its grey value, and DIR/overlays/NAME.png shows photo and labels side by side with a
-legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in it,
+every pixel as its grey value, as in the masks of the data set (class 0 is 0, or 1 if its masks are
+read with reduce_zero_label=True), and DIR/overlays/NAME.png shows photo and labels side by side
+with a legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in it,
 and DIR/detections.json holds
 {photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]}, boxes in px of the photo.
 DIR/photos.json holds {photo: NAME}. A folder gives its photos with common suffixes that are not
@@ -18,6 +19,7 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -102,7 +104,8 @@ def predict_photo(predictor: Predictor, image: Path, out: Path, name: str) -> li
     prediction = predictor(image)
     overlay = prediction.draw()
     if prediction.labels is not None:
-        save = partial(save_labels, prediction.labels)
+        labels = prediction.labels.astype(np.int64) + prediction.first_value
+        save = partial(save_labels, labels)
         write_whole(out / "labels" / f"{name}.png", save)
     write_whole(out / "overlays" / f"{name}.png", partial(overlay.save, format="PNG"))
     return prediction.boxes

@@ -33,11 +33,13 @@ class Prediction:
     Attributes:
         draw: returns the overlay: the photo with the prediction on it or beside it.
         labels: class of every pixel, whole numbers (H, W) at the photo's size.
+        first_value: what the data set's masks hold for class 0: 1 with ``reduce_zero_label``.
         boxes: ``{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2] in px}``, best first.
     """
 
     draw: Callable[[], Image.Image]
     labels: np.ndarray | None = None
+    first_value: int = 0
     boxes: list[dict[str, Any]] | None = None
 
 

@@ -45,7 +45,7 @@ test_dataloader = dict(
         data_prefix=dict(img_path='photos', seg_map_path='masks'),
         metainfo=dict(
             classes={classes}, palette=[[0, 0, 0], [255, 0, 0], [0, 0, 255]][:len({classes})]),
-        pipeline=pipeline))
+        pipeline=pipeline, {more}))
 test_cfg = dict(type={loop})
 test_evaluator = dict(type={metric}, iou_metrics=['mIoU'])
 work_dir = {root!r} + '/work'
@@ -96,6 +96,7 @@ SETTINGS = {
     "head": "num_classes=3",
     "options": "",
     "suffix": ".png",
+    "more": "",
 }
 SIXTEEN_BITS = {
     "options": "color_type='unchanged', to_float32=True",
@@ -128,6 +129,7 @@ CASES = {
     "classes": (CLASSES, {}, "8 bits"),
     "classes, 16 bits": (CLASSES, SIXTEEN_BITS, "16 bits"),
     "one logit": (NAMES, BINARY, "8 bits"),
+    "reduce_zero_label": (NAMES, {"more": "reduce_zero_label=True"}, "8 bits"),
 }
 
 
@@ -198,3 +200,4 @@ def test_labels_are_those_of_the_test(call_tool, segmenter, tmp_path, case):
         np.testing.assert_array_equal(np.asarray(Image.open(picture).crop(panel)), shown)
         assert shown.std() > 20  # a photo, not black or white
     assert len(values) > 1
+    assert (0 in values) == (case != "reduce_zero_label")  # 0 is 'no class' in such masks

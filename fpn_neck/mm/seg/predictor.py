@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -12,6 +14,7 @@ from mmengine.registry import MODELS
 from mmseg.models import EncoderDecoder
 from PIL import Image
 
+from fpn_neck.mm.config.names import names_in_config
 from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.photos import picture_of
 from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model
@@ -45,6 +48,7 @@ class SegmentationPredictor:
         complete_names(model, cfg, checkpoint, "classes", "palette", scope="mmseg")
         self.cfg = cfg
         self._meta = model.dataset_meta
+        self._first_value = int(_reduces_zero_label(cfg, self._meta))
         self._model = PhotoModel(model, cfg, scope="mmseg")
 
     def __call__(self, path: Path) -> Prediction:
@@ -57,9 +61,19 @@ class SegmentationPredictor:
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
         # int64 would take 8 bytes a pixel. mmseg gives floats for one logit.
         labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
-        return Prediction(labels=labels, draw=partial(self._draw, image, labels))
+        draw = partial(self._draw, image, labels)
+        return Prediction(labels=labels, first_value=self._first_value, draw=draw)
 
     def _draw(self, image: np.ndarray, labels: np.ndarray) -> Image.Image:
         """The photo, the labels over it, and a legend."""
         classes, palette = self._meta["classes"], self._meta["palette"]
         return side_by_side(picture_of(image), {"prediction": labels}, classes, palette)
+
+
+def _reduces_zero_label(cfg: Config, meta: Mapping[str, Any]) -> bool:
+    """Whether class 0 is 1 in the masks: says the config's data set, as in testing."""
+    try:
+        names = names_in_config(cfg, cfg.get("default_scope") or "mmseg")
+    except Exception:  # of any type: a data set that needs its files, which may be elsewhere
+        names = {}
+    return bool(names.get("reduce_zero_label", meta.get("reduce_zero_label", False)))
