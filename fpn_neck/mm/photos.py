@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import getmro, isclass
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,21 @@ def _in_8_bits(values: np.ndarray) -> np.ndarray:
 
 
 def picture_in(dataset: Any, path: str) -> np.ndarray:
-    """`picture_of` a photo as a data set loads it; of joined data sets, as the first one does."""
-    while not hasattr(dataset, "pipeline"):
-        dataset = dataset.datasets[0] if hasattr(dataset, "datasets") else dataset.dataset
-    results, _ = run_until_loaded(dataset.pipeline.transforms, {"img_path": path})
+    """`picture_of` a photo as a data set loads it; of joined data sets, as the one that has it."""
+    *parts, last = _parts(dataset)
+    owner = next((part for part in parts if _lists(part, path)), last)
+    results, _ = run_until_loaded(owner.pipeline.transforms, {"img_path": path})
     return picture_of(results["img"])
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """The data sets with a pipeline inside of wrappers that repeat or join them."""
+    if hasattr(dataset, "pipeline"):
+        yield dataset
+    else:
+        for part in getattr(dataset, "datasets", None) or [dataset.dataset]:
+            yield from _parts(part)
+
+
+def _lists(dataset: Any, path: str) -> bool:
+    return any(dataset.get_data_info(i)["img_path"] == path for i in range(len(dataset)))

@@ -193,6 +193,26 @@ def _add_output(cfg: Config, out: str) -> None:
     cfg.test_evaluator = evaluators
 
 
+def check_output_names(runner: Runner) -> None:
+    """Refuse label PNGs of which one would replace another: mmseg names them by the photos' stems.
+
+    Raises:
+        ValueError: names two photos of one stem.
+    """
+    loop = runner.test_loop
+    if not any(getattr(metric, "output_dir", None) for metric in loop.evaluator.metrics):
+        return
+    dataset, known = loop.dataloader.dataset, dict[str, str]()
+    for i in range(len(dataset)):
+        path = dataset.get_data_info(i)["img_path"]
+        other = known.setdefault(Path(path).stem, path)
+        if other != path:
+            raise ValueError(
+                f"--out: {other} and {path} would both be written to {Path(path).stem}.png; "
+                "rename one of them, or write the labels by predict, which makes names unique"
+            )
+
+
 def _use_tta(cfg: Config) -> None:
     """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
     if "tta_pipeline" not in cfg or "tta_model" not in cfg:

@@ -1,5 +1,6 @@
 """tools/predict.py gives what tools/test.py gives, however the config loads its photos."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -201,3 +202,42 @@ def test_labels_are_those_of_the_test(call_tool, segmenter, tmp_path, case):
         assert shown.std() > 20  # a photo, not black or white
     assert len(values) > 1
     assert (0 in values) == (case != "reduce_zero_label")  # 0 is 'no class' in such masks
+
+
+JOINED = """
+part = test_dataloader.pop('dataset')
+loader = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
+other = dict(
+    part, data_prefix=dict(img_path='other', seg_map_path='other'),
+    pipeline=[loader, *part['pipeline'][1:]])
+test_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[part, other])
+"""
+
+
+@pytest.fixture
+def joined(segmenter, tmp_path):
+    """Two data sets with photos of the same names; only the first one turns them."""
+    made = segmenter(*CASES["turned by EXIF"])
+    shutil.copytree(tmp_path / "photos", tmp_path / "other")
+    for name in "xy":
+        Image.fromarray(np.zeros((64, 96), np.uint8)).save(tmp_path / f"other/{name}.png")
+    made.config.write_text(made.config.read_text() + JOINED)
+    return made.config, made.checkpoint
+
+
+def test_pictures_of_joined_data_sets_are_all_there_as_their_own_loaders_read(
+    call_tool, joined, tmp_path
+):
+    done = call_tool("test", *joined)
+    assert done.returncode == 0, done.stderr
+    pictures = {p.stem: Image.open(p) for p in (tmp_path / "work/pictures").iterdir()}
+    assert set(pictures) == {"x", "y", "other_x", "other_y"}
+    for name in "xy":
+        turned = Image.open(tmp_path / f"photos/{name}.jpg").getexif()[0x0112]
+        assert turned == 6 and pictures[name].height > pictures[f"other_{name}"].height
+
+
+def test_labels_of_photos_of_one_name_are_not_written_over_each_other(call_tool, joined, tmp_path):
+    done = call_tool("test", *joined, "--out", tmp_path / "tested")
+    assert done.returncode == 2 and "photos/x.jpg and" in done.stderr
+    assert "other/x.jpg would both be written to x.png" in done.stderr

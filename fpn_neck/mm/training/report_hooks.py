@@ -19,6 +19,7 @@ from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.utils.arguments import check_flag, check_whole
 from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.photo_files import output_names
 from fpn_neck.utils.pictures import side_by_side
 
 
@@ -26,7 +27,8 @@ from fpn_neck.utils.pictures import side_by_side
 class PicturesHook(Hook):
     """Draws photo, truth and prediction side by side, for samples spread evenly over the data set.
 
-    The pictures are in ``<work_dir>/pictures``; every validation or test replaces them.
+    The pictures are in ``<work_dir>/pictures`` under the names of the photos, made unique with the
+    name of the folder; every validation or test replaces them.
 
     Args:
         count: number of pictures.
@@ -36,6 +38,13 @@ class PicturesHook(Hook):
     def __init__(self, count: int = 12, with_photo: bool = True) -> None:
         self.count = check_whole("count", count, 1)
         self.with_photo = check_flag("with_photo", with_photo)
+        self._drawn: list[Path] = []  # photos of this validation or test
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._drawn = []
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self._drawn = []
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -52,8 +61,8 @@ class PicturesHook(Hook):
         batches = len(loop.dataloader)
         if batch_idx not in np.linspace(0, batches - 1, min(self.count, batches)).astype(int):
             return
-        folder = Path(runner.work_dir) / "pictures"
-        path = folder / f"{Path(outputs[0].img_path).stem}.png"
+        self._drawn.append(Path(outputs[0].img_path))
+        path = Path(runner.work_dir) / "pictures" / f"{output_names(self._drawn)[-1]}.png"
         picture = self._picture(loop.dataloader.dataset, outputs[0])
         write_whole(path, partial(picture.save, format="PNG"))
 
