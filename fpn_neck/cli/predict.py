@@ -3,8 +3,8 @@
 IMAGES are files, folders and globs. With an mmseg config, DIR/labels/NAME.png holds the label of
 every pixel as its grey value, as in the masks of the data set (class 0 is 0, or 1 if its masks are
 read with reduce_zero_label=True), and DIR/overlays/NAME.png shows photo and labels side by side
-with a legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in it,
-and DIR/detections.json holds
+with a legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in
+it, and DIR/detections.json holds
 {photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]}, boxes in px of the photo.
 DIR/photos.json holds {photo: NAME}. A folder gives its photos with common suffixes that are not
 hidden; what is left out is counted. The config's own transforms load the photos, as in testing.

@@ -21,8 +21,8 @@ def parse_args() -> Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--out",
-        help="mmseg: folder of label PNGs, with the values of the data set's masks (class 0 is 0, or "
-        "1 with reduce_zero_label=True); mmdet: .pkl of predictions",
+        help="mmseg: folder of label PNGs, with the values of the data set's masks (class 0 is 0, "
+        "or 1 with reduce_zero_label=True); mmdet: .pkl of predictions",
     )
     parser.add_argument("--show-dir", help="folder for painted pictures")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")

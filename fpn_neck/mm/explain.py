@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.text import first_few, one_line
@@ -221,7 +222,7 @@ def _to_train_smaller(cfg: Config) -> list[str]:
     ways += [
         f"raise {'.'.join(map(str, place))}.loss_stride={head.get('loss_stride', 1)}"
         for place, head in dicts(cfg.model.get("decode_head"), ("model", "decode_head"))
-        if head.get("type") == "fpn_neck.FPNHead"
+        if _is_ours(head, "FPNHead", cfg)
     ]
     backbone = cfg.model.get("backbone") or {}
     if not backbone.get("with_cp") and _takes_checkpointing(backbone, cfg.get("default_scope")):
@@ -234,7 +235,7 @@ def _to_train_smaller(cfg: Config) -> list[str]:
 
 def _to_test_smaller(cfg: Config, step: str) -> list[str]:
     ways = [f"{step}_dataloader.batch_size or the size of what it loads"]
-    if cfg.model.get("type") == "fpn_neck.EncoderDecoder":
+    if _is_ours(cfg.model, "EncoderDecoder", cfg):
         ways.append(f"model.test_cfg.tile ({PHOTO_TILE} unless set)")
     return ways
 
@@ -266,15 +267,16 @@ def _values(key: str, config: Any) -> list[Any]:
     return [part[key] for _, part in dicts(config) if key in part]
 
 
+def _is_ours(part: dict[str, Any], name: str, cfg: Config) -> bool:
+    """Whether a part is built by this package's class of that name, or one derived from it."""
+    kind = type_class(part, MODELS, cfg.get("default_scope"))
+    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
+    return any(c.__name__ == name and c.__module__.startswith("fpn_neck.") for c in bases)
+
+
 def _takes_checkpointing(backbone: dict[str, Any], scope: str | None) -> bool:
     """Whether the backbone can compute activations again instead of keeping them."""
-    kind = backbone.get("type")
-    if isinstance(kind, str):
-        with (
-            DefaultScope.overwrite_default_scope(scope),
-            MODELS.switch_scope_and_registry(None) as registry,
-        ):
-            kind = registry.get(kind)
+    kind = type_class(backbone, MODELS, scope)
     classes = inspect.getmro(kind) if inspect.isclass(kind) else ()
     constructors = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)]
     return any("with_cp" in inspect.signature(c).parameters for c in constructors)

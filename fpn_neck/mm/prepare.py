@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import RUNNERS
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
-from fpn_neck.mm.config.types import framework
+from fpn_neck.mm.config.types import framework, type_class
 from fpn_neck.mm.distributed.launch import adapt_to_launcher
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
+from fpn_neck.mm.training.report_hooks import SummaryHook
 
 
 def prepare_training(args: Namespace) -> Config:
@@ -157,8 +158,8 @@ def _resume(cfg: Config, resume: str, *, allow_mismatch: bool) -> None:
 
 
 def _add_summary(cfg: Config) -> None:
-    hooks = cfg.get("custom_hooks") or []
-    if not any(hook["type"] == "fpn_neck.SummaryHook" for hook in hooks):
+    hooks, scope = cfg.get("custom_hooks") or [], cfg.get("default_scope")
+    if not any(type_class(hook, HOOKS, scope) is SummaryHook for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type="fpn_neck.SummaryHook")]
 
 

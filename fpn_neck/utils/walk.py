@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Place = tuple[str | int, ...]  # keys and positions on the way to a part, from outside to inside
@@ -39,3 +39,12 @@ def data_sets(dataset: Any) -> Iterator[dict[str, Any]]:
             yield from data_sets(inner)
         else:
             yield dataset
+
+
+def type_name(part: Mapping[str, Any]) -> str:
+    """The name without its scope; a class (mmengine's Python configs) has its own name.
+
+    ``'Resize'``, ``'mmdet.Resize'`` and the class ``Resize`` give ``'Resize'``.
+    """
+    kind = part.get("type")
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]

@@ -674,6 +674,10 @@ def test_heads_of_another_number_of_classes(model, path):
     "model",
     [
         {"decode_head": head(), "auxiliary_head": [head(), head(type="STDCHead", num_classes=1)]},
+        {
+            "decode_head": head(),
+            "auxiliary_head": head(type=type("STDCHead", (), {}), num_classes=1),
+        },
         {"rpn_head": head(num_classes=1), "roi_head": {"type": "R", "bbox_head": head()}},
         {"backbone": {"type": "B", "num_classes": 1000}, "bbox_head": head()},
         {"semantic_head": {"type": "S", "num_things_classes": 3, "num_stuff_classes": 1}},

@@ -218,3 +218,17 @@ def test_a_cascades_heads_are_named_by_their_number():
     heads = [dict(type="FCNHead"), dict(type="fpn_neck.FPNHead", loss_stride=2, num_classes=3)]
     cascade = config(type="CascadeEncoderDecoder", decode_head=heads)
     assert "raise model.decode_head.1.loss_stride=2" in message(torchs_allocator, cascade)
+
+
+def test_classes_are_known_as_their_names_are():
+    """mmengine's Python configs name the classes themselves."""
+    from mmseg.models import ResNetV1c
+
+    from fpn_neck.mm.seg.head import FPNHead
+    from fpn_neck.mm.seg.segmentor import EncoderDecoder
+
+    head, backbone = dict(type=FPNHead, num_classes=59), dict(type=ResNetV1c, depth=50)
+    ours = config(type=EncoderDecoder, decode_head=head, backbone=backbone)
+    text = message(torchs_allocator, ours)
+    assert "model.decode_head.loss_stride=1" in text and "with_cp=True" in text
+    assert "model.test_cfg.tile" in message(torchs_allocator, ours, step="test")

@@ -13,7 +13,7 @@ from mmdet.datasets.transforms import LoadPanopticAnnotations, LoadTrackAnnotati
 from PIL import Image  # noqa: E402
 
 from fpn_neck.mm.config.load import load_config  # noqa: E402
-from fpn_neck.mm.config.types import framework, type_name  # noqa: E402
+from fpn_neck.mm.config.types import framework  # noqa: E402
 from fpn_neck.mm.photos import (  # noqa: E402
     PhotoError,
     load_photo,
@@ -21,6 +21,7 @@ from fpn_neck.mm.photos import (  # noqa: E402
     without_annotations,
 )
 from fpn_neck.mm.predictor import photo_pipeline  # noqa: E402
+from fpn_neck.utils.walk import type_name  # noqa: E402
 
 LOADS = {"type": "LoadImageFromFile"}
 

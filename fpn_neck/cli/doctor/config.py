@@ -14,9 +14,9 @@ from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.build import build_without_weights
 from fpn_neck.mm.config.load import load_config
-from fpn_neck.mm.config.types import FRAMEWORKS, framework, type_name
+from fpn_neck.mm.config.types import FRAMEWORKS, framework
 from fpn_neck.utils.text import one_line
-from fpn_neck.utils.walk import data_sets, dicts
+from fpn_neck.utils.walk import data_sets, dicts, type_name
 
 _DEFAULT_SIZE = (512, 512)
 

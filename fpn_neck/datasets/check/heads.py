@@ -7,7 +7,7 @@ from typing import Any
 
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.findings import Finding
-from fpn_neck.utils.walk import dicts
+from fpn_neck.utils.walk import dicts, type_name
 
 # Their num_classes counts something else too: object or not, a boundary, things with stuff.
 _OWN_CLASSES = ("rpn_head", "semantic_head", "panoptic_fusion_head")
@@ -49,7 +49,7 @@ def check_classes(
 
 def _numbers_of_classes(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for path, head in heads(model):
-        is_special = path.endswith(_OWN_CLASSES) or str(head["type"]).endswith(_OWN_CLASSES_TYPES)
+        is_special = path.endswith(_OWN_CLASSES) or type_name(head).endswith(_OWN_CLASSES_TYPES)
         key = "num_things_classes" if is_special else "num_classes"
         if isinstance(head.get(key), int):
             yield f"{path}.{key}", head[key]

@@ -17,7 +17,7 @@ from fpn_neck.datasets.check.listing import DataSource
 from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.evaluators import evaluations
 from fpn_neck.mm.config.types import framework
-from fpn_neck.utils.walk import data_sets, dicts
+from fpn_neck.utils.walk import data_sets, dicts, type_name
 
 
 def data_sources(cfg: Config, *splits: str) -> list[DataSource]:
@@ -42,10 +42,9 @@ def _source(name: str, part: dict, scope: str | None) -> DataSource:
     loaders: dict[str, dict] = {}
     for _, transform in dicts(part.get("pipeline")):
         if "type" in transform:
-            loaders.setdefault(_type_name(transform).rpartition(".")[2], transform)
+            loaders.setdefault(type_name(transform), transform)
     loader = loaders.get("LoadAnnotations")
-    package = _type_name(loader).rpartition(".")[0] if loader else ""
-    default = "cv2" if (package or scope) == "mmdet" else "pillow"
+    default = "cv2" if loader and _package(loader, scope) == "mmdet" else "pillow"
     opencv = loader is not None and loader.get("imdecode_backend", default) == "cv2"
     try:
         with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):
@@ -63,8 +62,11 @@ def _build_lazily(part: dict) -> Any:
         return registry.build({**part, "lazy_init": True, "pipeline": []})
 
 
-def _type_name(settings: dict) -> str:
-    return getattr(settings["type"], "__name__", str(settings["type"]))
+def _package(part: dict, scope: str | None) -> str | None:
+    """Where a part's type is from: 'mmdet' for the class, or a name with this scope."""
+    kind = part["type"]
+    given = kind if isinstance(kind, str) else getattr(kind, "__module__", "") + "."
+    return given.partition(".")[0] if "." in given else scope
 
 
 def check_files(cfg: Config, config: str, *splits: str) -> None:

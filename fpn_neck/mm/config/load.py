@@ -18,9 +18,8 @@ from mmengine.hub import get_config
 from mmengine.runner import FlexibleRunner, Runner
 
 from fpn_neck.mm.config.sections import check_sections
-from fpn_neck.mm.config.types import type_name
 from fpn_neck.utils.text import one_line
-from fpn_neck.utils.walk import dicts
+from fpn_neck.utils.walk import dicts, type_name
 
 # package -> distribution of it that mmengine knows, distribution of its fork
 _DISTRIBUTIONS = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fpn_neck.mm.config.types import type_name
-from fpn_neck.utils.walk import data_sets
+from fpn_neck.utils.walk import data_sets, type_name
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TEXTS = ("default_scope", "work_dir", "load_from")

@@ -11,15 +11,6 @@ from mmengine.registry import MODELS, DefaultScope, Registry
 FRAMEWORKS = ("mmdet", "mmseg")
 
 
-def type_name(part: Mapping[str, Any]) -> str:
-    """The name without its scope; a class (mmengine's Python configs) has its own name.
-
-    ``'Resize'``, ``'mmdet.Resize'`` and the class ``Resize`` give ``'Resize'``.
-    """
-    kind = part.get("type")
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]
-
-
 def type_class(part: Mapping[str, Any], registry: Registry, scope: str | None) -> Any:
     """The class that a config's part is built from; None if it is not registered.
 

@@ -12,9 +12,8 @@ from mmdet.datasets import BaseDetDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from fpn_neck.mm.config.types import type_name
 from fpn_neck.mm.det.proposals_file import DatasetPhoto, check_proposals, load_proposals
-from fpn_neck.utils.walk import data_sets
+from fpn_neck.utils.walk import data_sets, type_name
 
 
 def check_proposal_files(cfg: Config, *splits: str) -> None:

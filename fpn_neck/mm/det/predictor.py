@@ -14,12 +14,12 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from PIL import Image
 
-from fpn_neck.mm.config.types import type_name
 from fpn_neck.mm.det.config_proposals import loads_proposals
 from fpn_neck.mm.det.drawer import Drawer
 from fpn_neck.mm.det.proposals_file import load_proposals, matches_file_size, photo_key
 from fpn_neck.mm.photos import picture_of
 from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model, photo_pipeline
+from fpn_neck.utils.walk import type_name
 
 # The file of a photo -> boxes, float (n, 4), in its px.
 ProposalSource = Callable[[Path], np.ndarray]

@@ -12,6 +12,8 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from fpn_neck.utils.walk import type_name
+
 # launcher -> (the command that starts it, its variable for a process's number on its machine)
 LAUNCHERS = {
     "pytorch": ("torchrun or tools/dist_train.sh", "LOCAL_RANK"),
@@ -62,7 +64,7 @@ def process_group(cfg: Config) -> Iterator[None]:
 def adapt_to_launcher(cfg: Config) -> None:
     """Change a config's model wrapper and strategy to what its launcher needs."""
     if cfg.launcher == "none":
-        if str(cfg.get("strategy", {}).get("type")).endswith("FSDPStrategy"):
+        if type_name(cfg.get("strategy", {})).endswith("FSDPStrategy"):
             cfg.pop("strategy")  # one process has the whole model
             cfg.pop("runner_type", None)
         return
@@ -72,7 +74,7 @@ def adapt_to_launcher(cfg: Config) -> None:
         wrapper = cfg.get("model_wrapper_cfg") or ConfigDict(  # mmengine's default
             broadcast_buffers=False, find_unused_parameters=cfg.find_unused_parameters
         )
-        if wrapper.get("type", "MMDistributedDataParallel") == "MMDistributedDataParallel":
+        if not wrapper.get("type") or type_name(wrapper) == "MMDistributedDataParallel":
             cfg.model_wrapper_cfg = {**wrapper, "type": "fpn_neck.CPUDistributedDataParallel"}
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine import hooks
 from mmengine.config import Config
+from mmengine.registry import HOOKS
 
+from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.training import (  # noqa: F401 (register)
     checkpoint_hook,
     finite_loss_hook,
@@ -35,8 +37,8 @@ def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
-    checkpoint = cfg.default_hooks.checkpoint
-    if checkpoint and checkpoint.type in ("CheckpointHook", "mmengine.CheckpointHook"):
+    checkpoint, scope = cfg.default_hooks.checkpoint, cfg.get("default_scope")
+    if checkpoint and type_class(checkpoint, HOOKS, scope) is hooks.CheckpointHook:
         _check_settings(checkpoint)
         checkpoint.type = "fpn_neck.CheckpointHook"
     cfg.default_hooks.setdefault("runtime_info", dict(type="RuntimeInfoHook"))
@@ -55,8 +57,9 @@ def install_hooks(cfg: Config, *, skip_nan: bool = False) -> None:
         dict(type="fpn_neck.TerminationHook"),
         dict(type="fpn_neck.ValidationHook"),
     ]
-    names = {hook["type"] for hook in added}
-    others = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] not in names]
+    own = {type_class(hook, HOOKS, scope) for hook in added}
+    given = cfg.get("custom_hooks") or []
+    others = [hook for hook in given if type_class(hook, HOOKS, scope) not in own]
     cfg.custom_hooks = [*others, *added]
 
 

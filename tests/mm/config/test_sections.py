@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("mmengine")
 
 from mmengine.config import Config  # noqa: E402
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook  # noqa: E402
 
 from fpn_neck.mm.config.arguments import Options  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
@@ -18,6 +19,8 @@ from fpn_neck.mm.config.sections import (  # noqa: E402
     require_photos,
 )
 from fpn_neck.mm.training.install_hooks import install_hooks  # noqa: E402
+from fpn_neck.mm.training.label_hook import LabelHook  # noqa: E402
+from fpn_neck.utils.walk import type_name  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,21 @@ def test_a_config_without_a_checkpoint_hook_gets_one(hooks):
     cfg = Config(hooks)
     install_hooks(cfg)
     assert cfg.default_hooks.checkpoint.type == "fpn_neck.CheckpointHook"
+
+
+@pytest.mark.parametrize("kind", ["mmengine.CheckpointHook", MMEngineCheckpointHook], ids=str)
+def test_mmengines_checkpoint_hook_is_replaced_whatever_its_name(kind):
+    cfg = Config({"default_hooks": {"checkpoint": {"type": kind, "interval": 3}}})
+    install_hooks(cfg)
+    assert cfg.default_hooks.checkpoint == {"type": "fpn_neck.CheckpointHook", "interval": 3}
+
+
+@pytest.mark.parametrize("kind", ["fpn_neck.LabelHook", LabelHook], ids=str)
+def test_our_hooks_are_added_once_whatever_their_name(kind):
+    cfg = Config({"custom_hooks": [{"type": kind}, {"type": "EMAHook"}]})
+    install_hooks(cfg)
+    names = [type_name(hook) for hook in cfg.custom_hooks]
+    assert names[0] == "EMAHook" and sorted(names) == sorted(set(names)) and "LabelHook" in names
 
 
 def test_a_config_that_fails_as_python_is_named(tmp_path):
