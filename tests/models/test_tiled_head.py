@@ -104,6 +104,18 @@ def test_labels_in_float32_are_those_of_the_whole_photo(size):
     assert expected.argmax(1).unique().numel() == K
 
 
+def test_labels_of_one_logit_are_those_of_the_whole_photo():
+    head = {"channels": 16, "norm_cfg": NORMS[1]}
+    model = Segmenter(Pyramid(), 1, neck={"out_channels": 8}, head=head).eval()
+    image = torch.randn(1, 3, 801, 1503)
+    with torch.no_grad():
+        nn.init.normal_(model.head.conv_seg.weight)
+        model.head.conv_seg.bias -= model(image).median()
+    tiled, expected = (model.predict(image, tile=tile) for tile in (TILE, None))
+    assert is_large(image.shape[2:], TILE) and 0.4 < expected.float().mean() < 0.6
+    assert (tiled == expected).float().mean() > 0.999
+
+
 def test_numbers_beyond_float16_are_kept():
     model, image = segmenter(None, torch.float32), torch.randn(1, 3, 896, 960)
     with torch.no_grad():

@@ -581,6 +581,23 @@ def test_tiles_give_the_whole_photos_labels(local, metas):
     assert (tiled == whole).float().mean() > 0.999
 
 
+def test_tiles_of_one_logit_give_mmsegs_labels_and_probabilities():
+    torch.manual_seed(3)
+    parts = "fpn_neck.FPN", "fpn_neck.FPNHead"
+    ours = segmentor(*parts, type="fpn_neck.EncoderDecoder", **ONE_LOGIT).eval()
+    torch.nn.init.normal_(ours.decode_head.conv_seg.weight)
+    theirs = segmentor(*parts, **ONE_LOGIT).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    expected = large(theirs, None).seg_logits.data
+    ours.decode_head.threshold = float(expected.median())
+    found = large(ours, 768)
+    labels = found.pred_sem_seg.data
+    assert labels.dtype == torch.int64 and labels.shape == expected.shape == (1, 501, 700)
+    assert 0.4 < labels.float().mean() < 0.6
+    assert (labels == (expected > expected.median())).float().mean() > 0.999
+    torch.testing.assert_close(found.seg_logits.data, expected, atol=5e-3, rtol=0)
+
+
 def test_the_backbone_sees_no_more_than_a_tile(local):
     seen = []
     hook = local.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
