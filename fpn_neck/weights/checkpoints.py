@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +132,8 @@ def matching_weights(
 ) -> dict[str, Tensor]:
     """The weights that match a model in name and shape; those of another model are refused.
 
-    A prefix that all names share (``model.``, ``module.net.``) is taken off, or ``module.`` is put
-    before them, if the model's names want that.
+    A wrapper's prefix (``model.``, ``module.net.``) is taken off the names that have it, or
+    ``module.`` is put before all, if the model's names want that.
 
     Args:
         model: the model's own ``state_dict()``.
@@ -163,21 +163,33 @@ def matching_weights(
 def _named_as_in(
     model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """The weights without the prefix of a wrapper that all their names share, if any matches then.
+    """The weights without the prefix of a wrapper, by which most of their names match then.
 
-    Unchanged if a name matches already, or none does with any part taken off.
+    Unchanged if a name matches already, if none does with any part taken off, or if two prefixes
+    do it equally well (a student and its teacher).
     """
-    renamed = dict(state_dict)
-    if any(name in model for name in renamed):
+    if any(name in model for name in state_dict):
         return state_dict
-    with_module = {f"{_PREFIX}{name}": value for name, value in renamed.items()}
+    with_module = {f"{_PREFIX}{name}": value for name, value in state_dict.items()}
     if any(name in model for name in with_module):
         return with_module  # the model has a part of this name, which was no wrapper's
-    while len({name.partition(".")[0] for name in renamed}) == 1 and all("." in n for n in renamed):
-        renamed = {name.partition(".")[2]: value for name, value in renamed.items()}
-        if any(name in model for name in renamed):
-            return renamed
-    return state_dict
+    found = Counter(p for name in state_dict for p in prefixes(name) if name[len(p) :] in model)
+    best = found.most_common(2)
+    if not best or len(best) == 2 and best[0][1] == best[1][1]:
+        return state_dict
+    return without_prefix(state_dict, best[0][0])
+
+
+def prefixes(name: str) -> Iterator[str]:
+    """``a.`` and ``a.b.`` for ``a.b.c``."""
+    return (name[: dot.end()] for dot in re.finditer(r"\.", name))
+
+
+def without_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Names without the prefix; those that do not begin with it stay, after the others."""
+    inside = {n[len(prefix) :]: v for n, v in state_dict.items() if n.startswith(prefix)}
+    others = {n: v for n, v in state_dict.items() if not n.startswith(prefix)}
+    return inside | others
 
 
 def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from fpn_neck.weights.checkpoints import prefixes, without_prefix
 from fpn_neck.weights.key_maps import LIBRARIES, Layout, Library
 
 StateDict = dict[str, Tensor]
@@ -63,6 +64,7 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
     if source == target:
         raise ValueError(f"from {source} to {target}: nothing to convert; name two libraries")
     from_library, to_library = LIBRARIES[source], LIBRARIES[target]
+    state_dict = _without_wrapper(state_dict, from_library)
     layout = _layout(state_dict, from_library)
     result = Conversion()
     names = _read(state_dict, from_library, layout, result)
@@ -93,6 +95,25 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
                 reason = f"{target}'s P6 and P7 have the pyramid's norm, {source}'s have no norm"
             result.missing[f"{modules[module]}.{part}"] = reason
     return result
+
+
+def _without_wrapper(state_dict: Mapping[str, Tensor], library: Library) -> Mapping[str, Tensor]:
+    """Names without a wrapper's prefix (``model.``, ``module.net.``), if they are known then.
+
+    The name of a part, such as ``backbone.``, is not a wrapper's.
+    """
+    parts = {
+        module.partition(".")[0]
+        for one in LIBRARIES.values()
+        for module in one.modules(Layout()).values()
+    }
+    found = {"", *(p for name in state_dict for p in prefixes(name))}
+    wrappers = (p for p in found if parts.isdisjoint(p.split(".")))
+    for prefix in sorted(wrappers, key=len):
+        renamed = without_prefix(state_dict, prefix)
+        if _read(renamed, library, _layout(renamed, library), Conversion()):
+            return renamed
+    return state_dict
 
 
 def _layout(state_dict: Mapping[str, Tensor], library: Library) -> Layout:

@@ -248,6 +248,24 @@ def test_a_part_of_the_model_that_is_named_like_a_wrapper_is_kept():
         assert same(matching_weights(model, wrapped, "a.pth"), model)
 
 
+@pytest.mark.parametrize("extra", ["criterion.weight", "loss.model.weight", "step"])
+def test_a_wrappers_prefix_is_taken_off_beside_a_name_without_it(extra):
+    """Lightning's modules hold their losses, too."""
+    weights = {extra: torch.zeros(1)} | {f"model.{k}": v for k, v in WEIGHTS.items()}
+    with pytest.raises(ValueError, match=rf"another model: 1 left over: {extra} \(1,\)"):
+        matching_weights(WEIGHTS, weights, "a.pth")
+    told = []
+    options = dict(allow_mismatch=True, warn=told.append)
+    assert same(matching_weights(WEIGHTS, weights, "a.pth", **options), WEIGHTS)
+    assert len(told) == 1 and extra in told[0]
+
+
+def test_of_two_wrapped_models_none_is_chosen():
+    weights = {f"{part}.{k}": v for part in ("student", "teacher") for k, v in WEIGHTS.items()}
+    with pytest.raises(ValueError, match="no tensor matches"):
+        matching_weights(WEIGHTS, weights, "a.pth", allow_mismatch=True)
+
+
 def test_a_wrapped_checkpoint_of_another_model_is_refused_by_the_real_difference():
     weights = {f"model.{k}": v for k, v in WEIGHTS.items()} | {"model.fc": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"another model: 1 left over: fc \(1,\)"):

@@ -390,6 +390,23 @@ def test_a_batch_norm_without_statistics_is_missing_them(shake):
     assert "backbone.bn1.running_mean" in result.missing
 
 
+@pytest.mark.parametrize("prefix", ["model.", "module.net."])
+def test_a_wrappers_prefix_is_taken_off(prefix):
+    state = prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH, lambda c: nn.BatchNorm2d(c)))
+    expected = convert(state, "detectron2", "mmdet")
+    wrapped = {prefix + name: value for name, value in state.items()}
+    assert identical(convert(wrapped, "detectron2", "mmdet").state_dict, expected.state_dict)
+    found = convert(wrapped | {"criterion.weight": torch.ones(2)}, "detectron2", "mmdet")
+    assert identical(found.state_dict, expected.state_dict)
+    assert found.unmapped == {"criterion.weight": "unknown"} | expected.unmapped
+
+
+def test_the_name_of_a_part_is_no_wrappers_prefix():
+    """Else weights of another library would be taken for a bare ResNet's."""
+    with pytest.raises(ValueError, match="under torchvision's names"):
+        convert({"backbone.conv1.weight": torch.ones(2)}, "torchvision", "mmdet")
+
+
 # The segmentation head --------------------------------------------------------------------------
 
 
