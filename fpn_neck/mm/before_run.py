@@ -6,7 +6,8 @@ from mmengine.config import Config
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
-from fpn_neck.mm.config.sections import check_levels, check_metrics, require
+from fpn_neck.mm.config.evaluators import check_masks
+from fpn_neck.mm.config.sections import check_length, check_levels, check_metrics, require
 from fpn_neck.mm.config.types import framework
 from fpn_neck.weights.checkpoints import load_checkpoint
 
@@ -36,14 +37,14 @@ def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Refuse proposals, missing sections, levels of the pyramid, and metrics.
+    """Refuse proposals, missing sections, a training of no step, levels of the pyramid, metrics.
 
     Args:
         splits: the first one is 'train' or 'test', which the run is for.
 
     Raises:
-        FileNotFoundError, ValueError: see `check_proposal_files`, `require`, `check_levels` and
-            `check_metrics`.
+        FileNotFoundError, ValueError: see `check_proposal_files`, `require`, `check_length`,
+            `check_levels`, `check_metrics` and `check_masks`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -51,6 +52,9 @@ def check_data(cfg: Config, *splits: str) -> None:
         check_proposal_files(cfg, *splits)
     last = "optim_wrapper" if splits[0] == "train" else f"{splits[0]}_evaluator"
     require(cfg, "model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg", last)
+    if splits[0] == "train":
+        check_length(cfg.train_cfg)
     check_levels(cfg.model.get("module") or cfg.model)  # of a model for test-time augmentation
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
+        check_masks(cfg, split)

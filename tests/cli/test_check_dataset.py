@@ -18,6 +18,7 @@ for _package in ("mmseg", "mmdet", "timm", "pycocotools", "rich"):
 
 from fpn_neck.datasets.check import kinds  # noqa: E402
 from fpn_neck.datasets.check.findings import RefusedData  # noqa: E402
+from fpn_neck.datasets.shapes import CLASSES  # noqa: E402
 from fpn_neck.mm.config.arguments import Options  # noqa: E402
 from fpn_neck.mm.config.data_sources import check_files  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
@@ -256,6 +257,43 @@ def test_masks_of_0_and_255(check, binary, data):
         change(path, lambda m: np.where(m, 255, 0).astype(np.uint8))
     rules = {finding["rule"] for finding in check(binary)["findings"]}
     assert rules == {kinds.ZERO_255.rule}
+
+
+@pytest.mark.parametrize(
+    ("resize", "becomes"),
+    [
+        ("dict(type='Resize', scale=(96, 64), keep_ratio=True)", "96x0 in the scale (96, 64)"),
+        (
+            "dict(type='RandomResize', scale=(96, 64), ratio_range=(0.5, 2), keep_ratio=True)",
+            "48x0 in the scale (48, 32)",
+        ),
+        (
+            "dict(type='RandomResize', scale=[(90, 60), (300, 200)], keep_ratio=True)",
+            "90x0 in the scale (90, 60)",
+        ),
+        (
+            "dict(type='RandomChoiceResize', scales=[(960, 64), (96, 64)], keep_ratio=True)",
+            "96x0 in the scale (96, 64)",
+        ),
+        ("dict(type='Resize', scale=(96, 64))", ""),  # stretched
+        ("dict(type='Resize', scale=(960, 640), keep_ratio=True)", ""),
+        ("dict(type='RandomCrop', crop_size=(1, 9)), dict(type='Resize', scale=(9, 9))", ""),
+    ],
+)
+def test_a_photo_of_which_resizing_leaves_nothing(check, data, write_config, resize, becomes):
+    for file, size in ((photo(data), (400, 2)), (mask(data), (400, 2))):
+        Image.new("RGB" if file.suffix == ".jpg" else "L", size).save(file)
+    text = LISTED.replace(
+        "dict(type='LoadAnnotations'),", f"dict(type='LoadAnnotations'), {resize},"
+    )
+    config = write_config(
+        "narrow", text.replace("ROOT", repr(str(data))).replace("CLASSES", repr(CLASSES))
+    )
+    report = check(config)
+    if becomes:
+        only(report, kinds.VANISHES, photo(data), f"400x2 px becomes {becomes}")
+    else:
+        assert not [f for f in report["findings"] if f["rule"] == kinds.VANISHES.rule]
 
 
 def test_reduce_zero_label_on_binary_masks(check, binary):

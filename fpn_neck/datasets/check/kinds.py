@@ -49,6 +49,10 @@ _AS_INDICES = "save the label indices 0, 1, ... as one 8-bit grey channel (PIL m
 NO_RANGE = Kind(
     "photo holds numbers of no known range", "save it with 8 or 16 bits for each channel"
 )
+VANISHES = Kind(
+    "photo is so narrow that resizing leaves no pixel of one side",
+    "crop it, or remove it; else raise the scale of the pipeline's first resize",
+)
 SIZE = Kind(
     "photo and mask differ in size", "take both from the same source, neither resized nor turned"
 )

@@ -15,7 +15,7 @@ from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.evaluation import Evaluation
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, unreadable
 from fpn_neck.datasets.check.heads import heads
-from fpn_neck.datasets.check.masks import Pair, Reading
+from fpn_neck.datasets.check.masks import Pair, Reading, Scales
 
 
 class DataSource(NamedTuple):
@@ -29,6 +29,7 @@ class DataSource(NamedTuple):
         opencv: whether that transform reads masks with OpenCV, not pillow.
         indices: its photos that are taken, the first n or those of these numbers; None is all.
         evaluations: the evaluators of its splits.
+        scales: (long, short) sides in px that photos are fitted into first, keeping their ratio.
     """
 
     name: str
@@ -37,6 +38,7 @@ class DataSource(NamedTuple):
     opencv: bool
     indices: int | Sequence[int] | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    scales: Scales = ()
 
 
 def format_of(dataset: Any) -> str:

@@ -18,6 +18,9 @@ ORIENTATION = 0x0112  # EXIF tag
 _INDICES = ("1", "P", "L", "I;16", "I;16B", "I")  # PIL's modes of one whole number per pixel
 
 
+Scales = tuple[tuple[float, float], ...]  # (long, short) sides in px
+
+
 class Pair(NamedTuple):
     """A photo, its mask if it has one, and the size that an annotation file gives.
 
@@ -89,33 +92,39 @@ class Examined(NamedTuple):
     mask: Mask | None
 
 
-def examine(pair: Pair, reading: Reading | None, *, header_only: bool = False) -> Examined:
+def examine(
+    pair: Pair, reading: Reading | None, *, header_only: bool = False, scales: Scales = ()
+) -> Examined:
     """Check a photo and its mask.
 
     Args:
         reading: how the mask becomes labels; None leaves it unread.
         header_only: read the photo's header only.
+        scales: see `vanishing`.
     """
     size_of = partial(photo_size, header_only=header_only)
     mask_of = partial(_count, reading=reading) if reading else None
-    return Examined(pair, *check_pair(pair, size_of, mask_of))
+    return Examined(pair, *check_pair(pair, size_of, mask_of, scales))
 
 
 def check_pair(
     pair: Pair,
     size_of: Callable[[Path], tuple[int, int]],
     mask_of: Callable[[Path], _M] | None,
+    scales: Scales = (),
 ) -> tuple[list[Finding], _M | None]:
     """Read a photo and its mask and compare their sizes; the findings, and the mask.
 
     Args:
         size_of: reads the photo's (width, height).
         mask_of: reads the mask; None leaves it unread.
+        scales: see `vanishing`.
     """
     findings = missing(pair)
     if findings:
         return findings, None
     size = attempt(size_of, pair.photo, findings)
+    findings += vanishing(pair.photo, size, scales) if size else []
     if size and pair.size and size != pair.size:
         value = "photo {}x{}, its annotation {}x{} pixels".format(*size, *pair.size)
         findings.append(Finding(kinds.SIZE, pair.photo.as_posix(), value))
@@ -126,6 +135,23 @@ def check_pair(
         value = "mask {}x{}, photo {}x{} pixels".format(*mask.size, *size)
         findings.append(Finding(kinds.SIZE, pair.mask.as_posix(), value))
     return findings, mask
+
+
+def vanishing(photo: Path, size: tuple[int, int], scales: Scales) -> list[Finding]:
+    """Whether fitting a photo into a scale, as mmcv does it, leaves no pixel of one side.
+
+    Args:
+        size: of the photo, (width, height) in px.
+        scales: (long, short) sides in px.
+    """
+    for long, short in scales:
+        factor = min(long / max(size), short / min(size))
+        width, height = (int(length * factor + 0.5) for length in size)
+        if not (width and height):
+            value = "{}x{} px becomes {}x{}".format(*size, width, height)
+            value += f" in the scale ({long:g}, {short:g})"
+            return [Finding(kinds.VANISHES, photo.as_posix(), value)]
+    return []
 
 
 def missing(pair: Pair) -> list[Finding]:

@@ -34,7 +34,15 @@ from fpn_neck.datasets.check.listing import (
     reading_of,
     repeated,
 )
-from fpn_neck.datasets.check.masks import Examined, Pair, Reading, Tally, examine, missing
+from fpn_neck.datasets.check.masks import (
+    Examined,
+    Pair,
+    Reading,
+    Scales,
+    Tally,
+    examine,
+    missing,
+)
 from fpn_neck.utils.text import one_line
 
 SAMPLE = 32  # photos and masks of a data set that a quick check opens
@@ -143,7 +151,7 @@ class DatasetCheck:
         if not self.quick and reading:
             report.findings += left_over(dataset, pairs)
         report.findings += [] if self.quick else repeated(dataset, pairs)
-        tally = self._check_pairs(pairs, reading, report)
+        tally = self._check_pairs(pairs, reading, source.scales, report)
         if tally and not self.quick:
             classes = source.dataset.metainfo.get("classes")
             if not classes or isinstance(classes, str):
@@ -174,7 +182,7 @@ class DatasetCheck:
             self._add_unlisted(report, error)
             return
         report.findings += [] if self.quick else repeated(dataset, pairs)
-        self._check_pairs(pairs, reading, report)
+        self._check_pairs(pairs, reading, source.scales, report)
 
     def _check_boxes(self, source: DataSource, data: Evaluated, report: Report) -> None:
         """Categories, what is left for training, what the evaluators need, and every box."""
@@ -212,7 +220,7 @@ class DatasetCheck:
         report.notes += [f"{n} boxes {why} are not trained on" for why, n in found.ignored.items()]
 
     def _check_pairs(
-        self, pairs: list[Pair], reading: Reading | None, report: Report
+        self, pairs: list[Pair], reading: Reading | None, scales: Scales, report: Report
     ) -> Tally | None:
         """Read photos and masks, and count the labels; None if no masks are read."""
         report.photos = len(pairs)
@@ -220,7 +228,7 @@ class DatasetCheck:
             report.findings += [finding for pair in pairs for finding in missing(pair)]
             pairs = [p for p in pairs[:: -(-len(pairs) // SAMPLE) or 1] if not missing(p)]
         tally = Tally(reading) if reading else None
-        for pair, findings, mask in self._examined(pairs, reading):
+        for pair, findings, mask in self._examined(pairs, reading, scales):
             report.findings += findings
             if tally and mask and pair.mask:
                 tally.add(mask, pair.mask)
@@ -228,8 +236,10 @@ class DatasetCheck:
             report.findings += tally.findings(f"{self.config}: {report.name}")
         return tally
 
-    def _examined(self, pairs: list[Pair], reading: Reading | None) -> Iterable[Examined]:
-        job = partial(examine, reading=reading, header_only=self.quick)
+    def _examined(
+        self, pairs: list[Pair], reading: Reading | None, scales: Scales
+    ) -> Iterable[Examined]:
+        job = partial(examine, reading=reading, header_only=self.quick, scales=scales)
         yield from self.track(self._map(job, pairs), len(pairs))
 
     def _map(self, job: Callable[[Pair], Examined], pairs: list[Pair]) -> Iterator[Examined]:

@@ -16,6 +16,7 @@ from fpn_neck.datasets.check.heads import check_weights
 from fpn_neck.datasets.check.listing import DataSource
 from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.evaluators import evaluations
+from fpn_neck.mm.config.scales import first_scales
 from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.walk import data_sets, dicts, type_name
 
@@ -46,10 +47,11 @@ def _source(name: str, part: dict, scope: str | None) -> DataSource:
     loader = loaders.get("LoadAnnotations")
     default = "cv2" if loader and _package(loader, scope) == "mmdet" else "pillow"
     opencv = loader is not None and loader.get("imdecode_backend", default) == "cv2"
+    scales = first_scales(part.get("pipeline") or [])
     try:
         with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):
             dataset = _build_lazily(part) if "LoadImageFromFile" in loaders else part["type"]
-            return DataSource(name, dataset, loader, opencv)
+            return DataSource(name, dataset, loader, opencv, scales=scales)
     except Exception as error:  # of any type: it is a finding
         return DataSource(name, error, loader, opencv)
 

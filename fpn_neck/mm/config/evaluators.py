@@ -9,8 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import METRICS, DefaultScope
 
 from fpn_neck.datasets.check.evaluation import Evaluation
-from fpn_neck.utils.walk import dicts
+from fpn_neck.utils.walk import dicts, type_name
 
+_MASKS = ("mask", "panoptic", "ins", "solo", "segm")  # in names of mmdet's models and heads
+_NO_PARTS = ("train_cfg", "test_cfg", "data_preprocessor")  # may speak of masks, but give none
 _PANOPTIC = "CocoPanopticMetric"
 _OWN_PANOPTIC = "PanopticQualityMetric"  # ours, by a file of instances with outlines
 
@@ -54,6 +56,29 @@ def _of_split(
             sees_instances=_packs_instances(dataset),
             whole=not part or own,
         )
+
+
+def check_masks(cfg: Config, split: str) -> None:
+    """Refuse the metric 'segm' for a detector that gives no masks: it would fail after all photos.
+
+    Raises:
+        ValueError: names the metric.
+    """
+    for metric in _metrics(cfg.get(f"{split}_evaluator")):
+        kind, names = _kind(metric["type"], cfg.get("default_scope")), metric.get("metric")
+        if kind == "CocoMetric" and "segm" in _as_tuple(names) and not _gives_masks(cfg.model):
+            raise ValueError(
+                f"config: {split}_evaluator.metric={names!r}: model.type={type_name(cfg.model)!r} "
+                "has no head for masks: set metric='bbox', or take a model with masks"
+            )
+
+
+def _gives_masks(model: Mapping[str, Any]) -> bool:
+    """Whether any part of a detector is named for masks."""
+    parts = {k: v for k, v in model.items() if k not in _NO_PARTS}
+    names = [type_name(part) for _, part in dicts(parts) if "type" in part]
+    names += [key for _, part in dicts(parts) for key, value in part.items() if value is not None]
+    return any(word in name.lower() for name in names for word in _MASKS)
 
 
 def _metrics(evaluator: Any) -> list[dict[str, Any]]:

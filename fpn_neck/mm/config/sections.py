@@ -112,6 +112,22 @@ def check_metrics(name: str, evaluator: Any) -> None:
             raise ValueError(f"{what}: expected a list out of {_IOU_METRICS}")
 
 
+def check_length(train_cfg: Mapping[str, Any]) -> None:
+    """Refuse a training of no step, which would save weights as if it had been one.
+
+    Raises:
+        ValueError: names the number.
+    """
+    for name in ("max_iters", "max_epochs", "val_interval"):
+        given = train_cfg.get(name, 1)
+        is_whole = isinstance(given, (int, float)) and not isinstance(given, bool)
+        if not is_whole or given < 1 or given != int(given):
+            raise ValueError(
+                f"config: train_cfg.{name}={given!r}: expected a whole number of at least 1"
+                + ("; validation is left out by val_cfg=None" * (name == "val_interval"))
+            )
+
+
 def check_levels(model: Mapping[str, Any]) -> None:
     """Refuse a head that takes a level which its FPN doesn't make: the first step would fail.
 

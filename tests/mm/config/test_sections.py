@@ -1,5 +1,6 @@
 """Configs whose sections are of another type than the tools read."""
 
+import re
 from argparse import ArgumentParser
 
 import pytest
@@ -10,8 +11,10 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook  # noqa: E402
 
 from fpn_neck.mm.config.arguments import Options  # noqa: E402
+from fpn_neck.mm.config.evaluators import check_masks  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.mm.config.sections import (  # noqa: E402
+    check_length,
     check_levels,
     check_metrics,
     check_sections,
@@ -106,6 +109,52 @@ def test_settings_that_no_checkpoint_hook_knows_are_named():
         )
     known = dict(type="CheckpointHook", interval=2, save_best="mIoU", priority="LOW")
     install_hooks(Config(dict(default_hooks=dict(checkpoint=known))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_iters", 0), ("max_epochs", 0), ("max_iters", -3), ("max_iters", 2.5)]
+    + [("max_epochs", "12"), ("max_iters", None), ("val_interval", 0), ("val_interval", -1)],
+)
+def test_a_training_of_no_step_is_refused(name, value):
+    expected = f"config: train_cfg.{name}={value!r}: expected a whole number of at least 1"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        check_length({"by_epoch": False, name: value})
+    check_length({name: 1})
+    check_length({name: 1e4})
+
+
+MASK_HEAD = {"type": "FCNMaskHead"}
+
+
+@pytest.mark.parametrize(
+    ("model", "gives_masks"),
+    [
+        ({"type": "FasterRCNN", "roi_head": {"type": "StandardRoIHead"}}, False),
+        ({"type": "FasterRCNN", "roi_head": {"type": "R", "mask_head": None}}, False),
+        ({"type": "RetinaNet", "test_cfg": {"mask_thr_binary": 0.5}}, False),
+        ({"type": "mmdet.FCOS", "data_preprocessor": {"pad_mask": True}}, False),
+        ({"type": "MaskRCNN", "roi_head": {"type": "R", "mask_head": MASK_HEAD}}, True),
+        ({"type": "CascadeRCNN", "roi_head": {"type": "R", "mask_head": [MASK_HEAD]}}, True),
+        ({"type": "RTMDet", "bbox_head": {"type": "RTMDetInsSepBNHead"}}, True),
+        ({"type": "MaskFormer", "panoptic_head": {"type": "H"}}, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["CocoMetric", "mmdet.CocoMetric"])
+def test_masks_are_not_evaluated_of_a_model_without_them(model, gives_masks, kind):
+    pytest.importorskip("mmdet")
+    import mmdet.evaluation  # noqa: F401  (registers the metric)
+
+    evaluator = {"type": kind, "metric": ["bbox", "segm"]}
+    cfg = Config({"default_scope": "mmdet", "model": model, "val_evaluator": evaluator})
+    boxes = Config({**cfg.to_dict(), "val_evaluator": {"type": kind, "metric": "bbox"}})
+    check_masks(boxes, "val")
+    if gives_masks:
+        check_masks(cfg, "val")
+        return
+    name = model["type"].rpartition(".")[2]
+    with pytest.raises(ValueError, match=f"val_evaluator.metric=.*segm.*{name}.*metric='bbox'"):
+        check_masks(cfg, "val")
 
 
 @pytest.mark.parametrize("cfg", [{}, {"model": None}, {"model": {}}])
