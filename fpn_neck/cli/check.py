@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fpn_neck.datasets.check.findings import Finding, RefusedData
-from fpn_neck.datasets.check.heads import check_weights
+from fpn_neck.datasets.check.heads import check_order, check_weights
+from fpn_neck.datasets.check.listing import classes_of
 from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, Report
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
@@ -150,7 +151,7 @@ def main() -> int:
     model = cfg.get("model") or {}
     check = DatasetCheck(args.config, model, workers=args.workers, track=with_progress)
     reports = [check(source) for source in sources]
-    findings = check_weights(args.config, model)
+    findings = check_weights(args.config, model) + check_order(args.config, classes_of(sources))
     findings += [finding for report in reports for finding in report.findings]
     for report in reports:
         show(report)

@@ -39,6 +39,6 @@ def main() -> None:
         runner = build_runner(cfg)
         runner.register_hook(step)
         check_batches(runner, "test")
-        guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
+        guard_checkpoints(runner, "test", allow_mismatch=args.allow_mismatch)
         check_output_names(runner)
         runner.test()

@@ -73,7 +73,7 @@ def main() -> int | None:
             runner = build_runner(cfg)
             runner.register_hook(step)
             check_batches(runner, "train", "val")
-            guard_checkpoints(runner, allow_mismatch=args.allow_mismatch)
+            guard_checkpoints(runner, "train", "val", allow_mismatch=args.allow_mismatch)
             try:
                 train(runner)
             except SystemExit:  # by SIGTERM; another one must not change the exit code

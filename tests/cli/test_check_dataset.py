@@ -296,6 +296,20 @@ def test_a_photo_of_which_resizing_leaves_nothing(check, data, write_config, res
         assert not [f for f in report["findings"] if f["rule"] == kinds.VANISHES.rule]
 
 
+@pytest.mark.parametrize("config", [SEGMENTER, DETECTOR], ids=lambda path: path.stem)
+def test_splits_with_their_classes_in_different_orders(check, data, write_config, config):
+    names = CLASSES if config is SEGMENTER else CLASSES[1:]  # without background
+    meta = dict(classes=(*names[:2][::-1], *names[2:]))
+    text = f"_base_ = {str(config)!r}\nval_dataloader = dict(dataset=dict(metainfo={meta!r}))"
+    report = check(write_config("swapped", text), "--splits", "train", "val")
+    orders = [f for f in report["findings"] if f["rule"] == kinds.CLASS_ORDER.rule]
+    assert [f["value"] for f in orders] == [
+        f"train and val: label 0 is {names[0]!r} and {names[1]!r}"
+    ]
+    check_same = write_config("same", f"_base_ = {str(config)!r}")
+    assert check(check_same, "--splits", "train", "val")["findings"] == []
+
+
 def test_reduce_zero_label_on_binary_masks(check, binary):
     option = "train_dataloader.dataset.reduce_zero_label=True"
     report = check(binary, "--cfg-options", option)

@@ -57,6 +57,19 @@ def test_resuming_with_another_optimizer(trained, run_tool, tmp_path):
     refused_late(done, trained.checkpoint.name, "AdamW, than SGD", "load_from")
 
 
+SWAPPED = (*CLASSES[:2][::-1], *CLASSES[2:])
+
+
+def test_classes_in_another_order(trained, run_tool, tmp_path, write_config):
+    """The weights fit, and every metric would be of other labels."""
+    text = f"_base_ = {str(trained.config)!r}\nmeta = dict(classes={SWAPPED!r})\n"
+    text += "test_dataloader = dict(dataset=dict(metainfo=meta))\n"
+    config = write_config("swapped", text)
+    done = run_tool("test", config, trained.checkpoint, "--work-dir", tmp_path, cwd=tmp_path)
+    label = f"label 0 is {CLASSES[0]!r} and {CLASSES[1]!r}"
+    refused_late(done, f"test_dataloader in another order: {label}", "--allow-mismatch")
+
+
 def test_training_from_what_fits(trained, run_tool, tmp_path):
     options = [f"load_from={trained.checkpoint}", "optim_wrapper.optimizer.lr=0.0"]
     options += ["train_cfg.max_iters=1", "train_cfg.val_interval=100"]

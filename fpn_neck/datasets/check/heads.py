@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fpn_neck.datasets.check import kinds
@@ -45,6 +45,29 @@ def check_classes(
         for path, k in _numbers_of_classes(model)
         if k not in fitting
     ]
+
+
+def check_order(config: str, classes_of: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Find splits whose classes are those of the first one in another order.
+
+    Args:
+        config: name of the config file.
+        classes_of: name of a data set -> its classes.
+    """
+    (first, expected), *others = classes_of.items() if classes_of else [("", ())]
+    return [
+        Finding(kinds.CLASS_ORDER, config, f"{first} and {name}: {text}")
+        for name, classes in others
+        if (text := other_order(expected, classes))
+    ]
+
+
+def other_order(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Where two lists of the same names differ, as text; '' if the names or orders are the same."""
+    if sorted(map(str, classes)) != sorted(map(str, others)):
+        return ""
+    pairs = enumerate(zip(classes, others, strict=True))
+    return next((f"label {i} is {a!r} and {b!r}" for i, (a, b) in pairs if a != b), "")
 
 
 def _numbers_of_classes(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -163,6 +163,10 @@ WEIGHTS = Kind(
     "length of class_weight differs from the number of outputs",
     "give one number per class, and one more if 'no object' is an output",
 )
+CLASS_ORDER = Kind(
+    "data sets name the same classes in different orders, so that a label means two things",
+    "give all splits the same metainfo=dict(classes=...)",
+)
 CLASSES_TEXT = Kind(
     "classes is a text, not a list of names", "add the comma: metainfo=dict(classes=('name',))"
 )

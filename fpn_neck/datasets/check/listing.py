@@ -41,6 +41,14 @@ class DataSource(NamedTuple):
     scales: Scales = ()
 
 
+def classes_of(sources: Sequence[DataSource]) -> dict[str, Sequence[str]]:
+    """Name of a data set -> its classes, of those that name some."""
+    found = {
+        source.name: getattr(source.dataset, "metainfo", {}).get("classes") for source in sources
+    }
+    return {k: v for k, v in found.items() if v and not isinstance(v, str)}
+
+
 def format_of(dataset: Any) -> str:
     """'masks' for a ``BaseSegDataset``, 'coco' for a ``CocoDataset``, '' for any other."""
     if (getattr(dataset, "backend_args", None) or {}).get("backend", "local") != "local":

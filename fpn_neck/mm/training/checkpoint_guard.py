@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,18 +13,22 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from fpn_neck.datasets.check.heads import other_order
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.resuming import check_resumable
 from fpn_neck.weights.checkpoints import find_state_dict, matching_weights
 
 
-def guard_checkpoints(runner: Runner, *, allow_mismatch: bool = False) -> None:
+def guard_checkpoints(runner: Runner, *splits: str, allow_mismatch: bool = False) -> None:
     """Register a `CheckpointGuard`, and let the Runner read a checkpoint on the CPU when resuming.
 
     mmengine reads it on the GPU, which then holds weights and optimizer twice, and for FSDP the
     whole model. Both are copied to the model's device anyway.
+
+    Args:
+        splits: of 'train', 'val', 'test', those whose loops the run builds.
     """
-    runner.register_hook(CheckpointGuard(allow_mismatch))
+    runner.register_hook(CheckpointGuard(*splits, allow_mismatch=allow_mismatch))
     runner.resume = partial(runner.resume, map_location="cpu")
 
 
@@ -34,20 +38,23 @@ class CheckpointGuard(Hook):
     mmengine loads the tensors that match, and logs a warning about the others.
 
     Args:
-        allow_mismatch: load the tensors that match, as mmengine does, with a shorter warning.
+        splits: see `guard_checkpoints`.
+        allow_mismatch: load the tensors that match, as mmengine does, with a shorter warning, and
+            whatever the order of the classes.
     """
 
     priority = "HIGHEST"  # before other hooks take weights from the checkpoint
 
-    def __init__(self, allow_mismatch: bool = False) -> None:
+    def __init__(self, *splits: str, allow_mismatch: bool = False) -> None:
+        self._splits = splits
         self._allow_mismatch = allow_mismatch
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check it, and remove the text that mmengine would run.
 
         Raises:
-            ValueError: weights of another model, see `matching_weights`, or NaN; when resuming,
-                what `check_resumable` raises.
+            ValueError: weights of another model, see `matching_weights`, or NaN; the classes of a
+                data set in another order; when resuming, what `check_resumable` raises.
         """
         name = str(runner.cfg.get("load_from") or last_checkpoint(runner.work_dir))
         weights = find_state_dict(checkpoint)
@@ -67,6 +74,8 @@ class CheckpointGuard(Hook):
         if not isinstance(given, Mapping) or given.keys() != weights.keys():
             checkpoint["state_dict"] = weights  # mmengine looks nowhere else, and takes any name
         _refuse_bad_values(weights, expected or {}, name)
+        if not self._allow_mismatch:
+            _refuse_other_order(runner, self._splits, meta, name)
         if runner.cfg.get("resume"):
             check_resumable(runner, checkpoint, name)
 
@@ -91,6 +100,23 @@ def _refuse_bad_values(
             raise ValueError(
                 f"checkpoint {name}: {key} holds NaN or infinity, and so would every output: use "
                 "a checkpoint from before the training diverged"
+            )
+
+
+def _refuse_other_order(runner: Runner, splits: Sequence[str], meta: Any, name: str) -> None:
+    """Refuse classes in another order than the data sets': metrics would compare other labels."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    trained = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES") or ()
+    for split in splits:
+        loop = getattr(runner, f"{split}_loop")
+        dataset = getattr(getattr(loop, "dataloader", None), "dataset", None)
+        own = getattr(dataset, "metainfo", {}).get("classes") or ()
+        text = other_order(list(trained), list(own))
+        if text:
+            raise ValueError(
+                f"checkpoint {name} was trained with the classes of {split}_dataloader in another "
+                f"order: {text}; set metainfo=dict(classes=...) to the checkpoint's order (train "
+                "and test load it anyway with --allow-mismatch)"
             )
 
 

@@ -33,6 +33,10 @@ class Classifier(BaseModel):
         return {"loss": self.head(self.body(inputs)).square().mean()}
 
 
+class Samples(list):
+    """A data set with metainfo."""
+
+
 class Augmented(BaseTTAModel):
     def merge_preds(self, data_samples_list):
         return data_samples_list
@@ -42,12 +46,15 @@ class Augmented(BaseTTAModel):
 def runner(tmp_path):
     """Build a Runner with guarded checkpoints, as our tools do."""
 
-    def build(num_classes=3, *, steps=1, allow_mismatch=False, augmented=False, **options):
-        model = Classifier(num_classes)
+    def build(
+        num_classes=3, *, steps=1, allow_mismatch=False, augmented=False, classes="abc", **options
+    ):
+        model, samples = Classifier(num_classes), Samples([{"inputs": torch.ones(2)}] * 4)
+        samples.metainfo = {"classes": classes}
         runner = Runner(
             model=Augmented(model) if augmented else model,
             work_dir=str(tmp_path / "work"),
-            train_dataloader=DataLoader([{"inputs": torch.ones(2)}] * 4, batch_size=1),
+            train_dataloader=DataLoader(samples, batch_size=1),
             train_cfg=dict(by_epoch=False, max_iters=steps),
             optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
             default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1)),
@@ -56,7 +63,7 @@ def runner(tmp_path):
             cfg=Config(options),
             **options,
         )
-        guard_checkpoints(runner, allow_mismatch=allow_mismatch)
+        guard_checkpoints(runner, "train", "val", allow_mismatch=allow_mismatch)
         return runner
 
     return build
@@ -240,3 +247,18 @@ def test_a_sharded_model_refuses_weights_of_another_one_and_takes_wrapped_ones(s
     content = {"state_dict": {f"model.{k}": v for k, v in weights.items()}}
     guard.after_load_checkpoint(sharded, content)
     assert content["state_dict"].keys() == weights.keys()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}], ids=["load_from", "resume"])
+def test_classes_in_another_order_are_refused(runner, checkpoint, options):
+    """The weights fit, and every label would have another's name."""
+    meta = torch.load(checkpoint, weights_only=False)["meta"]
+    assert list(meta["dataset_meta"]["classes"]) == ["a", "b", "c"]
+    options |= {"load_from": str(changed(checkpoint)), "steps": 2}
+    with pytest.raises(
+        ValueError, match="train_dataloader in another order: label 1 is 'b' and 'c'"
+    ):
+        runner(classes="acb", **options).train()
+    runner(classes="acb", allow_mismatch=True, **options).train()
+    runner(classes="abc", **options).train()
+    runner(classes="abd", **options).train()  # other names, which may be better ones
