@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fpn_neck.utils.sizes import ceil_div
 
@@ -30,7 +32,9 @@ def find_multiple(name: str, net: Any, in_channels: int) -> int:
     """The smallest multiple to pad images to, so that map i has ``ceil(size / stride i)`` cells.
 
     A convolution without padding leaves out pixels at the borders. Then a map has fewer cells, and
-    they lie elsewhere than the pyramid's, so that no multiple is right.
+    they lie elsewhere than the pyramid's, so that no multiple is right. A multiple at which the
+    model resizes maps by whole factors only comes first: GhostNet's attention halves maps, rounding
+    down, and stretches them again, which moves what is in a map of an odd size.
 
     Args:
         name: of the model, for the message.
@@ -40,15 +44,38 @@ def find_multiple(name: str, net: Any, in_channels: int) -> int:
         ValueError: no multiple is right; says what the model gives.
     """
     strides = net.feature_info.reduction()
+    if any(key.endswith("rel_pos_h") for key, _ in net.named_parameters()):  # MViTv2
+        h, w = _own_size(net) or (224, 224)
+        reason = "its tables of relative positions are not resized"
+        raise ValueError(f"{name} takes only images of {h} x {w} px ({reason}); {_REMEDY}")
     windows = (strides[-1] * cells for cells in range(1, _MOST_WINDOW + 1))
     reasons: list[str] = []
+    stretching: list[int] = []
     for multiple in dict.fromkeys((1, strides[0], *windows)):
-        failures = (_failure(net, in_channels, size) for size in _probe_sizes(strides, multiple))
-        reason = next((f for f in failures if f), "")
-        if not reason:
+        with _Stretches() as found:
+            probes = _probe_sizes(strides, multiple)
+            reason = next((f for size in probes if (f := _failure(net, in_channels, size))), "")
+        if not reason and not found.any:
             return multiple
-        reasons.append(reason)
+        (reasons.append(reason) if reason else stretching.append(multiple))
+        if stretching and multiple >= 2 * strides[-1]:
+            return stretching[0]  # it stretches maps whatever the size
     raise ValueError(f"{name} {_refusal(net, in_channels, reasons)}; {_REMEDY}")
+
+
+class _Stretches(TorchFunctionMode):
+    """Notes whether a map of the probe's two images is resized by another than a whole factor."""
+
+    any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is F.interpolate and args and args[0].dim() == 4 and len(args[0]) == 2:
+            sizes = zip(result.shape[2:], args[0].shape[2:], strict=True)
+            self.any |= any(out % size for out, size in sizes)
+        return result
 
 
 _REMEDY = (

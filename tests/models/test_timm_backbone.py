@@ -459,6 +459,21 @@ def test_a_model_of_one_size_is_refused_with_the_size():
         TimmBackbone("botnet26t_256")
 
 
+def test_a_model_that_stretches_maps_of_odd_sizes_gets_even_ones():
+    """Its attention halves maps, rounding down, and stretches them again."""
+    backbone = TimmBackbone("ghostnetv3_050").eval()
+    assert backbone.multiple == 32
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 33, 100))
+    assert [m.shape[-2:] for m in maps] == [(9, 25), (5, 13), (3, 7), (2, 4)]
+
+
+def test_a_model_whose_tables_have_one_size_is_refused():
+    """A larger image would fail with an IndexError, at the first forward."""
+    with pytest.raises(ValueError, match="mvitv2_tiny.*only images of 224 x 224 px .*tables"):
+        TimmBackbone("mvitv2_tiny")
+
+
 def test_a_model_whose_maps_lie_elsewhere_is_refused():
     with pytest.raises(ValueError, match="inception_v3.*no maps of its strides.*cells"):
         TimmBackbone("inception_v3")
