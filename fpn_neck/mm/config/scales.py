@@ -35,8 +35,8 @@ def _scales(transform: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
         if not ratios and isinstance(scale, (list, tuple)):  # between two scales
             pairs = [sides for one in scale for sides in _sides(one)]
             yield from [tuple(map(min, zip(*pairs, strict=True)))] if len(pairs) == 2 else ()
-        for long, short in _sides(scale) if ratios else ():
-            yield long * min(ratios), short * min(ratios)
+        elif ratios:
+            yield from ((long * min(ratios), short * min(ratios)) for long, short in _sides(scale))
 
 
 def _sides(scale: Any) -> Iterator[tuple[float, float]]:
