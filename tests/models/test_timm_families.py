@@ -79,7 +79,7 @@ def test_a_map_that_lies_elsewhere_is_seen():
     backbone = TimmBackbone("resnet18", out_indices=(1, 2)).eval()
     before = offsets(backbone, (160, 192))
     forward = backbone.forward
-    backbone.forward = lambda x: [torch.roll(m, 3, (2, 3)) for m in forward(x)]
+    backbone.forward = lambda x: [torch.roll(m, (3, 3), (2, 3)) for m in forward(x)]
     moved = offsets(backbone, (160, 192))
     assert all(x < CELLS for x in before)
     assert all(2 < b < 4.5 for b in moved)
