@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import HOOKS, MODELS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
@@ -20,6 +20,7 @@ from fpn_neck.mm.distributed.launch import adapt_to_launcher
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.mm.training.report_hooks import SummaryHook
+from fpn_neck.utils.walk import data_sets
 
 
 def prepare_training(args: Namespace) -> Config:
@@ -219,7 +220,12 @@ def _use_tta(cfg: Config) -> None:
     if "tta_pipeline" not in cfg or "tta_model" not in cfg:
         raise ValueError("--tta needs tta_model and tta_pipeline in the config")
     require(cfg, "model", "test_dataloader")
+    tta_model = ConfigDict(cfg.tta_model)
     if framework(cfg) == "mmseg":  # its TTA model averages logits
         cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = deepcopy(cfg.tta_pipeline)
+        kind = type_class(tta_model, MODELS, cfg.get("default_scope") or "mmseg")
+        if getattr(kind, "__module__", "").startswith("mmseg."):
+            tta_model.type = "fpn_neck.SegTTAModel"  # mmseg's own is wrong for one logit
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+    for part in data_sets(cfg.test_dataloader.dataset):
+        part["pipeline"] = deepcopy(cfg.tta_pipeline)

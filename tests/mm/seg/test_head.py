@@ -490,6 +490,22 @@ def test_mmsegs_test_time_augmentation_runs_on_our_segmentor():
     assert ours.unique().numel() > 1 and (ours == theirs).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("test_cfg", [{}, dict(keep_logits=True)], ids=["rows", "keep_logits"])
+def test_test_time_augmentation_of_one_logit_averages_probabilities(test_cfg):
+    """mmseg's takes the sigmoid twice, and then its threshold of 0.3 makes every label 1."""
+    model, _ = predictor(test_cfg, **ONE_LOGIT | dict(threshold=0.3))
+    with torch.no_grad():
+        model.decode_head.conv_seg.bias.fill_(-0.85)  # sigmoid 0.3
+    tta = MODELS.build(dict(type="fpn_neck.SegTTAModel", module=model))
+    torch.manual_seed(3)
+    metas = [SHAPES | {"img_path": "a.jpg"} | m for m in ({}, FLIPPED)]
+    views = [predictions([model], m, n=1)[0][0] for m in metas]
+    expected = sum(view.seg_logits.data for view in views) / 2 > 0.3
+    found = tta.merge_preds([views])[0].pred_sem_seg.data
+    assert expected.unique().numel() == 2
+    assert found.dtype == torch.int64 and torch.equal(found, expected.long())
+
+
 @pytest.mark.parametrize(
     ("test_cfg", "metas"),
     [
