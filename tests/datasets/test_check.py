@@ -186,6 +186,8 @@ def test_a_photo_is_turned_as_mmcv_turns_it(pair):
     assert examine(pair, Reading(K)).findings == []
     cv2 = pytest.importorskip("cv2")
     assert cv2.imread(str(pair.photo)).shape[:2] == (12, 8)
+    assert cv2.imread(str(pair.photo), cv2.IMREAD_UNCHANGED).shape[:2] == (8, 12)
+    one(examine(pair, Reading(K), turned=False).findings, kinds.SIZE, "mask 8x12, photo 12x8")
 
 
 def tally_of(pair, reading, *masks):

@@ -30,6 +30,7 @@ class DataSource(NamedTuple):
         indices: its photos that are taken, the first n or those of these numbers; None is all.
         evaluations: the evaluators of its splits.
         scales: (long, short) sides in px that photos are fitted into first, keeping their ratio.
+        turned: whether its pipeline turns photos as their EXIF tag says.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DataSource(NamedTuple):
     indices: int | Sequence[int] | None = None
     evaluations: tuple[Evaluation, ...] = ()
     scales: Scales = ()
+    turned: bool = True
 
 
 def classes_of(sources: Sequence[DataSource]) -> dict[str, Sequence[str]]:

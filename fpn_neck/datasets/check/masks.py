@@ -93,7 +93,12 @@ class Examined(NamedTuple):
 
 
 def examine(
-    pair: Pair, reading: Reading | None, *, header_only: bool = False, scales: Scales = ()
+    pair: Pair,
+    reading: Reading | None,
+    *,
+    header_only: bool = False,
+    scales: Scales = (),
+    turned: bool = True,
 ) -> Examined:
     """Check a photo and its mask.
 
@@ -101,8 +106,9 @@ def examine(
         reading: how the mask becomes labels; None leaves it unread.
         header_only: read the photo's header only.
         scales: see `vanishing`.
+        turned: see `photo_size`.
     """
-    size_of = partial(photo_size, header_only=header_only)
+    size_of = partial(photo_size, header_only=header_only, turned=turned)
     mask_of = partial(_count, reading=reading) if reading else None
     return Examined(pair, *check_pair(pair, size_of, mask_of, scales))
 
@@ -168,11 +174,15 @@ def missing(pair: Pair) -> list[Finding]:
     return findings
 
 
-def photo_size(path: Path, *, header_only: bool = False) -> tuple[int, int]:
-    """(width, height) as mmcv reads the photo, that is turned as its EXIF tag says."""
+def photo_size(path: Path, *, header_only: bool = False, turned: bool = True) -> tuple[int, int]:
+    """(width, height) as mmcv reads the photo.
+
+    Args:
+        turned: as its EXIF tag says; mmcv does not do so with every setting.
+    """
     photo = decode(path, header_only=header_only)
-    turned = "exif" in photo.info and photo.getexif().get(ORIENTATION, 1) >= 5
-    return photo.size[::-1] if turned else photo.size
+    on_its_side = "exif" in photo.info and photo.getexif().get(ORIENTATION, 1) >= 5
+    return photo.size[::-1] if turned and on_its_side else photo.size
 
 
 def _count(path: Path, reading: Reading) -> Mask:

@@ -38,7 +38,6 @@ from fpn_neck.datasets.check.masks import (
     Examined,
     Pair,
     Reading,
-    Scales,
     Tally,
     examine,
     missing,
@@ -151,7 +150,7 @@ class DatasetCheck:
         if not self.quick and reading:
             report.findings += left_over(dataset, pairs)
         report.findings += [] if self.quick else repeated(dataset, pairs)
-        tally = self._check_pairs(pairs, reading, source.scales, report)
+        tally = self._check_pairs(pairs, reading, source, report)
         if tally and not self.quick:
             classes = source.dataset.metainfo.get("classes")
             if not classes or isinstance(classes, str):
@@ -182,7 +181,7 @@ class DatasetCheck:
             self._add_unlisted(report, error)
             return
         report.findings += [] if self.quick else repeated(dataset, pairs)
-        self._check_pairs(pairs, reading, source.scales, report)
+        self._check_pairs(pairs, reading, source, report)
 
     def _check_boxes(self, source: DataSource, data: Evaluated, report: Report) -> None:
         """Categories, what is left for training, what the evaluators need, and every box."""
@@ -220,7 +219,7 @@ class DatasetCheck:
         report.notes += [f"{n} boxes {why} are not trained on" for why, n in found.ignored.items()]
 
     def _check_pairs(
-        self, pairs: list[Pair], reading: Reading | None, scales: Scales, report: Report
+        self, pairs: list[Pair], reading: Reading | None, source: DataSource, report: Report
     ) -> Tally | None:
         """Read photos and masks, and count the labels; None if no masks are read."""
         report.photos = len(pairs)
@@ -228,7 +227,7 @@ class DatasetCheck:
             report.findings += [finding for pair in pairs for finding in missing(pair)]
             pairs = [p for p in pairs[:: -(-len(pairs) // SAMPLE) or 1] if not missing(p)]
         tally = Tally(reading) if reading else None
-        for pair, findings, mask in self._examined(pairs, reading, scales):
+        for pair, findings, mask in self._examined(pairs, reading, source):
             report.findings += findings
             if tally and mask and pair.mask:
                 tally.add(mask, pair.mask)
@@ -237,9 +236,15 @@ class DatasetCheck:
         return tally
 
     def _examined(
-        self, pairs: list[Pair], reading: Reading | None, scales: Scales
+        self, pairs: list[Pair], reading: Reading | None, source: DataSource
     ) -> Iterable[Examined]:
-        job = partial(examine, reading=reading, header_only=self.quick, scales=scales)
+        job = partial(
+            examine,
+            reading=reading,
+            header_only=self.quick,
+            scales=source.scales,
+            turned=source.turned,
+        )
         yield from self.track(self._map(job, pairs), len(pairs))
 
     def _map(self, job: Callable[[Pair], Examined], pairs: list[Pair]) -> Iterator[Examined]:

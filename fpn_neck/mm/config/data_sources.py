@@ -47,13 +47,22 @@ def _source(name: str, part: dict, scope: str | None) -> DataSource:
     loader = loaders.get("LoadAnnotations")
     default = "cv2" if loader and _package(loader, scope) == "mmdet" else "pillow"
     opencv = loader is not None and loader.get("imdecode_backend", default) == "cv2"
-    scales = first_scales(part.get("pipeline") or [])
+    facts: dict[str, Any] = dict(
+        scales=first_scales(part.get("pipeline") or []),
+        turned=_turns_photos(loaders.get("LoadImageFromFile", {})),
+    )
     try:
         with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):
             dataset = _build_lazily(part) if "LoadImageFromFile" in loaders else part["type"]
-            return DataSource(name, dataset, loader, opencv, scales=scales)
+            return DataSource(name, dataset, loader, opencv, **facts)
     except Exception as error:  # of any type: it is a finding
         return DataSource(name, error, loader, opencv)
+
+
+def _turns_photos(loader: dict) -> bool:
+    """Whether mmcv's LoadImageFromFile turns a photo as its EXIF tag says."""
+    by_backend = (loader.get("imdecode_backend") or "cv2") in ("cv2", "pillow")
+    return by_backend and loader.get("color_type", "color") in ("color", "grayscale")
 
 
 def _build_lazily(part: dict) -> Any:
