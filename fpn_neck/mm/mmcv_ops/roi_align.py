@@ -15,6 +15,7 @@ from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
 _MAX = 0  # pool_mode of the maximum; 1 is the average
 _LEAST = -10000.0  # mmcv's start value of a maximum, which stays where a bin has no sample
 _NO_SAMPLE = -1.0  # argmax of a bin without a sample
+_MOST_SAMPLES = 1 << 30  # of a region; torchvision counts them in 32 bits, and ends the process
 
 
 def roi_align_forward(
@@ -36,7 +37,7 @@ def roi_align_forward(
         input: (N, C, H, W).
         rois: (K, 5), image index and (x1, y1, x2, y2) in image pixels.
         output: (K, C, aligned_height, aligned_width), overwritten; NaN for a region that is not
-            finite; of a maximum without samples mmcv's -10000.
+            finite, or too large to be sampled; of a maximum without samples mmcv's -10000.
         argmax_y: like `output`, overwritten with the rows of the maxima in feature pixels, -1
             for a region of size 0; unchanged by the average.
         argmax_x: the same for columns.
@@ -44,8 +45,8 @@ def roi_align_forward(
         aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
     """
     source, boxes = at_least_float32(input, rois.to(input.dtype))
-    boxes, finite = _readable(boxes, len(input), sampling_ratio, aligned)
     size = (aligned_height, aligned_width)
+    boxes, finite = _readable(boxes, len(input), size, spatial_scale, sampling_ratio, aligned)
     if pool_mode == _MAX:
         values, rows, columns = _align_max(
             source, boxes, size, spatial_scale, sampling_ratio, aligned
@@ -74,7 +75,8 @@ def roi_align_backward(
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
-    boxes, finite = _readable(boxes, len(grad_input), sampling_ratio, aligned)
+    size = (aligned_height, aligned_width)
+    boxes, finite = _readable(boxes, len(grad_input), size, spatial_scale, sampling_ratio, aligned)
     grad = grad.where(finite[:, None, None, None], 0)
     if pool_mode == _MAX:
         rows, columns = at_least_float32(argmax_y, argmax_x)
@@ -94,17 +96,28 @@ def roi_align_backward(
 
 
 def _readable(
-    boxes: Tensor, images: int, sampling_ratio: int, aligned: bool
+    boxes: Tensor,
+    images: int,
+    size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `safe_regions`; a region that ends before it begins has no samples, as in mmcv on GPUs.
+    """See `safe_regions`; a region of too many samples counts as one that is not finite.
 
-    torchvision would ask for a negative number of them.
+    A region that ends before it begins has no samples, as in mmcv on GPUs; torchvision would ask
+    for a negative number of them.
     """
     boxes, finite = safe_regions(boxes, images)
-    if aligned and sampling_ratio <= 0:
+    if sampling_ratio > 0:
+        return boxes, finite
+    if aligned:
         ends = boxes[:, 3:].maximum(boxes[:, 1:3])
         boxes = torch.cat((boxes[:, :3], ends), 1)
-    return boxes, finite
+    _, extent = _regions(boxes, spatial_scale, aligned)
+    samples = (extent / extent.new_tensor(size)).ceil().prod(1) * (size[0] * size[1])
+    finite = finite & (samples <= _MOST_SAMPLES)
+    return boxes.where(finite[:, None], 0), finite
 
 
 def _align_max(

@@ -173,6 +173,18 @@ def test_a_region_that_is_not_finite_gives_nan_and_ends_no_process(
     assert out[1].isnan().all() and torch.equal(out[0], good[0]) and grad.isfinite().all()
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("side", [1.835e6, 1e30])
+def test_a_region_of_too_many_samples_gives_nan_and_ends_no_process(features, mode, side):
+    """torchvision counts the samples of 1.835e6 px in 32 bits, and writes outside its memory."""
+    align = ops.RoIAlign((7, 7), spatial_scale=0.25, sampling_ratio=0, pool_mode=mode)
+    good = features.new_tensor([[0, 1, 2, 9, 7]])
+    rois = torch.cat((good, features.new_tensor([[0, 0, 0, side, side]])))
+    out, grad = values_and_grad(lambda x: align(x, rois), features)
+    assert out[1].isnan().all() and torch.equal(out[0], align(features, good)[0])
+    assert grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", POOLS)
 @pytest.mark.parametrize("index", [-1, 2, 1e9])
 def test_an_image_index_out_of_range_is_named(kind, index):
