@@ -9,7 +9,7 @@ from fpn_neck.utils.command_line import command_parser
 
 CONFIGS = Path(fpn_neck.__file__).parent / ".mim/configs"
 _EPILOG = """\
-Every command that takes a config takes these names, and a config of yours can inherit from one:
+Every command that takes a config takes these names, and your config can inherit from one:
 _base_ = 'fpn_neck::segmentation/fpn_lite0_demo_shapes-256x320.py'.
 """
 

@@ -191,7 +191,7 @@ class HardPixels(CrossEntropyLoss):
 
 @pytest.mark.usefixtures("strip_bytes")
 def test_the_sums_of_a_subclass_count():
-    """Between losses of ours, whose sums the operator computes."""
+    """Between our losses, whose sums the operator computes."""
     check(*batch(), [DiceLoss(), HardPixels(WEIGHTS), CrossEntropyLoss()])
     plain, hard = (kind() for kind in (CrossEntropyLoss, HardPixels))
     values = full_size_losses(*batch(), [plain, hard])
