@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from torch import Tensor
 
@@ -58,8 +59,9 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
         source, target: keys of `fpn_neck.weights.key_maps.LIBRARIES`.
 
     Raises:
-        ValueError: source and target are the same; no key is one of the source's; or the numbers
-            of lateral and 3x3 convolutions do not make a pyramid.
+        ValueError: source and target are the same; no key is one of the source's; there are two
+            models, such as a student and its teacher; or the numbers of lateral and 3x3
+            convolutions do not make a pyramid.
     """
     if source == target:
         raise ValueError(f"from {source} to {target}: nothing to convert; name two libraries")
@@ -101,6 +103,9 @@ def _without_wrapper(state_dict: Mapping[str, Tensor], library: Library) -> Mapp
     """Names without a wrapper's prefix (``model.``, ``module.net.``), if they are known then.
 
     The name of a part, such as ``backbone.``, is not a wrapper's.
+
+    Raises:
+        ValueError: two prefixes of the same length do it, such as a student's and its teacher's.
     """
     parts = {
         module.partition(".")[0]
@@ -109,10 +114,20 @@ def _without_wrapper(state_dict: Mapping[str, Tensor], library: Library) -> Mapp
     }
     found = {"", *(p for name in state_dict for p in prefixes(name))}
     wrappers = (p for p in found if parts.isdisjoint(p.split(".")))
-    for prefix in sorted(wrappers, key=len):
-        renamed = without_prefix(state_dict, prefix)
-        if _read(renamed, library, _layout(renamed, library), Conversion()):
-            return renamed
+    for _, same_length in groupby(sorted(wrappers, key=lambda p: (len(p), p)), key=len):
+        renamed = {prefix: without_prefix(state_dict, prefix) for prefix in same_length}
+        known = [
+            prefix
+            for prefix, names in renamed.items()
+            if _read(names, library, _layout(names, library), Conversion())
+        ]
+        if len(known) > 1:
+            raise ValueError(
+                f"weights of more than one model, under {' and '.join(map(repr, known))}: keep the "
+                "names of one of them"
+            )
+        if known:
+            return renamed[known[0]]
     return state_dict
 
 

@@ -401,6 +401,13 @@ def test_a_wrappers_prefix_is_taken_off(prefix):
     assert found.unmapped == {"criterion.weight": "unknown"} | expected.unmapped
 
 
+def test_weights_of_a_student_and_its_teacher_are_refused():
+    state = prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH, lambda c: nn.BatchNorm2d(c)))
+    both = {who + name: value for who in ("teacher.", "student.") for name, value in state.items()}
+    with pytest.raises(ValueError, match="under 'student.' and 'teacher.'"):
+        convert(both, "detectron2", "mmdet")
+
+
 def test_the_name_of_a_part_is_no_wrappers_prefix():
     """Else weights of another library would be taken for a bare ResNet's."""
     with pytest.raises(ValueError, match="under torchvision's names"):
