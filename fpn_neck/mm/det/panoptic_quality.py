@@ -24,8 +24,8 @@ class PanopticQualityMetric(BaseMetric):
 
     torchmetrics matches the segments. The things are the data set's classes. There is one stuff
     label, the number after theirs: the pixels that no instance covers. Regions marked ``iscrowd``
-    are void. mmdet's ``CocoPanopticMetric`` needs panoptic PNG files and a package that is not on
-    PyPI.
+    and instances of other categories are void. mmdet's ``CocoPanopticMetric`` needs panoptic PNG
+    files and a package that is not on PyPI.
 
     Args:
         ann_file: COCO file with the instances of every photo.
@@ -92,6 +92,7 @@ class PanopticQualityMetric(BaseMetric):
         truth = np.zeros((image["height"], image["width"], 2), np.int64)
         truth[..., 0] = self._stuff
         for number, instance in enumerate(self._coco.imgToAnns[image_id], 1):
-            label = _IGNORED if instance["iscrowd"] else labels[instance["category_id"]]
+            label = labels.get(instance["category_id"], _IGNORED)
+            label = _IGNORED if instance["iscrowd"] else label
             truth[self._coco.annToMask(instance) == 1] = label, number
         return torch.from_numpy(truth)

@@ -155,6 +155,14 @@ def test_the_truth_itself_is_perfect(scene):
     }
 
 
+def test_instances_of_other_categories_are_void(scene):
+    content = json.loads(scene.read_text())
+    content["categories"].append({"id": 3, "name": "three"})
+    content["annotations"].append({**content["annotations"][0], "id": 99, "category_id": 3})
+    scene.write_text(json.dumps(content))
+    assert quality_of(scene, (0, 1, 0, 4), (1, 2, 4, 7))["coco_panoptic/PQ_st"] == 100
+
+
 def test_quality_is_iou_over_matches_and_half_the_misses(scene):
     """Thing 0 found in 3 of 4 columns (IoU 3/4), thing 1 missed, stuff 3 of 7 columns (unmatched).
 
