@@ -93,7 +93,7 @@ def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     backbone.eval()  # not chained: in mmdet it returns None
     try:
         maps = backbone(image)
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as e:
         raise ValueError(
             f"backbone {type(backbone).__name__} does not run on a {tuple(image.shape)} image "
             f"({e}); let it declare out_channels and strides, one number per map"

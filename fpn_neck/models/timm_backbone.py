@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fpn_neck.fast.memory_format import is_half
 from fpn_neck.models.declarations import check_strides
 from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
-from fpn_neck.utils.arguments import check_float_map, check_whole
+from fpn_neck.utils.arguments import check_flag, check_float_map, check_whole
 from fpn_neck.utils.sizes import ceil_div, may_branch_on_sizes
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
@@ -83,6 +83,7 @@ class TimmBackbone(nn.Module):
             if option in timm_options:
                 raise TypeError(f"{option}={timm_options[option]!r} is timm's own: {remedy}")
         self.in_channels = check_whole("in_channels", in_channels, 1)
+        check_flag("norm_eval", norm_eval)
         if checkpoint and pretrained:
             raise ValueError("give either checkpoint or pretrained=True, not both")
         if out_indices is not None and (not isinstance(out_indices, Sequence) or not out_indices):
@@ -94,7 +95,7 @@ class TimmBackbone(nn.Module):
         self.out_channels = tuple(probe.feature_info.channels())
         self.strides = tuple(probe.feature_info.reduction())
         check_strides(repr(model_name), self.strides)
-        if not 0 <= frozen_levels <= len(self.strides):
+        if check_whole("frozen_levels", frozen_levels, 0) > len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.outputs_nhwc = gives_nhwc(probe)

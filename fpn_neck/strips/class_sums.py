@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fpn_neck.fast.cpu.memory import compute_dtype
 from fpn_neck.losses import check_range, sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
 
@@ -55,7 +56,7 @@ class ResizedLogits:
     ) -> None:
         self.logits, self.target, self.ignore_index = logits, target, ignore_index
         self.classes = logits.shape[1]
-        self.dtype = compute_dtype(logits)
+        self.dtype = compute_dtype(logits.dtype)
         self.resize = Resize(logits.shape[2:], target.shape[1:], align_corners)
 
     def strips(self) -> Iterator[Strip]:
@@ -77,11 +78,6 @@ class ResizedLogits:
         target = self.target[strip.images, strip.start : strip.end]
         valid = target != self.ignore_index
         return target.where(valid, 0), valid.to(self.dtype)
-
-
-def compute_dtype(logits: Tensor) -> torch.dtype:
-    """float64 for float64, else float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def class_sums(

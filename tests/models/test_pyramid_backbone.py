@@ -143,6 +143,7 @@ def same_stride(x):
             ValueError,
             "does not run on a .1, 3, 128, 128. image .*invalid",
         ),
+        (lambda x: [x][1], ValueError, "does not run on a .* image .*list index out of range"),
     ],
 )
 def test_a_backbone_without_a_pyramid_is_refused(maps, error, words):

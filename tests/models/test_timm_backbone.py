@@ -174,6 +174,8 @@ def test_a_plain_vit_is_refused_with_the_reason():
         (ValueError, "resnet18.*depth_of_field", {"depth_of_field": 3}),
         (ValueError, r"frozen_levels=5.*0\.\.4", {"frozen_levels": 5}),
         (ValueError, "frozen_levels=-1", {"frozen_levels": -1}),
+        (TypeError, "frozen_levels='1'", {"frozen_levels": "1"}),
+        (TypeError, "norm_eval='False'", {"norm_eval": "False"}),
         (ValueError, "checkpoint.*pretrained", {"checkpoint": "a.pth", "pretrained": True}),
         (FileNotFoundError, r"a\.pth: no such file", {"checkpoint": "a.pth"}),
         (ValueError, "package://timm", {"checkpoint": "package://timm"}),
