@@ -88,7 +88,7 @@ def _channels_and_strides(backbone: nn.Module) -> tuple[list[int], list[int]]:
 def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Run it once, in eval mode, so that no batch norm counts the blank image."""
     like = next(backbone.parameters(), torch.empty(0))
-    image = like.new_zeros(1, _image_channels(backbone), _PROBE_SIZE, _PROBE_SIZE)
+    image = like.new_zeros(1, image_channels(backbone), _PROBE_SIZE, _PROBE_SIZE)
     was_training = backbone.training
     backbone.eval()  # not chained: in mmdet it returns None
     try:
@@ -116,7 +116,7 @@ def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     return [m.shape[1] for m in maps], strides
 
 
-def _image_channels(backbone: nn.Module) -> int:
+def image_channels(backbone: nn.Module) -> int:
     """Of the images that a backbone takes: those of its first convolution."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):

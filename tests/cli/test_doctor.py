@@ -123,6 +123,13 @@ def test_a_neck_of_other_channels_is_named():
         measure_levels(Backbone(), FPN([1, 2], 32), (100, 200))
 
 
+def test_images_have_the_channels_that_the_backbone_takes():
+    with torch.device("meta"):
+        grey = torch.nn.Conv2d(1, 8, 4, stride=4)
+        (level,), _ = measure_levels(grey, None, (64, 96))
+    assert level.size == (16, 24)
+
+
 LEVELS = [Level(f"P{i}", 1 << i, 32, (1, 1), "") for i in range(2, 7)]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.models.pyramid_backbone import PyramidBackbone
+from fpn_neck.models.pyramid_backbone import PyramidBackbone, image_channels
 
 _PROBE_SIDE = 1024  # px, a whole number of cells at every stride
 
@@ -69,7 +69,7 @@ def measure_levels(
     """The backbone's levels C2, C3, ..., and the neck's levels P2, P3, ...; [] without a neck.
 
     Args:
-        backbone: images (N, 3, H, W) -> maps, finest first; on the meta device.
+        backbone: images (N, C, H, W) -> maps, finest first; on the meta device.
         neck: maps -> maps, an ``nn.Sequential`` of such modules, or None.
         size: (height, width) of the image in px.
 
@@ -79,7 +79,8 @@ def measure_levels(
     """
     if neck is None and isinstance(backbone, PyramidBackbone):
         neck, backbone = backbone.neck, backbone.backbone
-    images = [torch.empty(1, 3, *sides, device="meta") for sides in ((_PROBE_SIDE,) * 2, size)]
+    shape = 1, image_channels(backbone)
+    images = [torch.empty(*shape, *sides, device="meta") for sides in ((_PROBE_SIDE,) * 2, size)]
     maps = _Maps(*(_apply(backbone, image) for image in images))
     backbone_levels = maps.levels("C", str(getattr(backbone, "model_name", _name(backbone))))
     levels = backbone_levels
