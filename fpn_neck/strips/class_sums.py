@@ -114,8 +114,9 @@ def class_sums_backward(
     derivatives = derivatives.to(maps.dtype)
     grad = torch.zeros_like(logits, dtype=maps.dtype)
     for strip in maps.strips():
-        p = maps.values(strip).softmax(1)
-        by_pixel = _gradient(p, *maps.labels(strip), derivatives, reads)
+        with torch.autocast(logits.device.type, enabled=False):  # backward may run under it
+            p = maps.values(strip).softmax(1)
+            by_pixel = _gradient(p, *maps.labels(strip), derivatives, reads)
         grad[maps.cells(strip)] += maps.resize.transposed(by_pixel, strip.start, strip.end)
     return grad.to(logits.dtype)
 

@@ -58,7 +58,9 @@ def label_map_operator(logits: Tensor, height: int, width: int, align_corners: b
     with torch.no_grad():
         for i in range(0, len(logits), together):
             images = slice(i, i + together)
-            maps = RowMap.from_tensor(logits[images]).finite()
+            maps = RowMap.from_tensor(logits[images])
+            if not takes_triton(logits):  # the kernel needs no copy: it never takes 0 * infinity
+                maps = maps.finite()
             fill_labels(maps.resize((height, width), align_corners), labels[images])
     return labels
 

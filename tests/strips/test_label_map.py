@@ -1,5 +1,7 @@
 """Strips against the whole: the labels are those of the resized logits."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,3 +137,19 @@ def test_a_class_that_is_masked_out_is_never_chosen(fast):
         labels = label_map(logits, (81, 77))
     rest = F.interpolate(logits[:, [0, 1, 2, 4]], size=(81, 77), mode="bilinear").argmax(1)
     assert torch.equal(labels, torch.tensor([0, 1, 2, 4])[rest])
+
+
+def test_the_kernel_reads_the_logits_themselves(monkeypatch):
+    """A copy of a large photo's takes as much memory as a strip may."""
+    read = []
+
+    def cells_to_labels(cells, rows, columns, bound):
+        read.append(cells.data_ptr())
+        return torch.zeros(len(cells), len(rows.indices), len(columns.indices), dtype=torch.int64)
+
+    module = sys.modules["fpn_neck.strips.label_map"]
+    monkeypatch.setattr(module, "takes_triton", lambda x: True)
+    monkeypatch.setattr(module, "cells_to_labels", cells_to_labels)
+    logits = torch.randn(2, 5, 6, 7)
+    label_map(logits, (24, 28))
+    assert read == [logits.data_ptr()]

@@ -122,3 +122,15 @@ def test_a_gpu_is_not_awaited_and_its_graph_is_captured(fast):
         graph.replay()
         torch.cuda.synchronize()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_is_the_same_if_autocast_is_on_in_the_backward_pass():
+    logits, labels = 3 * torch.randn(2, 5, 6, 7), torch.randint(5, (2, 24, 28))
+    grads = []
+    for enabled in (False, True):
+        x = logits.clone().requires_grad_()
+        loss = full_size_losses(x, labels, [DiceLoss()])[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss.backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
