@@ -81,6 +81,7 @@ class Part:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_take_interrupts,
             )
             try:
                 code = process.wait(limit - GRACE)
@@ -90,6 +91,11 @@ class Part:
             finally:
                 _end(process)
         self.seconds = time.monotonic() - begin
+
+
+def _take_interrupts() -> None:
+    """A shell's jobs in the background ignore SIGINT, and so would every process of them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen) -> None:

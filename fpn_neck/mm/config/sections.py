@@ -112,12 +112,14 @@ def check_metrics(name: str, evaluator: Any) -> None:
             raise ValueError(f"{what}: expected a list out of {_IOU_METRICS}")
 
 
-def check_length(train_cfg: Mapping[str, Any]) -> None:
+def check_length(train_cfg: Any) -> None:
     """Refuse a training of no step, which would save weights as if it had been one.
 
     Raises:
-        ValueError: names the number.
+        ValueError: names the number, or ``train_cfg`` if it is not a dict.
     """
+    if not isinstance(train_cfg, Mapping):
+        raise _wrong("train_cfg", train_cfg, "a dict")
     for name in ("max_iters", "max_epochs", "val_interval"):
         given = train_cfg.get(name, 1)
         is_whole = isinstance(given, (int, float)) and not isinstance(given, bool)

@@ -124,6 +124,11 @@ def test_a_training_of_no_step_is_refused(name, value):
     check_length({name: 1e4})
 
 
+def test_a_train_cfg_that_is_no_dict_is_named():
+    with pytest.raises(TypeError, match="config: train_cfg=True: expected a dict"):
+        check_length(True)
+
+
 MASK_HEAD = {"type": "FCNMaskHead"}
 
 
