@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.cuda.axis import Axis
+from fpn_neck.fast.cuda.axis import Axis, merge
 from fpn_neck.fast.eligible import in_dispatch_mode
 
 _REMEMBERED = 256  # taps of sizes, of crops and of strips
@@ -104,9 +104,12 @@ class Taps:
                 start = torch.searchsorted(self.indices.amax(1), inputs)
                 end = torch.searchsorted(self.indices.amin(1), inputs, right=True)
                 users = torch.stack((start, end.maximum(start)), 1)
+                indices, weights = self.indices, self.weights
+                if indices.shape[1] > 2:  # mostly fewer inputs
+                    indices, weights = merge(indices, weights)
                 axis = Axis(
-                    self.indices.to(device, torch.int32),
-                    self.weights.to(device, torch.float32),
+                    indices.to(device, torch.int32),
+                    weights.to(device, torch.float32),
                     users.to(device, torch.int32),
                 )
             if in_dispatch_mode():

@@ -72,3 +72,11 @@ def test_the_transposed_is_the_gradient(target, start, end, align_corners):
         atol=1e-12,
         rtol=0,
     )
+
+
+def test_kernels_read_an_input_once_after_two_resizings():
+    taps = Taps.linear(64, 150, False).after(Taps.linear(16, 64, False))
+    axis = taps.axis(torch.device("cpu"))
+    assert taps.indices.shape[1] == 4 and axis.indices.shape[1] < 4
+    matrix = torch.zeros(150, 16).scatter_add_(1, axis.indices.long(), axis.weights)
+    torch.testing.assert_close(matrix, taps.matrix(torch.zeros(())))
