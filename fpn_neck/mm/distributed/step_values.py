@@ -91,7 +91,7 @@ class StepValues:
         others = {}
         for name, value in losses.items():
             if isinstance(value, Tensor) and value.numel() == 1:
-                step.losses[name] = value.detach()
+                step.losses[name] = _copy(value)
             else:
                 others[name] = value
         return others
@@ -105,7 +105,7 @@ class StepValues:
             files: of the step's batch, for the error.
         """
         step = self._step(iteration)
-        step.checked[name], step.files = value.detach(), files
+        step.checked[name], step.files = _copy(value), files
 
     def first_bad(self) -> BadStep | None:
         """The first value of this process that is not finite, of the steps not yet read."""
@@ -138,6 +138,11 @@ class StepValues:
         if not self._steps or self._steps[-1].iteration != iteration:
             self._steps.append(_Step(iteration))
         return self._steps[-1]
+
+
+def _copy(value: Tensor) -> Tensor:
+    """A CUDA graph, such as one of torch.compile, writes the next step's number in its place."""
+    return value.detach().clone()
 
 
 def _losses(steps: list[_Step]) -> list[dict[str, float]]:

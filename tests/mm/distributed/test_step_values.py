@@ -85,3 +85,13 @@ def test_a_cpu_reads_every_step_unless_it_is_told_otherwise(interval, at_once, d
 def test_a_wrong_interval_is_named(interval):
     with pytest.raises((TypeError, ValueError), match=f"interval={interval!r}"):
         RuntimeInfoHook(interval)
+
+
+def test_a_value_that_is_written_over_later_is_kept():
+    values, loss = StepValues(interval=2), torch.tensor(1.0)
+    for iteration in (1, 2):
+        loss.fill_(iteration)  # as a CUDA graph does
+        values.add(iteration, {"loss": loss})
+        values.check(iteration, "loss", loss, "a.jpg")
+    loss.fill_(float("nan"))
+    assert values.read() == ([{"loss": 1.0}, {"loss": 2.0}], None)
