@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from fpn_neck.datasets.check.findings import InvalidFile
 from fpn_neck.datasets.check.masks import photo_size
 from fpn_neck.datasets.own import recipe
 from fpn_neck.datasets.own.coco_split import class_names, read_annotations, write_splits
@@ -20,7 +21,7 @@ from fpn_neck.datasets.own.mask_values import (
     read_table,
     read_values,
 )
-from fpn_neck.datasets.own.pairs import find_pairs, split_pairs
+from fpn_neck.datasets.own.pairs import find_pairs
 from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import write_text
 from fpn_neck.utils.progress import with_progress
@@ -78,26 +79,25 @@ def main() -> None:
 def _segmentation(args: Namespace) -> str:
     images, masks = args.images.absolute(), args.masks.absolute()
     pairs = find_pairs(images, masks)
-    split_pairs(images, masks, "val")  # there are enough
     names = args.classes.split(",") if args.classes else None
     backbone = _backbone(args)
     sizes = _sizes([photo for photo, _ in pairs])
     files = [mask for _, mask in pairs]
     values = read_values(with_progress(files, len(files), "masks"))
+    labels: dict[int, int] | None = None
     if args.table:
         labels, names = _labels_of_table(read_table(args.table))
-        masks = _convert(args.out, masks, files, labels, values)
     elif not values.are_labels(names and len(names)):
         labels = labels_of(values, names)
-        names = names or [f"class_{label}" for label in labels.values()]
-        masks = _convert(args.out, masks, files, labels, values)
-    else:
-        highest = max(set(values.pixels) - {IGNORED})
-        names = names or [f"class_{label}" for label in range(highest + 1)]
+    if names is None:
+        highest = max(set(labels.values() if labels else values.pixels) - {IGNORED})
+        names = [f"class_{label}" for label in range(highest + 1)]
     if len(names) < 2:
         raise ValueError(
             f"one class, {names[0]!r}: a segmenter needs two, such as background and it"
         )
+    if labels:
+        masks = _convert(args.out, masks, files, labels, values)
     print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
     iterations = recipe.iterations_for(len(pairs))
     return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
@@ -162,8 +162,6 @@ def _detection(args: Namespace) -> str:
 
 def _sizes(photos: Sequence[Path]) -> recipe.Sizes:
     """For the median photo of a sample."""
-    from fpn_neck.datasets.check.findings import InvalidFile
-
     step = max(1, len(photos) // _SAMPLE)
     try:
         sizes = [photo_size(photo, header_only=True) for photo in photos[::step]]

@@ -220,3 +220,12 @@ def test_lost_photos_of_a_coco_file_are_named(run, photos, shapes_root):
     file = shapes_root / "annotations/instances_train.json"
     with pytest.raises(ValueError, match="names 1 photos that are not in"):
         run("detection", "--photos", photos, "--annotations", file)
+
+
+def test_one_class_is_named_before_masks_are_written(run, photos, make_masks, tmp_path):
+    masks = make_masks(lambda labels: (labels > 0) * 255)
+    (tmp_path / "table.csv").write_text("object,255\nignore,0\n")
+    arguments = ["--images", photos, "--masks", masks, "--table", tmp_path / "table.csv"]
+    with pytest.raises(ValueError, match="one class, 'object'"):
+        run("segmentation", *arguments)
+    assert not (tmp_path / "mine_masks").exists()

@@ -53,8 +53,8 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     pixels: Counter[Value] = Counter()
     coloured = False
     for path in masks:
-        values = read_mask(path)
-        coloured |= bool(values.size and values.max() > 0xFFFF) or _has_colours(path)
+        values, has_colours = read_mask(path)
+        coloured |= has_colours
         found, counts = np.unique(values, return_counts=True)
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         if len(pixels) > _MOST_COLOURS:
@@ -65,13 +65,10 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     return MaskValues(pixels, coloured)
 
 
-def _has_colours(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.mode in ("RGB", "RGBA", "CMYK", "YCbCr")
+def read_mask(path: Path) -> tuple[np.ndarray, bool]:
+    """The values of the pixels, (H, W) int64, and whether they are colours.
 
-
-def read_mask(path: Path) -> np.ndarray:
-    """(H, W) int64: the index or the grey value of a pixel, or 65536 r + 256 g + b.
+    A value is an index, a grey value, or 65536 r + 256 g + b.
 
     Raises:
         ValueError: it can't be read.
@@ -79,8 +76,11 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode in ("1", "P", "L", "I", "I;16", "I;16B"):
-                return np.array(image).astype(np.int64) * (IGNORED if image.mode == "1" else 1)
-            return np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS
+                values = np.array(image).astype(np.int64)
+                return values * (IGNORED if image.mode == "1" else 1), False
+            coloured = image.mode in ("RGB", "RGBA", "CMYK", "YCbCr")
+            values = np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS
+            return values, coloured or bool(values.max() > 0xFFFF)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise ValueError(f"{path}: the mask can't be read ({e})") from e
 
@@ -148,7 +148,7 @@ def convert(
     known = np.array(sorted(labels), np.int64)
     targets = np.array([labels[value] for value in known.tolist()], np.uint8)
     for mask, path in masks:
-        values = read_mask(mask)
+        values, _ = read_mask(mask)
         index = np.searchsorted(known, values).clip(max=len(known) - 1)
         wrong = values[known[index] != values]
         if wrong.size:

@@ -21,7 +21,8 @@ def find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     masks may have one more ending, such as ``1_mask.png``.
 
     Raises:
-        ValueError: a folder has no files of its kind, or a photo has no mask; names it.
+        ValueError: a folder has no files of its kind, there is only one photo, or a photo has no
+            mask; names it.
     """
     for name, folder in (("images", images), ("masks", masks)):
         if not folder.is_dir():
@@ -31,6 +32,10 @@ def find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     photos = _by_name(find_photos([str(images)], [masks]).photos, images)
     found = sorted(f for f in masks.rglob("*") if f.suffix.lower() in _MASK_SUFFIXES)
     files = _by_name(found, masks)
+    if len(photos) < 2:
+        raise ValueError(
+            f"images={str(images)!r}: one photo; training and validation need one each"
+        )
     if not files:
         kinds = " ".join(sorted(_MASK_SUFFIXES))
         raise ValueError(f"masks={str(masks)!r}: no masks there ({kinds})")
@@ -92,11 +97,7 @@ def split_pairs(images: Path, masks: Path, split: str) -> list[tuple[Path, Path]
     """`find_pairs` of one split.
 
     Raises:
-        ValueError: see `find_pairs`; there is only one photo.
+        ValueError: see `find_pairs`.
     """
     pairs = {p.relative_to(images).as_posix(): (p, mask) for p, mask in find_pairs(images, masks)}
-    if len(pairs) < 2:
-        raise ValueError(
-            f"images={str(images)!r}: one photo; training and validation need one each"
-        )
     return [pairs[name] for name in of_split(pairs, split)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BATCH = 4
+_BATCH = 4  # of own_segmentation.py and own_detection.py
 _MOST_PIXELS = 512  # of the shorter side in training
 _ALIGNMENT = 32  # px, the coarsest stride
 _EPOCHS = 40
@@ -20,18 +20,18 @@ class Sizes(NamedTuple):
     scale: tuple[int, int]
 
 
-def sizes_for(width: float, height: float, most: int = _MOST_PIXELS) -> Sizes:
+def sizes_for(width: float, height: float) -> Sizes:
     """Sizes for photos of this typical size: as large as they are, within the limit."""
-    factor = min(1.0, most / min(width, height))
+    factor = min(1.0, _MOST_PIXELS / min(width, height))
     crop = [max(64, round(n * factor / _ALIGNMENT) * _ALIGNMENT) for n in (height, width)]
     crop = [min(n, 2 * min(crop)) for n in crop]
     return Sizes((crop[0], crop[1]), (round(width * factor), round(height * factor)))
 
 
-def iterations_for(photos: int, batch: int = BATCH) -> int:
+def iterations_for(photos: int) -> int:
     """Forty times through the photos, within 300 and 20,000, a multiple of 100."""
     least, most = _ITERATIONS
-    return min(max(least, round(_EPOCHS * photos / batch / 100) * 100), most)
+    return min(max(least, round(_EPOCHS * photos / _BATCH / 100) * 100), most)
 
 
 class Backbone(NamedTuple):
