@@ -20,6 +20,7 @@ from fpn_neck.utils.arguments import (
     check_tensor,
     check_whole,
 )
+from fpn_neck.utils.operators import operator
 
 _TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
 
@@ -379,12 +380,7 @@ def check_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
         )
 
 
-# Schemas are written out: older torch may not read annotations that are strings.
-@torch.library.custom_op(
-    "fpn_neck::checked_labels",
-    mutates_args=(),
-    schema="(Tensor target, SymInt num_classes, SymInt ignore_index) -> Tensor",
-)
+@operator("checked_labels", "(Tensor target, SymInt num_classes, SymInt ignore_index) -> Tensor")
 def checked_labels(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Labels with 0 for those to ignore; an operator, so that compiled code checks them too.
 
@@ -396,7 +392,7 @@ def checked_labels(target: Tensor, num_classes: int, ignore_index: int) -> Tenso
     return labels
 
 
-@checked_labels.register_fake
+@torch.library.register_fake(checked_labels)
 def _(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     return torch.empty_like(target)
 

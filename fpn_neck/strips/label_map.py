@@ -14,6 +14,7 @@ from fpn_neck.fast.eligible import eager, takes_triton
 from fpn_neck.strips.bilinear_taps import Taps
 from fpn_neck.strips.row_map import RowMap, strip_bytes
 from fpn_neck.utils.arguments import check_flag, check_float_map, check_wholes
+from fpn_neck.utils.operators import operator
 
 _PIXELS = 1 << 16  # labelled at a time
 _BORDER_LOGITS = 1 << 20  # resized at a time
@@ -45,11 +46,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     return label_map_operator(logits, *size, align_corners)
 
 
-@torch.library.custom_op(
-    "fpn_neck::label_map",
-    mutates_args=(),
-    schema="(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor",
-)
+@operator("label_map", "(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor")
 def label_map_operator(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """`label_map` as an operator of torch, for torch.compile and torch.export."""
     labels = logits.new_empty((len(logits), height, width), dtype=torch.int64)
@@ -65,7 +62,7 @@ def label_map_operator(logits: Tensor, height: int, width: int, align_corners: b
     return labels
 
 
-@label_map_operator.register_fake
+@torch.library.register_fake(label_map_operator)
 def _(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     return logits.new_empty((logits.shape[0], height, width), dtype=torch.int64)
 

@@ -17,6 +17,7 @@ from fpn_neck.fast.eligible import may_take_triton, takes_triton
 from fpn_neck.losses import check_range
 from fpn_neck.strips import class_sums as strips
 from fpn_neck.strips.bilinear_taps import Taps
+from fpn_neck.utils.operators import operator
 
 _DENSE = {"p", "all_p", "all_log_p"}  # their gradient needs a sum over the classes
 
@@ -24,11 +25,7 @@ _DENSE = {"p", "all_p", "all_log_p"}  # their gradient needs a sum over the clas
 _OPTIONS = "SymInt ignore_index, bool align_corners, str reads"
 
 
-@torch.library.custom_op(
-    "fpn_neck::class_sums",
-    mutates_args=(),
-    schema=f"(Tensor logits, Tensor target, {_OPTIONS}) -> (Tensor, Tensor)",
-)
+@operator("class_sums", f"(Tensor logits, Tensor target, {_OPTIONS}) -> (Tensor, Tensor)")
 def class_sums(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: str
 ) -> tuple[Tensor, Tensor]:
@@ -65,7 +62,7 @@ def class_sums(
     )
 
 
-@class_sums.register_fake
+@torch.library.register_fake(class_sums)
 def _(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: str
 ) -> tuple[Tensor, Tensor]:
@@ -85,10 +82,9 @@ def _new_lse(logits: Tensor, target: Tensor) -> Tensor:
     return logits.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "fpn_neck::class_sums_backward",
-    mutates_args=(),
-    schema=f"(Tensor derivatives, Tensor logits, Tensor target, Tensor lse, {_OPTIONS}) -> Tensor",
+@operator(
+    "class_sums_backward",
+    f"(Tensor derivatives, Tensor logits, Tensor target, Tensor lse, {_OPTIONS}) -> Tensor",
 )
 def class_sums_backward(
     derivatives: Tensor,
@@ -110,7 +106,7 @@ def class_sums_backward(
     return loss_grad(logits, target, rows, columns, lse, derivatives, dense=dense)
 
 
-@class_sums_backward.register_fake
+@torch.library.register_fake(class_sums_backward)
 def _(
     derivatives: Tensor,
     logits: Tensor,
@@ -143,5 +139,5 @@ def _refuse(ctx: Any, _: Tensor) -> None:
     )
 
 
-class_sums.register_autograd(_backward, setup_context=_keep)
-class_sums_backward.register_autograd(_refuse)
+torch.library.register_autograd(class_sums, _backward, setup_context=_keep)
+torch.library.register_autograd(class_sums_backward, _refuse)

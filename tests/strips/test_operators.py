@@ -134,3 +134,19 @@ def test_the_gradient_is_the_same_if_autocast_is_on_in_the_backward_pass():
             loss.backward()
         grads.append(x.grad)
     assert torch.equal(*grads)
+
+
+def test_an_eager_call_does_not_load_torchs_compiler(run_python):
+    code = """
+import sys
+import torch
+from fpn_neck import CrossEntropyLoss
+from fpn_neck.strips.full_size_loss import full_size_losses
+from fpn_neck.strips.label_map import label_map
+
+logits, labels = torch.randn(1, 5, 8, 8, requires_grad=True), torch.zeros(1, 16, 16, dtype=int)
+full_size_losses(logits, labels, [CrossEntropyLoss()])[0].backward()
+label_map(logits.detach(), (16, 16))
+print("torch._dynamo" in sys.modules)
+"""
+    assert run_python(code).strip() == "False"
