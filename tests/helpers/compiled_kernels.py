@@ -16,6 +16,18 @@ _TYPES = {
     torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
 
+# Of a test with the arguments dtype and capability.
+every_target = pytest.mark.parametrize(
+    ("dtype", "capability"),
+    [
+        (torch.bfloat16, 90),
+        pytest.param(torch.bfloat16, 80, marks=pytest.mark.slow),
+        pytest.param(torch.float32, 90, marks=pytest.mark.slow),
+        pytest.param(torch.float32, 80, marks=pytest.mark.slow),
+        pytest.param(torch.float16, 90, marks=pytest.mark.slow),
+    ],
+)
+
 
 def resources(launch, capability, **options):
     """Registers of a thread, and bytes of its stack: what did not fit into the registers.

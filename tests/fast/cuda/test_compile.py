@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from helpers.compiled_kernels import resources
+from helpers.compiled_kernels import every_target, resources
 
 from fpn_neck.fast.cuda.axis import Axis
 from fpn_neck.fast.cuda.labels import label_launch
@@ -54,16 +54,7 @@ def loss_launches(dtype):
     return made
 
 
-@pytest.mark.parametrize(
-    ("dtype", "capability"),
-    [
-        (torch.bfloat16, 90),
-        pytest.param(torch.bfloat16, 80, marks=pytest.mark.slow),
-        pytest.param(torch.float32, 90, marks=pytest.mark.slow),
-        pytest.param(torch.float32, 80, marks=pytest.mark.slow),
-        pytest.param(torch.float16, 90, marks=pytest.mark.slow),
-    ],
-)
+@every_target
 def test_no_kernel_spills(dtype, capability):
     launches = label_launches(dtype) | loss_launches(dtype)
     needs = {name: resources(launch, capability) for name, launch in launches.items()}

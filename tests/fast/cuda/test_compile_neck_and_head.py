@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import torch
-from helpers.compiled_kernels import resources
+from helpers.compiled_kernels import every_target, resources
 
 from fpn_neck.fast.cuda.merge import merge_launch, sum_launch
 from fpn_neck.fast.cuda_norm import (
@@ -53,16 +53,7 @@ def norm_launches(dtype):
     }
 
 
-@pytest.mark.parametrize(
-    ("dtype", "capability"),
-    [
-        (torch.bfloat16, 90),
-        pytest.param(torch.bfloat16, 80, marks=pytest.mark.slow),
-        pytest.param(torch.float32, 90, marks=pytest.mark.slow),
-        pytest.param(torch.float32, 80, marks=pytest.mark.slow),
-        pytest.param(torch.float16, 90, marks=pytest.mark.slow),
-    ],
-)
+@every_target
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_no_kernel_of_neck_or_head_spills(layout, dtype, capability):
     launches = neck_launches(layout, dtype)
