@@ -51,6 +51,11 @@ def process_group(cfg: Config) -> Iterator[None]:
         _init_process_group(cfg)
         try:
             yield
+        except SystemExit:  # after SIGTERM
+            # Gloo's threads may abort a process that ends beside them. NCCL could wait for others.
+            if torch.distributed.get_backend() == "gloo":
+                torch.distributed.destroy_process_group()
+            raise
         except RuntimeError as e:
             if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
                 raise
