@@ -15,13 +15,13 @@ from fpn_neck.datasets.own.coco_split import class_names, read_annotations, writ
 from fpn_neck.datasets.own.mask_values import (
     IGNORED,
     MaskValues,
-    convert,
     labels_of,
     name_of,
     read_table,
     read_values,
+    write_label_masks,
 )
-from fpn_neck.datasets.own.pairs import find_pairs
+from fpn_neck.datasets.own.pairs import pair_by_name
 from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import write_text
 from fpn_neck.utils.progress import with_progress
@@ -78,7 +78,7 @@ def main() -> None:
 
 def _segmentation(args: Namespace) -> str:
     images, masks = args.images.absolute(), args.masks.absolute()
-    pairs = find_pairs(images, masks)
+    pairs = pair_by_name(images, masks)
     names = args.classes.split(",") if args.classes else None
     backbone = _backbone(args)
     sizes = _sizes([photo for photo, _ in pairs])
@@ -119,7 +119,7 @@ def _convert(
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     pairs = zip(files, targets, strict=True)
-    convert(pairs, labels, unknown=lambda value: name_of(value, values.coloured))
+    write_label_masks(pairs, labels, unknown=lambda value: name_of(value, values.coloured))
     shown = ", ".join(f"{name_of(v, values.coloured)} is {label}" for v, label in labels.items())
     print(f"{folder}: masks of labels ({shown})", file=sys.stderr)
     return folder

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.cuda.axis import Axis, merge
+from fpn_neck.fast.cuda.axis import Axis, sum_equal_taps
 from fpn_neck.fast.eligible import in_dispatch_mode
 
 _REMEMBERED = 256  # taps of sizes, of crops and of strips
@@ -106,7 +106,7 @@ class Taps:
                 users = torch.stack((start, end.maximum(start)), 1)
                 indices, weights = self.indices, self.weights
                 if indices.shape[1] > 2:  # mostly fewer inputs
-                    indices, weights = merge(indices, weights)
+                    indices, weights = sum_equal_taps(indices, weights)
                 axis = Axis(
                     indices.to(device, torch.int32),
                     weights.to(device, torch.float32),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
+Track = Callable[[Iterable[T], int], Iterable[T]]  # (results, their number) -> the same, with a bar
 
 
 def with_progress(results: Iterable[T], total: int, name: str = "photos") -> Iterable[T]:

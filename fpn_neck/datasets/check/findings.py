@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -11,7 +11,6 @@ from PIL import Image
 from fpn_neck.datasets.check.kinds import UNREADABLE, Kind
 
 T = TypeVar("T")
-Track = Callable[[Iterable[T], int], Iterable[T]]  # (results, their number) -> the same, with a bar
 
 
 class Finding(NamedTuple):

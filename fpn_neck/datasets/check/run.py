@@ -21,7 +21,7 @@ from fpn_neck.datasets.check.coco import (
     read_coco,
 )
 from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
-from fpn_neck.datasets.check.findings import Finding, Track, attempt
+from fpn_neck.datasets.check.findings import Finding, attempt
 from fpn_neck.datasets.check.heads import check_classes
 from fpn_neck.datasets.check.listing import (
     DataSource,
@@ -42,6 +42,7 @@ from fpn_neck.datasets.check.masks import (
     examine,
     missing,
 )
+from fpn_neck.utils.progress import Track
 from fpn_neck.utils.text import one_line
 
 SAMPLE = 32  # photos and masks of a data set that a quick check opens

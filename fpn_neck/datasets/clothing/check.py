@@ -58,7 +58,7 @@ def as_found_in(root: Path, finding: Finding) -> Finding:
     return Finding(finding.kind._replace(remedy=remedy), file, finding.value)
 
 
-def photo_size(path: Path) -> tuple[int, int]:
+def unrotated_size(path: Path) -> tuple[int, int]:
     """Decode the photo; its (width, height).
 
     Raises:

@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fpn_neck.datasets.check.findings import Finding, RefusedData, Track
+from fpn_neck.datasets.check.findings import Finding, RefusedData
 from fpn_neck.datasets.check.masks import Pair, check_pair
 from fpn_neck.datasets.clothing.check import (
     SourceFolder,
     as_found_in,
     number_of,
     open_source,
-    photo_size,
     read_mask,
+    unrotated_size,
 )
 from fpn_neck.datasets.clothing.layout import CLASSES, MASKS, split_of
+from fpn_neck.utils.progress import Track
 
 # Components of fewer pixels are slivers of superpixels: the smallest rings, watches and earrings
 # of the data set are larger.
@@ -42,7 +43,7 @@ class PreparedPhoto(NamedTuple):
 
 def prepare_photo(pair: Pair, root: Path, convert_to: Path | None = None) -> PreparedPhoto:
     """Check one pair and find its instances; copy it in Kaggle's layout if ``convert_to``."""
-    findings, mask = check_pair(pair, photo_size, read_mask)
+    findings, mask = check_pair(pair, unrotated_size, read_mask)
     if findings or mask is None:
         return PreparedPhoto([as_found_in(root, finding) for finding in findings], {}, [])
     number, name = number_of(pair.photo), pair.photo.relative_to(root).as_posix()

@@ -53,7 +53,7 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     pixels: Counter[Value] = Counter()
     coloured = False
     for path in masks:
-        values, has_colours = read_mask(path)
+        values, has_colours = pixel_values(path)
         coloured |= has_colours
         found, counts = np.unique(values, return_counts=True)
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
@@ -65,7 +65,7 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     return MaskValues(pixels, coloured)
 
 
-def read_mask(path: Path) -> tuple[np.ndarray, bool]:
+def pixel_values(path: Path) -> tuple[np.ndarray, bool]:
     """The values of the pixels, (H, W) int64, and whether they are colours.
 
     A value is an index, a grey value, or 65536 r + 256 g + b.
@@ -129,7 +129,7 @@ def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, in
     return {value: label for label, value in enumerate(ordered)}
 
 
-def convert(
+def write_label_masks(
     masks: Iterable[tuple[Path, Path]],
     labels: Mapping[Value, int],
     *,
@@ -148,7 +148,7 @@ def convert(
     known = np.array(sorted(labels), np.int64)
     targets = np.array([labels[value] for value in known.tolist()], np.uint8)
     for mask, path in masks:
-        values, _ = read_mask(mask)
+        values, _ = pixel_values(mask)
         index = np.searchsorted(known, values).clip(max=len(known) - 1)
         wrong = values[known[index] != values]
         if wrong.size:

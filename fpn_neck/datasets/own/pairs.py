@@ -14,7 +14,7 @@ _MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}  # without loss
 _ONE_IN = 8  # photos is for validation
 
 
-def find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Every photo of a folder with its mask, in the order of their names.
 
     A mask has its photo's path, with another suffix: ``images/a/1.jpg`` and ``masks/a/1.png``. All
@@ -94,10 +94,10 @@ def of_split(names: Iterable[str], split: str) -> list[str]:
 
 
 def split_pairs(images: Path, masks: Path, split: str) -> list[tuple[Path, Path]]:
-    """`find_pairs` of one split.
+    """`pair_by_name` of one split.
 
     Raises:
-        ValueError: see `find_pairs`.
+        ValueError: see `pair_by_name`.
     """
-    pairs = {p.relative_to(images).as_posix(): (p, mask) for p, mask in find_pairs(images, masks)}
+    pairs = {p.relative_to(images).as_posix(): (p, mask) for p, mask in pair_by_name(images, masks)}
     return [pairs[name] for name in of_split(pairs, split)]

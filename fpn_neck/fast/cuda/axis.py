@@ -24,7 +24,7 @@ class Axis(NamedTuple):
     users: Tensor
 
 
-def merge(indices: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def sum_equal_taps(indices: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The same taps without inputs that stand twice, so that a kernel reads each once.
 
     Two resizings after another have four taps of mostly two or three inputs.

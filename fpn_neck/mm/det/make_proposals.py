@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,8 @@ from fpn_neck.mm.det.predictor import load_rpn
 from fpn_neck.mm.det.proposals_file import Proposals, check_photos, check_proposals, photo_key
 from fpn_neck.mm.photos import without_annotations
 from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.progress import Track
 from fpn_neck.utils.walk import data_sets
-
-Track = Callable[[Iterable, int], Iterable]
 
 
 def make_proposals(

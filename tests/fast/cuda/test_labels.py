@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.kernels import axis, need_kernels, resize, resizing
 
-from fpn_neck.fast.cuda.axis import Axis, merge
+from fpn_neck.fast.cuda.axis import Axis, sum_equal_taps
 from fpn_neck.fast.cuda.labels import cells_to_labels
 
 need_kernels()
@@ -68,7 +68,7 @@ def test_two_resizings_and_a_crop(merged, layout, device):
     for matrix in (down, across):
         made = axis(matrix, taps=4, device=device)
         if merged:
-            indices, weights = merge(made.indices, made.weights)
+            indices, weights = sum_equal_taps(made.indices, made.weights)
             assert indices.shape[1] == 3 and indices.dtype == torch.int32
             made = made._replace(indices=indices, weights=weights)
         axes.append(made)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fpn_neck.fast.cuda.axis import merge
+from fpn_neck.fast.cuda.axis import sum_equal_taps
 from fpn_neck.fast.cuda.layout import is_class_last, needs_int64, pixel_tile
 
 
@@ -35,13 +35,13 @@ def test_tiles_follow_the_layout(taps):
 def test_merged_taps_are_the_same_resizing():
     indices = torch.tensor([[0, 1, 1, 2], [1, 2, 2, 3], [3, 3, 3, 3]])
     weights = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    short, sums = merge(indices, weights)
+    short, sums = sum_equal_taps(indices, weights)
     assert short.tolist() == [[0, 1, 2], [2, 2, 2], [3, 3, 3]]
     torch.testing.assert_close(
         sums, torch.tensor([[0.1, 0.5, 0.4], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     )
     far = torch.tensor([[0, 1, 5, 6]])
-    assert merge(far, torch.full((1, 4), 0.25))[0] is far
+    assert sum_equal_taps(far, torch.full((1, 4), 0.25))[0] is far
 
 
 @pytest.mark.parametrize(("interpreter", "expected"), [("1", "True"), ("0", "False")])
