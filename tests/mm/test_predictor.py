@@ -11,6 +11,7 @@ for _package in ("mmseg", "mmdet", "timm"):
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmseg.datasets import BaseSegDataset  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from fpn_neck.mm.predictor import load_model  # noqa: E402
@@ -130,3 +131,39 @@ def test_a_part_that_cannot_be_built_is_named(cfg, checkpoint):
     cfg.model.neck.type = "Foo"
     with pytest.raises(ValueError, match="model.neck.*Foo"):
         load_model(cfg, path, "cpu", scope="mmseg")
+
+
+class NeedsItsFiles(BaseSegDataset):
+    """A data set that reads its files when it is built."""
+
+    def __init__(self, **kwargs):
+        open(kwargs["ann_file"]).close()
+        super().__init__(**kwargs)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_config_says_what_class_0_is_in_the_masks(cfg, checkpoint, value):
+    """Also where its data set cannot be built, since the files are elsewhere."""
+    cfg.test_dataloader.dataset = {
+        "type": NeedsItsFiles,
+        "ann_file": "there/is/no/such.txt",
+        "reduce_zero_label": value,
+        "pipeline": PIPELINE,
+    }
+    path = checkpoint({"dataset_meta": {**NAMES, "reduce_zero_label": not value}})
+    assert SegmentationPredictor(cfg, path)._first_value == value
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_the_checkpoint_says_it_where_the_data_set_cannot_be_built(cfg, checkpoint, value):
+    dataset = {"type": NeedsItsFiles, "ann_file": "there/is/no/such.txt", "pipeline": PIPELINE}
+    cfg.test_dataloader.dataset = dataset
+    path = checkpoint({"dataset_meta": {**NAMES, "reduce_zero_label": value}})
+    assert SegmentationPredictor(cfg, path)._first_value == value
+
+
+def test_what_class_0_is_in_the_masks_is_not_guessed(cfg, checkpoint):
+    dataset = {"type": NeedsItsFiles, "ann_file": "there/is/no/such.txt", "pipeline": PIPELINE}
+    cfg.test_dataloader.dataset = dataset
+    with pytest.raises(ValueError, match="such.txt.*test_dataloader.dataset.reduce_zero_label="):
+        SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))

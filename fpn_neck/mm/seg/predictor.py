@@ -16,9 +16,12 @@ from PIL import Image
 
 from fpn_neck.mm.config.names import names_in_config
 from fpn_neck.mm.config.types import type_class
+from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import picture_of
 from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model
 from fpn_neck.utils.pictures import side_by_side
+from fpn_neck.utils.text import one_line
+from fpn_neck.utils.walk import data_sets
 
 
 class SegmentationPredictor:
@@ -71,9 +74,23 @@ class SegmentationPredictor:
 
 
 def _reduces_zero_label(cfg: Config, meta: Mapping[str, Any]) -> bool:
-    """Whether class 0 is 1 in the masks: says the config's data set, as in testing."""
+    """Whether class 0 is 1 in the masks: the config's data set says it, as in testing.
+
+    Raises:
+        ValueError: the data set cannot be built, and neither its config nor the checkpoint says it.
+    """
+    key = "reduce_zero_label"
+    part = next(data_sets((cfg.get("test_dataloader") or {}).get("dataset")), {})
+    if key in part:
+        return bool(part[key])
     try:
-        names = names_in_config(cfg, cfg.get("default_scope") or "mmseg")
-    except Exception:  # of any type: a data set that needs its files, which may be elsewhere
+        with explained(cfg, "test"):
+            names = names_in_config(cfg, cfg.get("default_scope") or "mmseg")
+    except Exception as e:  # of any type: the data set's own, which may need its files
+        if key not in meta:
+            raise ValueError(
+                "whether labels count from 0 or 1 in the masks is not known, since the data set "
+                f"cannot be built ({one_line(e)}); set test_dataloader.dataset.{key}=True or False"
+            ) from e
         names = {}
-    return bool(names.get("reduce_zero_label", meta.get("reduce_zero_label", False)))
+    return bool(names.get(key, meta.get(key, False)))
