@@ -26,10 +26,13 @@ _CONTAINERS = (
     "module",
     "state_dict_ema",
     "model_ema",
+    "ema_state_dict",
 )
 _PREFIX = "module."
 # Torch's own wrappers (torch.compile, FSDP, activation checkpointing), at any place of a name.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# What torch's and mmengine's averages of a model count, beside its weights under `module.`.
+_AVERAGED = ("n_averaged", "steps")
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3  # names and shapes of each kind of difference
 
@@ -93,7 +96,8 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
     """The mapping of names to tensors inside a checkpoint, without torch's wrappers in the names.
 
     These are ``_orig_mod.`` of `torch.compile`, ``_fsdp_wrapped_module.`` and
-    ``_checkpoint_wrapped_module.`` anywhere in a name, and one ``module.`` before it.
+    ``_checkpoint_wrapped_module.`` anywhere in a name, and one ``module.`` before it. The counter
+    of torch's ``AveragedModel`` and mmengine's averages is left out.
 
     Raises:
         ValueError: the checkpoint holds no such mapping, or two of its names are the same without
@@ -109,16 +113,19 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
         raise ValueError(
             f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
         )
+    tensors = {k: v for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    weights = {key: value for key, value in tensors.items() if key not in _AVERAGED}
+    if weights and all(key.startswith(_PREFIX) for key in weights):
+        tensors = weights
     found: dict[str, Tensor] = {}
-    for key, value in checkpoint.items():
-        if isinstance(key, str) and isinstance(value, Tensor):
-            name = _WRAPPERS.sub("", key).removeprefix(_PREFIX)
-            if name in found:
-                raise ValueError(
-                    f"{key} and another name are both {name!r} without the names of torch's "
-                    "wrappers: save the state_dict of one model"
-                )
-            found[name] = value
+    for key, value in tensors.items():
+        name = _WRAPPERS.sub("", key).removeprefix(_PREFIX)
+        if name in found:
+            raise ValueError(
+                f"{key} and another name are both {name!r} without the names of torch's "
+                "wrappers: save the state_dict of one model"
+            )
+        found[name] = value
     return found
 
 
@@ -165,19 +172,19 @@ def _named_as_in(
 ) -> Mapping[str, Tensor]:
     """The weights without the prefix of a wrapper, by which most of their names match then.
 
-    Unchanged if a name matches already, if none does with any part taken off, or if two prefixes
-    do it equally well (a student and its teacher).
+    Unchanged if as many match as they are, if two prefixes do it equally well (a student and its
+    teacher), or if two names would become one.
     """
-    if any(name in model for name in state_dict):
-        return state_dict
+    as_they_are = sum(name in model for name in state_dict)
     with_module = {f"{_PREFIX}{name}": value for name, value in state_dict.items()}
-    if any(name in model for name in with_module):
+    if sum(name in model for name in with_module) > as_they_are:
         return with_module  # the model has a part of this name, which was no wrapper's
     found = Counter(p for name in state_dict for p in prefixes(name) if name[len(p) :] in model)
     best = found.most_common(2)
-    if not best or len(best) == 2 and best[0][1] == best[1][1]:
+    if not best or best[0][1] <= as_they_are or len(best) == 2 and best[0][1] == best[1][1]:
         return state_dict
-    return without_prefix(state_dict, best[0][0])
+    renamed = without_prefix(state_dict, best[0][0])
+    return renamed if len(renamed) == len(state_dict) else state_dict
 
 
 def prefixes(name: str) -> Iterator[str]:

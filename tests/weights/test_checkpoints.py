@@ -158,6 +158,7 @@ def test_a_missing_file_is_named(tmp_path, name):
         {"model": WEIGHTS, "scaler": None},
         {"state_dict_ema": WEIGHTS},
         {"model_ema": WEIGHTS, "epoch": 1},
+        {"ema_state_dict": WEIGHTS, "epoch": 1},
         {"state_dict": None, "model": WEIGHTS},
         {f"module.{k}": v for k, v in WEIGHTS.items()},
         {"state_dict": {f"module.{k}": v for k, v in WEIGHTS.items()}},
@@ -170,6 +171,7 @@ def test_a_missing_file_is_named(tmp_path, name):
         "model",
         "state_dict_ema",
         "model_ema",
+        "ema_state_dict",
         "empty state_dict beside model",
         "DDP",
         "DDP in a checkpoint",
@@ -232,6 +234,17 @@ def test_two_names_that_are_one_without_wrappers_are_refused():
         find_state_dict({"a": x, "_orig_mod.a": x + 1})
 
 
+def test_the_counter_of_an_average_is_no_weight():
+    model = nn.Linear(2, 3)
+    average = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    assert "n_averaged" in average
+    assert same(find_state_dict(average), model.state_dict())
+    mmengines = {"steps": torch.tensor(3)} | {f"module.{k}": v for k, v in WEIGHTS.items()}
+    assert same(find_state_dict({"ema_state_dict": mmengines}), WEIGHTS)
+    own = WEIGHTS | {"steps": torch.tensor(3)}
+    assert same(find_state_dict(own), own)  # a model with a buffer of this name
+
+
 @pytest.mark.parametrize("allow_mismatch", [False, True])
 @pytest.mark.parametrize("prefix", ["model.", "net.", "module.module.", "_orig_mod.model.net."])
 def test_a_prefix_that_all_names_share_is_taken_off(prefix, allow_mismatch):
@@ -258,6 +271,14 @@ def test_a_wrappers_prefix_is_taken_off_beside_a_name_without_it(extra):
     options = dict(allow_mismatch=True, warn=told.append)
     assert same(matching_weights(WEIGHTS, weights, "a.pth", **options), WEIGHTS)
     assert len(told) == 1 and extra in told[0]
+
+
+def test_a_wrappers_prefix_is_taken_off_although_another_name_matches_as_it_is():
+    model = {name: torch.full((2,), i) for i, name in enumerate("abc")}
+    weights = {"a": model["a"], "model.b": model["b"], "model.c": model["c"]}
+    assert same(matching_weights(model, weights, "a.pth"), model)
+    with pytest.raises(ValueError, match="3 left over: model.b .*; use its own config"):
+        matching_weights(model, weights | {"model.a": model["b"]}, "a.pth")  # which of the two?
 
 
 def test_of_two_wrapped_models_none_is_chosen():
