@@ -34,6 +34,12 @@ def parse_args() -> Namespace:
     parser.add_argument("--from", dest="source", required=True, choices=LIBRARIES)
     parser.add_argument("--to", dest="target", required=True, choices=LIBRARIES)
     parser.add_argument(
+        "--norm",
+        choices=("GN", "LN"),
+        help="FPN.NORM or RESNETS.NORM of detectron2's model, if it is one of these: their weights "
+        "look the same, and only GN moves",
+    )
+    parser.add_argument(
         "--allow-unmapped",
         action="store_true",
         help="write OUT even if keys are unmapped or missing: a start for training, not an equal "
@@ -97,7 +103,8 @@ def main() -> None:
     args = parse_args()
     check_output(args.output, args.input)
     checkpoint = load_checkpoint(args.input)
-    conversion = convert(find_state_dict(checkpoint), args.source, args.target)
+    weights = find_state_dict(checkpoint)
+    conversion = convert(weights, args.source, args.target, norm=args.norm)
     print_account(conversion, notes(conversion, args.source, args.target))
     if not args.allow_unmapped:
         check_equal(conversion)

@@ -17,6 +17,15 @@ StateDict = dict[str, Tensor]
 _CLASSIFIER = "head.classifier.conv.weight"
 _LATERAL = re.compile(r"lateral_convs\.\d|inner_blocks\.\d|fpn_lateral\d|decoder\.p(5|\d\.skip)")
 _FPN_CONV = re.compile(r"^(neck\.)?fpn_convs\.\d+")
+_GROUP = re.compile(r"(neck|backbone)\.(.*\.)?gn\d?\.")
+_NORMS = {  # of detectron2; why their weights have no place elsewhere
+    "GN": "",
+    "LN": "detectron2's LN normalizes every pixel over its channels; no other library does so here",
+}
+_EITHER = (
+    "FPN.NORM and RESNETS.NORM are 'GN' or 'LN', whose weights look the same: say norm='GN' (tool: "
+    "--norm GN) if the model had that"
+)
 _PLACES = {
     "merged": "on every merged map, outside the top-down path",
     "chained": "inside the top-down path",
@@ -45,7 +54,9 @@ class Conversion:
     roles: StateDict = field(default_factory=dict)
 
 
-def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conversion:
+def convert(
+    state_dict: Mapping[str, Tensor], source: str, target: str, *, norm: str | None = None
+) -> Conversion:
     """Rename weights. Values stay; only a concatenating classifier may get its inputs reordered.
 
     A key that keeps the two models from being equal is in ``unmapped`` or ``missing``. Options
@@ -57,14 +68,19 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
     Args:
         state_dict: {name: tensor}, as `fpn_neck.weights.checkpoints.find_state_dict` gives it.
         source, target: keys of `fpn_neck.weights.key_maps.LIBRARIES`.
+        norm: 'GN' or 'LN', the name in detectron2's ``FPN.NORM`` and ``RESNETS.NORM``. The weights
+            of both look the same, and no other library has 'LN' there: only with 'GN' are they
+            mapped.
 
     Raises:
-        ValueError: source and target are the same; no key is one of the source's; there are two
+        ValueError: source and target are the same; another norm; no key is one of the source's; there are two
             models, such as a student and its teacher; or the numbers of lateral and 3x3
             convolutions do not make a pyramid.
     """
     if source == target:
         raise ValueError(f"from {source} to {target}: nothing to convert; name two libraries")
+    if norm not in (None, *_NORMS):
+        raise ValueError(f"norm={norm!r}: expected one of {', '.join(map(repr, _NORMS))}")
     from_library, to_library = LIBRARIES[source], LIBRARIES[target]
     state_dict = _without_wrapper(state_dict, from_library)
     layout = _layout(state_dict, from_library)
@@ -78,6 +94,9 @@ def convert(state_dict: Mapping[str, Tensor], source: str, target: str) -> Conve
     roles = {role: state_dict[name] for role, name in names.items()}
     modules = to_library.modules(replace(layout, smooth=to_library.smooth or layout.smooth))
     obstacles = _obstacles(roles, layout, from_library, to_library)
+    if source == "detectron2":
+        reason = _NORMS[norm] if norm else _EITHER
+        obstacles |= {role: reason for role in roles if reason and _GROUP.match(role)}
     for role, tensor in _reorder(roles, from_library, to_library).items():
         module, _, part = role.rpartition(".")
         name = names[role]

@@ -52,13 +52,6 @@ NOTES = (
         "set FPN.FUSE_TYPE='sum' (the default)",
     ),
     Note(
-        r"neck\..*\.gn\.",
-        ("detectron2",),
-        _ALL,
-        "equal only if the model had FPN.NORM='GN', and so 32 groups: the weights of 'LN' look the "
-        "same and no other library has that norm",
-    ),
-    Note(
         r"backbone\.(.*\.)?gn\d",
         _ALL,
         _ALL,
@@ -71,12 +64,6 @@ NOTES = (
         _MM,
         (*_P7, *_SMP),
         "equal only if the backbone had no conv_cfg: weights do not show ConvWS",
-    ),
-    Note(
-        r"backbone\.(.*\.)?gn\d",
-        ("detectron2",),
-        _ALL,
-        "equal only if the model had RESNETS.NORM='GN': the weights of 'LN' look the same",
     ),
     Note(
         "neck",
@@ -133,7 +120,8 @@ NOTES = (
         r"head\.\d\.\d\.gn",
         ("detectron2",),
         _MM,
-        "set the head's norm_cfg=dict(type='GN', num_groups=32)",
+        "set the head's norm_cfg=dict(type='GN', num_groups=32); equal only if the model had "
+        "SEM_SEG_HEAD.NORM='GN' (the default)",
     ),
     Note(
         "head",

@@ -168,6 +168,21 @@ def test_a_detectron2_zoo_file_is_read(convert, tmp_path):
     assert fpn.lateral_convs[3].conv.bias[0] == 5
 
 
+def test_detectron2s_group_norm_has_to_be_named(convert, assert_refused):
+    state = {}
+    for level in range(2, 6):
+        for kind, size in (("lateral", 1), ("output", 3)):
+            state[f"backbone.fpn_{kind}{level}.weight"] = torch.ones(WIDTH, WIDTH, size, size)
+            state[f"backbone.fpn_{kind}{level}.norm.weight"] = torch.ones(WIDTH)
+            state[f"backbone.fpn_{kind}{level}.norm.bias"] = torch.ones(WIDTH)
+    done, out = convert(state, "detectron2", "mmdet")
+    assert_refused(done, "16 keys unmapped", "--norm GN")
+    assert not out.exists()
+    done, out = convert(state, "detectron2", "mmdet", "--norm", "GN")
+    assert done.returncode == 0, done.stderr
+    assert "neck.fpn_convs.3.gn.bias" in load_checkpoint(out)["state_dict"]
+
+
 def test_a_safetensors_file_is_read(convert, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     path = tmp_path / "in.safetensors"

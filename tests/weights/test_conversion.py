@@ -36,7 +36,7 @@ def assert_close(ours, theirs):
 
 def converted(state_dict, source, target):
     """The weights, after a check that every key was mapped or ignored."""
-    result = convert(state_dict, source, target)
+    result = convert(state_dict, source, target, norm="GN")
     assert not (result.unmapped or result.missing), (result.unmapped, result.missing)
     assert set(result.mapped) | set(result.ignored) == set(state_dict)
     assert set(result.mapped.values()) == set(result.state_dict)
@@ -44,7 +44,8 @@ def converted(state_dict, source, target):
 
 
 def advice(state_dict, source, target):
-    return "\n".join(notes(convert(state_dict, source, target), source, target))
+    result = convert(state_dict, source, target, norm="GN")
+    return "\n".join(notes(result, source, target))
 
 
 def prefixed(prefix, module):
@@ -257,7 +258,7 @@ def test_p6_and_p7_move_with_the_options_that_the_notes_name(library, direction,
 def test_a_norm_that_p6_and_p7_lack_is_missing(target):
     """mmdet norms P6 and P7 too; detectron2 never does (FPN.NORM='GN')."""
     theirs = Detectron2FPN(CHANNELS[1:], WIDTH, group_norm, extra="p5")
-    result = convert(prefixed("backbone.", theirs), "detectron2", target)
+    result = convert(prefixed("backbone.", theirs), "detectron2", target, norm="GN")
     norms = {f"neck.fpn_convs.{i}.gn.{part}" for i in (3, 4) for part in ("weight", "bias")}
     assert set(result.missing) == norms
     assert result.missing["neck.fpn_convs.3.gn.bias"] == (
@@ -270,13 +271,48 @@ def test_a_norm_that_p6_and_p7_lack_is_missing(target):
     assert not found.unexpected_keys
 
 
-@pytest.mark.parametrize(
-    ("norm", "note"),
-    [(None, "FPN.FUSE_TYPE='sum'"), (group_norm, "FPN.NORM='GN', and so 32 groups: the weights")],
-)
-def test_what_detectron2s_weights_do_not_show_is_a_note(norm, note):
-    theirs = Detectron2FPN(CHANNELS, WIDTH, norm)
-    assert note in advice(prefixed("backbone.", theirs), "detectron2", "mmdet")
+def test_what_detectron2s_weights_do_not_show_is_a_note():
+    theirs = prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH))
+    assert "FPN.FUSE_TYPE='sum'" in advice(theirs, "detectron2", "mmdet")
+
+
+class LayerNorm(nn.Module):
+    """detectron2's 'LN': every pixel over its channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
+@pytest.mark.parametrize("target", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("part", ["neck", "backbone"])
+def test_detectron2s_layer_norm_does_not_pass_as_group_norm(part, target):
+    """The weights look the same, so that the user has to say which."""
+    if part == "neck":
+        states = [
+            prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH, norm))
+            for norm in (LayerNorm, group_norm)
+        ]
+    else:
+        torchvision = pytest.importorskip("torchvision")
+        resnet = torchvision.models.resnet18
+        states = [as_detectron2(resnet(norm_layer=norm)) for norm in (LayerNorm, group_norm)]
+    assert states[0].keys() == states[1].keys()
+    norms = {name for name in states[0] if ".norm." in name}
+    for state in states:
+        unsaid = convert(state, "detectron2", target)
+        assert norms == set(unsaid.unmapped) and not unsaid.missing
+        assert "--norm GN" in next(iter(unsaid.unmapped.values()))
+        layer = convert(state, "detectron2", target, norm="LN")
+        assert norms == set(layer.unmapped)
+        assert "normalizes every pixel" in next(iter(layer.unmapped.values()))
+        assert not convert(state, "detectron2", target, norm="GN").unmapped
+
+
+def test_another_norm_is_refused():
+    with pytest.raises(ValueError, match="norm='BN': expected one of 'GN', 'LN'"):
+        convert(prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH)), "detectron2", "mmdet", norm="BN")
 
 
 def test_torchvision_names_from_before_0_14_are_read(shake):
@@ -377,7 +413,7 @@ def test_a_resnet_with_group_norm_moves(shake):
     assert set(converted(state, "mmdet", "detectron2")) == set(named)
     assert "norm_cfg=dict(type='GN', num_groups=32)" in advice(named, "detectron2", "mmdet")
     assert "ConvWS" in advice(state, "mmdet", "detectron2")
-    refused = convert(named, "detectron2", "smp")
+    refused = convert(named, "detectron2", "smp", norm="GN")
     reason = refused.unmapped["backbone.bottom_up.res2.0.shortcut.norm.weight"]
     assert reason == "its ResNets have BatchNorm, not GroupNorm"
 
