@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,7 @@ from fpn_neck.datasets.own.coco_split import class_names, read_annotations, writ
 from fpn_neck.datasets.own.mask_values import (
     IGNORED,
     MaskValues,
+    as_values,
     labels_of,
     name_of,
     read_table,
@@ -86,9 +88,11 @@ def _segmentation(args: Namespace) -> str:
     values = read_values(with_progress(files, len(files), "masks"))
     labels: dict[int, int] | None = None
     if args.table:
-        labels, names = _labels_of_table(read_table(args.table))
+        labels, names = _labels_of_table(as_values(read_table(args.table), values.coloured))
     elif not values.are_labels(names and len(names)):
         labels = labels_of(values, names)
+    elif values.channels:  # mmseg reads one channel
+        labels = {value: value for value in sorted(values.pixels)}
     if names is None:
         highest = max(set(labels.values() if labels else values.pixels) - {IGNORED})
         names = [f"class_{label}" for label in range(highest + 1)]
@@ -106,6 +110,11 @@ def _segmentation(args: Namespace) -> str:
 def _labels_of_table(table: dict[int, str]) -> tuple[dict[int, int], list[str]]:
     """Value -> label, and the classes; the name 'ignore' is `IGNORED`."""
     names = [name for name in dict.fromkeys(table.values()) if name != "ignore"]
+    if len(names) > IGNORED:
+        raise ValueError(
+            f"--table names {len(names)} classes, and labels are 0 to {IGNORED - 1}, since "
+            f"{IGNORED} is ignored"
+        )
     numbers = {name: label for label, name in enumerate(names)} | {"ignore": IGNORED}
     return {value: numbers[name] for value, name in table.items()}, names
 
@@ -119,7 +128,8 @@ def _convert(
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
     pairs = zip(files, targets, strict=True)
-    write_label_masks(pairs, labels, unknown=lambda value: name_of(value, values.coloured))
+    unknown = partial(name_of, coloured=values.coloured)
+    write_label_masks(pairs, labels, coloured=values.coloured, unknown=unknown)
     shown = ", ".join(f"{name_of(v, values.coloured)} is {label}" for v, label in labels.items())
     print(f"{folder}: masks of labels ({shown})", file=sys.stderr)
     return folder

@@ -136,6 +136,74 @@ def test_a_table_names_and_joins_colours(run, photos, make_masks, shapes_root, t
     assert_labels(cfg, shapes_root, lambda labels: numbers[labels])
 
 
+def as_rgb(labels):
+    return labels[..., None].repeat(3, -1)
+
+
+def test_grey_values_in_three_channels_are_labels(run, photos, make_masks, shapes_root):
+    """Label 3 is in no mask, and 4 stays 4."""
+    to = np.array([0, 1, 2, 2, 4, 5, 6])
+    cfg = run("segmentation", "--images", photos, "--masks", make_masks(lambda x: as_rgb(to[x])))
+    assert cfg.model.decode_head.num_classes == 7
+    assert_labels(cfg, shapes_root, lambda labels: to[labels])
+
+
+def test_a_table_of_grey_colours_or_values_reads_both_kinds_of_files(
+    run, photos, make_masks, shapes_root, tmp_path
+):
+    masks = make_masks(lambda labels: as_rgb(labels * 10))
+    one = sorted(masks.iterdir())[0]
+    Image.open(one).convert("L").save(one)
+    names = ["ground", "round", "edged", "edged", "ignore", "round", "edged"]
+    for line in ("{n},{v},{v},{v}\n", "{n},{v}\n"):
+        lines = (line.format(n=n, v=10 * i) for i, n in enumerate(names))
+        (tmp_path / "table.csv").write_text("".join(lines))
+        table = ["--table", tmp_path / "table.csv", "--force"]
+        cfg = run("segmentation", "--images", photos, "--masks", masks, *table)
+        assert cfg.classes == ("ground", "round", "edged")
+        numbers = np.array([0, 1, 2, 2, 255, 1, 2])
+        assert_labels(cfg, shapes_root, lambda labels: numbers[labels])
+
+
+def test_colours_and_indices_are_not_mixed(run, photos, make_masks):
+    masks = make_masks(lambda labels: COLOURS[labels])
+    one = sorted(masks.iterdir())[0]
+    Image.fromarray(np.full((64, 96), 3, np.uint8)).save(one)
+    with pytest.raises(ValueError, match=f"holds colours and .*{one.name} one number"):
+        run("segmentation", "--images", photos, "--masks", masks)
+
+
+def test_more_than_255_classes_are_refused(run, photos, make_masks, tmp_path):
+    """Label 255 is ignored in training."""
+    masks = make_masks(lambda labels: as_rgb(labels))
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[..., 0], colours[..., 1] = 10, np.arange(256).reshape(16, 16)
+    for path in masks.iterdir():
+        Image.fromarray(colours).save(path)
+    arguments = ["segmentation", "--images", photos, "--masks", masks]
+    with pytest.raises(ValueError, match="hold 256 values, and labels are 0 to 254"):
+        run(*arguments)
+    lines = (f"c{i},10,{i},0\n" for i in range(256))
+    (tmp_path / "table.csv").write_text("".join(lines))
+    with pytest.raises(ValueError, match="names 256 classes, and labels are 0 to 254"):
+        run(*arguments, "--table", tmp_path / "table.csv")
+
+
+def test_numbers_that_are_not_whole_and_16_bit_colours_are_refused(run, photos, make_masks):
+    import cv2
+
+    masks = make_masks(lambda labels: labels)
+    one = sorted(masks.iterdir())[0]
+    arguments = ["segmentation", "--images", photos, "--masks", masks]
+    cv2.imwrite(str(one), np.full((64, 96, 3), 3, np.uint16))
+    with pytest.raises(ValueError, match=f"{one.name}: .*16 bits for each channel"):
+        run(*arguments)
+    one.unlink()
+    Image.fromarray(np.full((64, 96), 0.5, np.float32)).save(one.with_suffix(".tif"))
+    with pytest.raises(ValueError, match=f"{one.stem}.tif: the mask holds numbers that are not"):
+        run(*arguments)
+
+
 def test_a_timm_backbone_brings_its_channels_and_statistics(run, photos, make_masks):
     masks = make_masks(lambda labels: labels)
     cfg = run("segmentation", "--images", photos, "--masks", masks, "--backbone", "resnet18")

@@ -17,6 +17,8 @@ from fpn_neck.utils.text import first_few
 IGNORED = 255  # as in mmseg
 _MOST_COLOURS = 256  # a JPEG's mask has thousands
 _SHIFTS = np.array([1 << 16, 1 << 8, 1])
+_GREY = int(_SHIFTS.sum())  # of a colour with r = g = b
+_CHANNELS = ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA", "La", "RGBa", "RGBX", "HSV", "LAB")
 
 Value = int  # a grey value, or 65536 r + 256 g + b
 
@@ -27,10 +29,12 @@ class MaskValues(NamedTuple):
     Attributes:
         pixels: value -> pixels.
         coloured: whether they are colours.
+        channels: whether there are files of several channels, which may hold grey values only.
     """
 
     pixels: Counter[Value]
     coloured: bool
+    channels: bool = False
 
     def are_labels(self, num_classes: int | None) -> bool:
         """Whether the values are labels 0..K-1 and `IGNORED` as they are.
@@ -50,39 +54,60 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     Raises:
         ValueError: a mask can't be read, or there are more than 256 values; names the file.
     """
-    pixels: Counter[Value] = Counter()
-    coloured = False
+    single: Counter[Value] = Counter()
+    coloured: Counter[Value] = Counter()
+    first: dict[bool, Path] = {}
     for path in masks:
-        values, has_colours = pixel_values(path)
-        coloured |= has_colours
+        values, has_channels = _read(path)
         found, counts = np.unique(values, return_counts=True)
+        pixels = coloured if has_channels else single
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         if len(pixels) > _MOST_COLOURS:
             raise ValueError(
                 f"{path}: more than {_MOST_COLOURS} different values so far; a mask has one value "
                 "or colour per class, and JPEG or smooth edges mix them: save masks as PNG"
             )
-    return MaskValues(pixels, coloured)
+        if pixels.keys() - {0}:  # black is 0 in both
+            first.setdefault(has_channels, path)
+    if all(value % _GREY == 0 for value in coloured):
+        grey = Counter({value // _GREY: count for value, count in coloured.items()})
+        return MaskValues(single + grey, False, bool(coloured))
+    if len(first) == 2:
+        raise ValueError(
+            f"{first[True]} holds colours and {first[False]} one number for each pixel: save all "
+            "masks in one way"
+        )
+    return MaskValues(single + coloured, True, True)
 
 
-def pixel_values(path: Path) -> tuple[np.ndarray, bool]:
-    """The values of the pixels, (H, W) int64, and whether they are colours.
+def pixel_values(path: Path, *, coloured: bool) -> np.ndarray:
+    """The values of the pixels, (H, W) int64.
 
-    A value is an index, a grey value, or 65536 r + 256 g + b.
+    Args:
+        coloured: 65536 r + 256 g + b; else an index or a grey value, also of a file of channels.
 
     Raises:
         ValueError: it can't be read.
     """
+    values, has_channels = _read(path)
+    return values // _GREY if has_channels and not coloured else values
+
+
+def _read(path: Path) -> tuple[np.ndarray, bool]:
+    """Indices, grey values or 65536 r + 256 g + b, and whether the file has several channels."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("1", "P", "L", "I", "I;16", "I;16B"):
-                values = np.array(image).astype(np.int64)
-                return values * (IGNORED if image.mode == "1" else 1), False
-            coloured = image.mode in ("RGB", "RGBA", "CMYK", "YCbCr")
-            values = np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS
-            return values, coloured or bool(values.max() > 0xFFFF)
+            if image.mode in _CHANNELS:
+                if any("16" in str(tile[3]) for tile in image.tile):  # pillow takes the high bytes
+                    raise ValueError("16 bits for each channel; save it with 8")
+                return np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS, True
+            values = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise ValueError(f"{path}: the mask can't be read ({e})") from e
+    whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise ValueError(f"{path}: the mask holds numbers that are not whole; save it as 8-bit PNG")
+    return whole * (IGNORED if image.mode == "1" else 1), False
 
 
 def name_of(value: Value, coloured: bool) -> str:
@@ -113,6 +138,12 @@ def read_table(path: Path) -> dict[Value, str]:
     return table
 
 
+def as_values(table: Mapping[Value, str], coloured: bool) -> dict[Value, str]:
+    """A table's colours with r = g = b as grey values, if the masks hold these."""
+    grey = not coloured and all(value % _GREY == 0 for value in table)
+    return {value // _GREY if grey else value: name for value, name in table.items()}
+
+
 def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, int]:
     """Value -> label, the smallest value first: black is 0.
 
@@ -120,6 +151,11 @@ def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, in
         ValueError: there are not as many values as names.
     """
     ordered = sorted(values.pixels)
+    if len(ordered) > IGNORED:
+        raise ValueError(
+            f"the masks hold {len(ordered)} values, and labels are 0 to {IGNORED - 1}, since "
+            f"{IGNORED} is ignored; give a --table that joins some, or names them 'ignore'"
+        )
     if names is not None and len(names) != len(ordered):
         shown = first_few([name_of(v, values.coloured) for v in ordered], 8)
         raise ValueError(
@@ -133,6 +169,7 @@ def write_label_masks(
     masks: Iterable[tuple[Path, Path]],
     labels: Mapping[Value, int],
     *,
+    coloured: bool = False,
     unknown: Callable[[Value], str] = str,
 ) -> None:
     """Write masks of labels; a value that the table lacks is refused.
@@ -140,6 +177,7 @@ def write_label_masks(
     Args:
         masks: (mask, file to write, a PNG) of each.
         labels: value -> label, 0..255.
+        coloured: see `pixel_values`.
         unknown: the words for a value in an error.
 
     Raises:
@@ -148,7 +186,7 @@ def write_label_masks(
     known = np.array(sorted(labels), np.int64)
     targets = np.array([labels[value] for value in known.tolist()], np.uint8)
     for mask, path in masks:
-        values, _ = pixel_values(mask)
+        values = pixel_values(mask, coloured=coloured)
         index = np.searchsorted(known, values).clip(max=len(known) - 1)
         wrong = values[known[index] != values]
         if wrong.size:
