@@ -312,7 +312,9 @@ def test_detectron2s_layer_norm_does_not_pass_as_group_norm(part, target):
 
 def test_another_norm_is_refused():
     with pytest.raises(ValueError, match="norm='BN': expected one of 'GN', 'LN'"):
-        convert(prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH)), "detectron2", "mmdet", norm="BN")
+        convert(
+            prefixed("backbone.", Detectron2FPN(CHANNELS, WIDTH)), "detectron2", "mmdet", norm="BN"
+        )
 
 
 def test_torchvision_names_from_before_0_14_are_read(shake):
