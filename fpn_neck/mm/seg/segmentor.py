@@ -30,7 +30,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
     integers for one logit too. ``sample.seg_logits.data`` is computed when it is first read, e.g.
     by mmseg's ``SegTTAModel``; until then a sample keeps the head's own, smaller maps. mmseg's
     code still runs with ``test_cfg=dict(keep_logits=True)``, with ``mode='slide'``, for flipped
-    images, and for heads with their own ``predict``.
+    images, for heads with their own ``predict``, and outside of ``torch.no_grad()``.
 
     In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are taken in
     overlapping tiles of about ``tile`` px a side, see `fpn_neck.models.tiled_head`;
@@ -56,6 +56,11 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         if data_samples is None or not self._by_rows(data_samples):
             return super().predict(inputs, data_samples)
         logits = self.decode_head(self.extract_feat(inputs))
+        if logits.requires_grad:  # strips have no gradient
+            metas = [sample.metainfo for sample in data_samples]
+            return self.postprocess_result(
+                self.decode_head.predict_by_feat(logits, metas), data_samples
+            )
         padded = data_samples[0].metainfo
         size = padded.get("pad_shape", padded["img_shape"])[:2]
         for image, sample in zip(logits.split(1), data_samples, strict=True):

@@ -477,6 +477,20 @@ def test_logits_outlive_copies_pickles_and_slices():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_logits_keep_their_gradient():
+    """As mmseg's do, outside of ``torch.no_grad()``."""
+    photo, grads = torch.randn(1, 3, 64, 56), []
+    for model in predictor():
+        image = photo.clone().requires_grad_()
+        sample = SegDataSample(metainfo=dict(img_shape=(64, 56), ori_shape=(50, 40)))
+        (found,) = model.predict(image, [sample])
+        assert found.pred_sem_seg.data.shape == (1, 50, 40)
+        found.seg_logits.data[:, 3, 4].square().sum().backward()
+        grads.append(image.grad)
+    assert grads[1].abs().max() > 0
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)
+
+
 def test_mmsegs_test_time_augmentation_runs_on_our_segmentor():
     merged = []
     for model in predictor():
