@@ -9,7 +9,7 @@ from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.prepare import build_runner, check_output_names, prepare_testing
+from fpn_neck.mm.prepare import build_runner, check_output, prepare_testing
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.utils.command_line import command_parser
@@ -40,5 +40,5 @@ def main() -> None:
         runner.register_hook(step)
         check_batches(runner, "test")
         guard_checkpoints(runner, "test", allow_mismatch=args.allow_mismatch)
-        check_output_names(runner)
+        check_output(runner)
         runner.test()

@@ -22,6 +22,8 @@ from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.mm.training.report_hooks import SummaryHook
 from fpn_neck.utils.walk import data_sets
 
+_VALUES = 256  # of mmseg's label PNGs
+
 
 def prepare_training(args: Namespace) -> Config:
     """The config of a training run.
@@ -195,16 +197,25 @@ def _add_output(cfg: Config, out: str) -> None:
     cfg.test_evaluator = evaluators
 
 
-def check_output_names(runner: Runner) -> None:
-    """Refuse label PNGs of which one would replace another: mmseg names them by the photos' stems.
+def check_output(runner: Runner) -> None:
+    """Refuse label PNGs that mmseg would spoil.
+
+    mmseg names them by the photos' stems, and writes values of 8 bits.
 
     Raises:
-        ValueError: names two photos of one stem.
+        ValueError: names two photos of one stem, or the number of classes.
     """
     loop = runner.test_loop
     if not any(getattr(metric, "output_dir", None) for metric in loop.evaluator.metrics):
         return
     dataset, known = loop.dataloader.dataset, dict[str, str]()
+    values = len(dataset.metainfo.get("classes") or ())
+    values += bool(dataset.metainfo.get("reduce_zero_label"))
+    if values > _VALUES:
+        raise ValueError(
+            f"--out: {values} labels do not fit into the 8 bits that mmseg writes; write the "
+            "labels by predict, which takes 16 bits then"
+        )
     for i in range(len(dataset)):
         path = dataset.get_data_info(i)["img_path"]
         other = known.setdefault(Path(path).stem, path)

@@ -45,7 +45,8 @@ test_dataloader = dict(
         type={dataset}, data_root={root!r}, img_suffix={suffix!r}, seg_map_suffix='.png',
         data_prefix=dict(img_path='photos', seg_map_path='masks'),
         metainfo=dict(
-            classes={classes}, palette=[[0, 0, 0], [255, 0, 0], [0, 0, 255]][:len({classes})]),
+            classes={classes},
+            palette=([[0, 0, 0], [255, 0, 0], [0, 0, 255]] * 100)[:len({classes})]),
         pipeline=pipeline, {more}))
 test_cfg = dict(type={loop})
 test_evaluator = dict(type={metric}, iou_metrics=['mIoU'])
@@ -242,3 +243,20 @@ def test_labels_of_photos_of_one_name_are_not_written_over_each_other(call_tool,
     done = call_tool("test", *joined, "--out", tmp_path / "tested")
     assert done.returncode == 2 and "photos/x.jpg and" in done.stderr
     assert "other/x.jpg would both be written to x.png" in done.stderr
+
+
+MANY = {
+    "classes": tuple(f"c{i}" for i in range(300)),
+    "head": "num_classes=300",
+}
+
+
+def test_more_labels_than_8_bits_hold_are_not_written_modulo_256(call_tool, segmenter, tmp_path):
+    made = segmenter(NAMES, MANY, "8 bits")
+    model = made.config, made.checkpoint
+    done = call_tool("test", *model, "--out", tmp_path / "tested")
+    assert done.returncode == 2 and "300 labels do not fit into the 8 bits" in done.stderr
+    done = call_tool("predict", *model, made.photos, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    labels = Image.open(tmp_path / "out/labels/x.png")
+    assert labels.mode == "I;16" and 255 < np.asarray(labels).max() < 300
