@@ -19,6 +19,7 @@ from PIL import Image
 from fpn_neck.datasets.check.heads import check_classes
 from fpn_neck.mm.config.load import drop_pretraining
 from fpn_neck.mm.config.names import names_in_config
+from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import load_photo, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
@@ -72,12 +73,13 @@ def load_model(
         checkpoint: a file; every weight must be in it.
         device: 'cpu', 'cuda', 'cuda:1', ...
         scope: 'mmseg' or 'mmdet', for a config without ``default_scope``.
-        allow_mismatch: load the weights that fit the model, and warn of the others.
+        allow_mismatch: load the weights that fit the model, and warn of the others, and of settings
+            such as ``align_corners`` or ``mean`` that the checkpoint was not trained with.
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
-        ValueError: the device does not exist, the checkpoint cannot be read or is of another
-            model, or a part of the config cannot be built.
+        ValueError: the device does not exist, the checkpoint cannot be read, is of another model or
+            was trained with other settings, or a part of the config cannot be built.
     """
     check_device(device)
     content = load_checkpoint(checkpoint)
@@ -88,6 +90,7 @@ def load_model(
     ):
         model = revert_sync_batchnorm(MODELS.build(_without_pretraining(cfg.model)))
     state = matching_weights(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
+    check_settings(cfg.model, content.get("meta"), checkpoint, allow_mismatch=allow_mismatch)
     model.load_state_dict(state, strict=not allow_mismatch)
     model.dataset_meta = _dataset_meta(content)
     return model.to(device).eval()

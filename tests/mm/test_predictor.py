@@ -167,3 +167,13 @@ def test_what_class_0_is_in_the_masks_is_not_guessed(cfg, checkpoint):
     cfg.test_dataloader.dataset = dataset
     with pytest.raises(ValueError, match="such.txt.*test_dataloader.dataset.reduce_zero_label="):
         SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))
+
+
+def test_settings_that_the_checkpoint_was_not_trained_with_are_refused(cfg, checkpoint):
+    path = checkpoint({"dataset_meta": NAMES, "cfg": cfg.pretty_text})
+    SegmentationPredictor(cfg, path)
+    cfg.model.data_preprocessor.update(mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="model.data_preprocessor.mean=.* here, None in training"):
+        SegmentationPredictor(cfg, path)
+    with pytest.warns(UserWarning, match="None in training"):
+        SegmentationPredictor(cfg, path, allow_mismatch=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from fpn_neck.datasets.check.heads import other_order
+from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.resuming import check_resumable
 from fpn_neck.weights.checkpoints import find_state_dict, matching_weights
@@ -53,12 +54,14 @@ class CheckpointGuard(Hook):
         """Check it, and remove the text that mmengine would run.
 
         Raises:
-            ValueError: weights of another model, see `matching_weights`, or NaN; the classes of a
+            ValueError: weights of another model, see `matching_weights`, or NaN; in testing, other
+                settings, see `check_settings`; the classes of a
                 data set in another order; when resuming, what `check_resumable` raises.
         """
         name = str(runner.cfg.get("load_from") or last_checkpoint(runner.work_dir))
         weights = find_state_dict(checkpoint)
         meta = checkpoint.get("meta")
+        self._check_settings(runner, meta, name)
         if isinstance(meta, dict):
             meta.pop("config", None)  # resuming would run its text as Python
         expected = _own_weights(runner.model)
@@ -78,6 +81,18 @@ class CheckpointGuard(Hook):
             _refuse_other_order(runner, self._splits, meta, name)
         if runner.cfg.get("resume"):
             check_resumable(runner, checkpoint, name)
+
+    def _check_settings(self, runner: Runner, meta: Any, name: str) -> None:
+        """Training may change them: it only warns of them, if it is resumed."""
+        is_test = self._splits == ("test",)
+        if is_test or runner.cfg.get("resume"):
+            check_settings(
+                runner.cfg.get("model") or {},
+                meta,
+                name,
+                allow_mismatch=self._allow_mismatch or not is_test,
+                warn=runner.logger.warning,
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Warn if nothing is left to train."""
