@@ -20,9 +20,9 @@ from fpn_neck.mm.config.load import Config, load_config
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.photos import PhotoError
 from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.photos import PhotoError
 
 
 def parse_args() -> Namespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import getmro, isclass
 from pathlib import Path
@@ -11,20 +10,14 @@ from typing import Any
 
 import numpy as np
 from mmengine.registry import TRANSFORMS
-from PIL import Image
 
 from fpn_neck.mm.config.types import type_class
+from fpn_neck.utils.photos import PhotoError, check_photo_file, check_pixels
 from fpn_neck.utils.text import one_line
 
-MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
-_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million px; cut the photo into parts, or reduce it"
 _ANNOTATIONS = re.compile(r"Load\w*Annotations?")  # mmcv's, mmseg's and mmdet's classes
 
 Transform = Callable[[dict], Any]
-
-
-class PhotoError(ValueError):
-    """A photo cannot be read, or its file does not give what the pipeline needs."""
 
 
 # --------------------------------------------------------------------------------- the pipeline
@@ -72,9 +65,9 @@ def load_photo(transforms: Sequence[Transform], path: Path, **fields: Any) -> tu
             the photo cannot be read.
     """
     try:
-        _check_file(path)
+        check_photo_file(path)
         results, count = run_until_loaded(transforms, {"img_path": str(path), **fields})
-        _check_pixels(results["img"].shape[1::-1])
+        check_pixels(results["img"].shape[1::-1])
     except (MemoryError, PhotoError):
         raise
     except Exception as e:  # decoders raise anything
@@ -109,44 +102,6 @@ def run_transform(transform: Transform, results: dict) -> dict:
     if made is None:
         raise PhotoError(f"not a readable photo: {name} of the pipeline gives nothing")
     return made
-
-
-# ------------------------------------------------------------------------------------- the file
-
-
-def _check_file(path: Path) -> None:
-    if path.exists() and not path.is_file():  # reading a pipe would wait
-        raise PhotoError("not a file")
-    _check_pixels(_declared_size(path))
-
-
-def _declared_size(path: Path) -> tuple[int, int]:
-    """(width, height) in the header; (0, 0) for the few formats that only OpenCV can read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(path)
-        except Image.DecompressionBombError as error:
-            raise PhotoError(_TOO_LARGE) from error
-        except Exception:  # of any type
-            return 0, 0
-        with image:
-            if image.format == "PNG":
-                _verify(image)
-            return image.size
-
-
-def _verify(image: Image.Image) -> None:
-    """Check a PNG file: OpenCV 5 allocates whatever length a part of it declares, up to 4 GB."""
-    try:
-        image.verify()
-    except Exception as error:  # of any type
-        raise PhotoError(f"not a readable photo: {error}") from error
-
-
-def _check_pixels(size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MOST_PIXELS:
-        raise PhotoError(f"{size[0]}x{size[1]} px, {_TOO_LARGE}")
 
 
 # ---------------------------------------------------------------------------------- the picture

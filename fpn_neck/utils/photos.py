@@ -1,0 +1,77 @@
+"""Photo files: refused before they take all memory, and read as RGB."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fpn_neck.utils.text import one_line
+
+MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
+_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million px; cut the photo into parts, or reduce it"
+
+
+class PhotoError(ValueError):
+    """A photo cannot be read, or its file does not give what the pipeline needs."""
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Read a photo as uint8 (H, W, 3), RGB, turned as its EXIF data say.
+
+    Raises:
+        PhotoError: more than ``MOST_PIXELS`` (the header says it, before anything is decoded), or
+            the photo cannot be read.
+    """
+    try:
+        check_photo_file(path)
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (MemoryError, PhotoError):
+        raise
+    except Exception as e:  # decoders raise anything
+        raise PhotoError(one_line(e)) from e
+
+
+def check_photo_file(path: Path) -> None:
+    """Refuse what is not a file, and a photo whose header declares more than ``MOST_PIXELS``.
+
+    Raises:
+        PhotoError: says which.
+    """
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        raise PhotoError("not a file")
+    check_pixels(_declared_size(path))
+
+
+def check_pixels(size: Sequence[int]) -> None:
+    """Refuse a (width, height) of more than ``MOST_PIXELS``."""
+    if size[0] * size[1] > MOST_PIXELS:
+        raise PhotoError(f"{size[0]}x{size[1]} px, {_TOO_LARGE}")
+
+
+def _declared_size(path: Path) -> tuple[int, int]:
+    """(width, height) in the header; (0, 0) for the few formats that only OpenCV can read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(path)
+        except Image.DecompressionBombError as error:
+            raise PhotoError(_TOO_LARGE) from error
+        except Exception:  # of any type
+            return 0, 0
+        with image:
+            if image.format == "PNG":
+                _verify(image)
+            return image.size
+
+
+def _verify(image: Image.Image) -> None:
+    """Check a PNG file: OpenCV 5 allocates whatever length a part of it declares, up to 4 GB."""
+    try:
+        image.verify()
+    except Exception as error:  # of any type
+        raise PhotoError(f"not a readable photo: {error}") from error

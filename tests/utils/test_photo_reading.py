@@ -1,0 +1,54 @@
+"""Photos as RGB, without those that would take all memory."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpn_neck.utils.photos import PhotoError, read_photo
+
+
+def test_a_photo_is_read_as_rgb_and_turned_by_its_exif(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    read = read_photo(tmp_path / "turned.png")
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_any_mode_becomes_rgb(tmp_path, mode):
+    Image.new("RGB", (5, 3), (200, 200, 200)).convert(mode).save(tmp_path / "a.png")
+    read = read_photo(tmp_path / "a.png")
+    assert read.shape == (3, 5, 3) and np.abs(read.astype(int) - 200).max() <= 4
+
+
+def test_what_is_no_photo_is_refused(tmp_path):
+    (tmp_path / "text.jpg").write_text("no photo")
+    for name in ("text.jpg", "missing.jpg"):
+        with pytest.raises(PhotoError):
+            read_photo(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(PhotoError, match="not a file"):
+        read_photo(tmp_path / "pipe.jpg")
+
+
+def test_a_small_file_that_declares_too_many_pixels_is_not_decoded(tmp_path):
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 12_000, 9_000, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(PhotoError, match="12000x9000 px, more than 100 million px"):
+        read_photo(tmp_path / "large.png")
