@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from fpn_neck.utils.pictures import overlay, paint, save_labels, side_by_side
+from fpn_neck.utils.pictures import default_palette, overlay, paint, save_labels, side_by_side
 
 PALETTE = [[40, 40, 40], [200, 0, 0], [0, 200, 0]]
 CLASSES = ("background", "red", "green")
@@ -78,6 +78,29 @@ def test_label_png_keeps_its_bits_for_opencv(tmp_path):
     for labels in (np.array([[0, 3, 255]]), np.array([[0, 256, 40000]])):
         save_labels(labels, tmp_path / "a.png")
         assert (cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED) == labels).all()
+
+
+def test_people_see_the_palette_and_programs_read_the_labels(tmp_path):
+    labels = np.array([[0, 1], [2, 2]])
+    save_labels(labels, tmp_path / "a.png", PALETTE)
+    read = Image.open(tmp_path / "a.png")
+    assert read.mode == "P"
+    np.testing.assert_array_equal(np.asarray(read), labels)
+    np.testing.assert_array_equal(np.asarray(read.convert("RGB")), np.array(PALETTE)[labels])
+
+
+def test_more_than_256_colours_are_a_grey_png_of_16_bits(tmp_path):
+    labels = np.array([[0, 299]])
+    save_labels(labels, tmp_path / "a.png", default_palette(300))
+    read = Image.open(tmp_path / "a.png")
+    assert read.mode == "I;16" and np.asarray(read).tolist() == [[0, 299]]
+
+
+def test_colours_for_labels_without_any_differ():
+    colours = np.array(default_palette(60), int)
+    assert colours.min() >= 0 and colours.max() <= 255
+    apart = np.abs(colours[:, None] - colours[None]).sum(2) + 999 * np.eye(60, dtype=int)
+    assert apart.min() > 5 and np.diag(apart, 1).min() > 100
 
 
 def test_label_png_of_one_pixel(tmp_path):
@@ -161,3 +184,28 @@ def test_without_a_photo_the_maps_stand_alone(big):
     for labels in maps.values():
         panel = paint(labels, PALETTE)
         assert any(contains(picture, panel, x) for x in range(picture.width - 60))
+
+
+def test_an_overlay_can_stand_alone_and_show_more_of_the_photo(big):
+    labels = np.ones((80, 60), int)
+    both = side_by_side(big, {"prediction": labels}, CLASSES, PALETTE, opacity=0.25)
+    alone = side_by_side(
+        big, {"prediction": labels}, CLASSES, PALETTE, opacity=0.25, with_photo=False
+    )
+    assert alone.width < both.width and not contains(alone, big, 0)
+    panel = overlay(big, labels, PALETTE, 0.25)
+    assert contains(alone, panel, 0)
+    grey = big.mean(2, keepdims=True)
+    assert np.abs(panel - (0.75 * grey + 0.25 * np.array(PALETTE[1]))).max() <= 0.5 + 1e-3
+
+
+def test_the_legend_grows_with_the_photo():
+    def swatch(height, width):
+        labels = np.ones((height, width), np.uint8)
+        picture = side_by_side(
+            np.zeros((height, width, 3), np.uint8), {"prediction": labels}, CLASSES, PALETTE
+        )
+        return len(columns_of(picture.crop((2 * width, 0, *picture.size)), PALETTE[1]))
+
+    assert swatch(300, 400) < 20
+    assert swatch(2000, 3000) > 60
