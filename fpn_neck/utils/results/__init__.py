@@ -1,0 +1,1 @@
+"""What a model predicts for a photo: arrays, pictures and files, the same for all models."""

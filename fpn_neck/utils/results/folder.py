@@ -1,0 +1,164 @@
+"""A folder of results: label files, overlays, tables, COCO's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fpn_neck.utils.files import check_folder, write_text, write_whole
+from fpn_neck.utils.pictures import OPACITY, Palette, save_labels
+from fpn_neck.utils.results.coco import CocoIds, segment_picture
+from fpn_neck.utils.results.result import SCHEMA, Result
+
+OVERLAYS = ("side-by-side", "alone", "none")
+_FOLDERS = ("labels", "overlays", "panoptic", "coco")
+_TABLES = ("photos.json", "detections.json", "results.json")
+
+
+class ResultsFolder:
+    """Writes results: the pictures of each at once, the tables at the end.
+
+    - ``labels/NAME.png``: the labels with their palette, see `fpn_neck.utils.pictures.save_labels`
+    - ``overlays/NAME.png``: for people, see `Result.draw`
+    - ``panoptic/NAME.png``: COCO's picture of the segments
+    - ``photos.json``: {photo: NAME}
+    - ``detections.json``: {photo: objects without their masks}, of a detector
+    - ``results.json``: everything, see `document`
+    - ``coco/``: bbox.json, segm.json or panoptic.json, and instances.json, to whose photos and
+      categories they refer
+
+    Args:
+        folder: None writes nothing; there is only the `document`.
+        classes: names of the model's classes.
+        overlay: of ``OVERLAYS``; None: as `Result.draw` does.
+        opacity: see `Result.draw`.
+        coco: None: no COCO files; True: with ids from 1 on; a COCO file: with its ids.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: see `CocoIds`.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        classes: Sequence[str],
+        *,
+        overlay: str | None = None,
+        opacity: float = OPACITY,
+        coco: Path | bool | None = None,
+    ) -> None:
+        self._folder, self._overlay, self._opacity = folder, overlay, opacity
+        self._classes = list(classes)
+        self._ids = CocoIds(None if coco is True else coco, classes) if coco else None
+        self._photos: list[dict[str, Any]] = []
+        self._coco: dict[str, list[dict[str, Any]]] = {}
+        self.names: dict[str, str] = {}
+        if folder is not None:
+            check_folder(folder)
+
+    @staticmethod
+    def outputs(folder: Path) -> list[Path]:
+        """What it may write there, and what is no photo therefore."""
+        return [folder / name for name in (*_FOLDERS, *_TABLES)]
+
+    def add(self, result: Result, name: str) -> None:
+        """Write a result's pictures, and keep its numbers for the tables.
+
+        Raises:
+            OSError, ValueError: a picture can't be written; the COCO file lacks the photo.
+        """
+        image_id = self._ids.image_id(result) if self._ids else None
+        content = result.to_dict()
+        if self._folder is not None:
+            content["outputs"] = self._write_pictures(self._folder, result, name)
+        if image_id is not None and self._ids:
+            self._add_coco(result, name, image_id, self._ids.categories)
+        self._photos.append(content)
+        self.names[str(result.photo)] = name
+
+    def document(self, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """All results as plain data: ``schema``, ``classes``, ``photos``, ``failed``."""
+        errors = [{"photo": photo, "error": error} for photo, error in (failed or {}).items()]
+        return {
+            "schema": SCHEMA,
+            "classes": self._classes,
+            "photos": self._photos,
+            "failed": errors,
+        }
+
+    def finish(self, failed: Mapping[str, str] | None = None) -> None:
+        """Write the tables.
+
+        Args:
+            failed: {photo: error}, for ``results.json``.
+        """
+        if self._folder is None:
+            return
+        found = [one for one in self._photos if "objects" in one or "segments" in one]
+        tables: dict[str, Any] = {
+            "photos.json": self.names,
+            "detections.json": {one["photo"]: _detections(one) for one in found},
+        }
+        if self._ids and self._coco:
+            tables |= {f"coco/{kind}.json": content for kind, content in self._coco.items()}
+            tables["coco/instances.json"] = self._ids.as_dataset()
+        for name, content in tables.items():
+            if content:
+                write_text(self._folder / name, json.dumps(content))
+        if self._photos:
+            write_text(self._folder / "results.json", json.dumps(self.document(failed)))
+
+    def _write_pictures(self, folder: Path, result: Result, name: str) -> dict[str, str]:
+        """{kind: file}; a file is named from the folder on."""
+        written = {}
+        if result.labels is not None:
+            written["labels"] = f"labels/{name}.png"
+            self._write_labels(folder / written["labels"], result)
+        if result.segment_map is not None:
+            written["segments"] = f"panoptic/{name}.png"
+            _save(segment_picture(result.segment_map), folder / written["segments"])
+        if self._overlay != "none":
+            written["overlay"] = f"overlays/{name}.png"
+            beside = None if self._overlay is None else self._overlay == "side-by-side"
+            picture = result.draw(side_by_side=beside, opacity=self._opacity)
+            _save(picture, folder / written["overlay"])
+        return written
+
+    def _write_labels(self, path: Path, result: Result) -> None:
+        assert result.labels is not None
+        labels = result.labels
+        if result.first_value:
+            labels = labels.astype("int64") + result.first_value
+        palette: Palette = [(0, 0, 0)] * result.first_value + [*result.palette]
+        if result.segment_map is not None:  # a panoptic model's pixels without a class
+            palette = [*palette[: result.first_value + len(result.classes)], (0, 0, 0)]
+        write_whole(path, partial(save_labels, labels, palette=palette))
+
+    def _add_coco(
+        self, result: Result, name: str, image_id: int, categories: Mapping[str, int] | None
+    ) -> None:
+        found = result.to_coco(image_id, categories)
+        if result.segments is not None:
+            found = [one | {"file_name": f"{name}.png"} for one in found]
+            self._coco.setdefault("panoptic", []).extend(found)
+            return
+        if result.boxes is not None:
+            boxes = [{k: v for k, v in one.items() if k != "segmentation"} for one in found]
+            self._coco.setdefault("bbox", []).extend(boxes)
+        if result.masks is not None or result.labels is not None:
+            self._coco.setdefault("segm", []).extend(found)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    write_whole(path, partial(picture.save, format="PNG"))
+
+
+def _detections(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    objects = content.get("objects", [])
+    return [{key: one[key] for key in ("label", "score", "box")} for one in objects]

@@ -1,0 +1,98 @@
+"""One interface for every model: photos in, results out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.photo_files import find_photos
+from fpn_neck.utils.results.result import Result
+
+Photo = Path | np.ndarray  # a file; or uint8 (H, W, 3) in RGB, (H, W) in grey
+_PLAIN_MODES = ("RGB", "L")
+
+
+class Predictor(ABC):
+    """A trained model on photos.
+
+    Attributes:
+        classes: names of the labels.
+    """
+
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def predict(self, photos: Sequence[Photo]) -> list[Result]:
+        """Predict photos together; a result for each.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+        """
+
+    def __call__(self, photos: Any, *, batch: int = 1) -> Any:
+        """Predict a photo, or many.
+
+        Args:
+            photos: a file; an array, uint8 (H, W, 3) in RGB or (H, W) in grey; a PIL image, whose
+                pixels are taken as they are; a folder; or a list of these.
+            batch: number of photos that the model gets at a time. Only photos of one size run
+                together.
+
+        Returns:
+            A `Result` for one photo; for a folder or list, a list of them in its order (a folder's
+            photos are sorted).
+
+        Raises:
+            TypeError, ValueError: what is given is not a photo. A folder has none.
+            PhotoError: a photo cannot be read.
+        """
+        check_whole("batch", batch, 1)
+        is_one = _is_one(photos)
+        found = [photo for one in ([photos] if is_one else photos) for photo in _photos(one)]
+        results = [result for group in batches(found, batch) for result in self.predict(group)]
+        return results[0] if is_one and not _is_folder(photos) else results
+
+
+def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of ``size`` items, the last one of what is left."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _is_one(photos: Any) -> bool:
+    return isinstance(photos, (str, Path, np.ndarray, Image.Image))
+
+
+def _is_folder(photo: Any) -> bool:
+    return isinstance(photo, (str, Path)) and Path(photo).is_dir()
+
+
+def _photos(given: Any) -> list[Photo]:
+    if _is_folder(given):
+        return list(find_photos([str(given)], []).photos)
+    if isinstance(given, (str, Path)):
+        if not Path(given).exists():
+            raise FileNotFoundError(f"photo {given}: no such file or folder")
+        return [Path(given)]
+    if isinstance(given, Image.Image):
+        return [np.asarray(given if given.mode in _PLAIN_MODES else given.convert("RGB"))]
+    if not isinstance(given, np.ndarray):
+        raise TypeError(
+            f"a photo is a {type(given).__name__}: give a path, a folder, a PIL image, or an array "
+            "uint8 (H, W, 3) in RGB"
+        )
+    is_picture = given.ndim == 2 or given.ndim == 3 and given.shape[2] == 3
+    if given.dtype != np.uint8 or not is_picture or not given.size:
+        raise ValueError(
+            f"a photo is an array {given.dtype} {given.shape}: expected uint8 (H, W, 3) in RGB, "
+            "0 to 255, or (H, W) in grey"
+        )
+    return [given]
