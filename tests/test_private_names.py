@@ -10,6 +10,7 @@ from helpers.project import PROJECT
 from torch import nn
 
 MODULE, FAST = "torch.nn.modules.module", "fpn_neck/fast/eligible.py"
+PRODUCTS = "fpn_neck/fast/cpu/products.py"
 # (module, name in it, file that needs it)
 NAMES = [
     (MODULE, "_global_forward_pre_hooks", FAST),
@@ -23,6 +24,8 @@ NAMES = [
     ("torch.overrides", "_get_current_function_mode_stack", FAST),
     ("torch.utils._device", "DeviceContext", FAST),
     ("torch", "_assert_async", "fpn_neck/losses.py"),
+    ("torch.ops", "mkldnn._reorder_convolution_weight", PRODUCTS),
+    ("torch.ops", "mkldnn._convolution_pointwise", PRODUCTS),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/tiled_head.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/timm_backbone.py"),
     (
@@ -40,7 +43,7 @@ OPERATORS = [  # of torchvision, in torch.ops
 ATTRIBUTES = [  # of every module
     (name, FAST)
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-]
+] + [("_apply", "fpn_neck/models/layers.py")]
 
 
 def names_of(file):

@@ -6,8 +6,10 @@ losses and label maps of `fpn_neck.strips` use Triton's kernels where Triton is 
 
     fpn_neck.fast.enable(False)            # torch's own operators from here on, bit for bit
     with fpn_neck.fast.enable(False): ...  # or only inside the block
+    fpn_neck.fast.forget_weights(model)    # free the transformed weights that inference keeps
 """
 
+from fpn_neck.fast.cpu.conv3x3 import forget_weights
 from fpn_neck.fast.eligible import enable
 
-__all__ = ["enable"]
+__all__ = ["enable", "forget_weights"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from fpn_neck.fast.cpu.conv3x3 import run_conv
+from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
 from fpn_neck.fast.cuda_norm import norm_act
 from fpn_neck.utils.arguments import check_flag, check_whole
 
@@ -145,6 +145,15 @@ class ConvNormAct(nn.Module):
         if self.norm_name is not None:
             return norm_act(getattr(self, self.norm_name), self.activate, x)
         return x if self.activate is None else self.activate(x)
+
+    def train(self, mode: bool = True) -> ConvNormAct:
+        if mode:  # what inference keeps of the weight is no longer of use
+            forget_weights(self)
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ConvNormAct:  # to(), float(), cuda(), ...
+        forget_weights(self)
+        return super()._apply(*args, **kwargs)
 
 
 def _build_act(act_cfg: Cfg) -> nn.Module:

@@ -1,4 +1,4 @@
-"""fpn_neck.fast.cpu.threads: parts of one task on threads of their own."""
+"""fpn_neck.fast.cpu.threads: parts of one task in torch's own threads."""
 
 import subprocess
 import sys
@@ -12,6 +12,10 @@ from fpn_neck.fast.cpu import threads as threads_module
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.threads import run_in_threads
 
+needs_openmp = pytest.mark.skipif(
+    threads_module._openmp is None, reason="torch's build has no OpenMP of GCC's interface"
+)
+
 
 def test_results_come_in_order_from_at_most_that_many_threads(threads):
     seen = set()
@@ -22,16 +26,32 @@ def test_results_come_in_order_from_at_most_that_many_threads(threads):
 
     assert run_in_threads(task, range(20)) == list(range(0, 200, 10))
     assert len(seen) <= threads
-    assert (threading.get_ident() in seen) == (threads == 1)
     assert run_in_threads(task, []) == []
 
 
-def test_each_thread_computes_alone_and_the_callers_number_stays(threads):
-    numbers = run_in_threads(lambda _: torch.get_num_threads(), range(2 * threads))
-    assert numbers == [1] * (2 * threads)
-    assert torch.get_num_threads() == threads
-    with ThreadPoolExecutor(1) as other:  # a new thread of the user's
-        assert other.submit(torch.get_num_threads).result() == threads
+@needs_openmp
+def test_the_parts_run_at_once(threads):
+    """Each waits until all have begun."""
+    barrier = threading.Barrier(threads)
+    assert len(set(run_in_threads(lambda _: barrier.wait(30), range(threads)))) == threads
+
+
+@needs_openmp
+def test_the_threads_are_torchs_and_operators_inside_start_no_others(threads):
+    """The system's number of threads does not grow."""
+    x = torch.randn(64, 3, 200, 200)
+    x.add(1)  # starts torch's threads
+    run_in_threads(lambda _: x @ x, range(2 * threads))
+    before = system_threads()
+    run_in_threads(lambda _: (x + 1, x @ x, torch.conv2d(x, x[:4, :, :3, :3])), range(2 * threads))
+    assert system_threads() == before and torch.get_num_threads() == threads
+
+
+def system_threads():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("Threads"))
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
@@ -87,20 +107,12 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
-def test_a_forked_process_starts_threads_of_its_own():
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
     done = subprocess.run([sys.executable, "-c", FORK], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def run(script):
-    """Run code in another process; returns what it prints."""
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-SPREAD = """
+LATE = """
 import threading, time, torch
 from fpn_neck.fast.cpu.threads import run_in_threads
 torch.set_num_threads(2)
@@ -111,81 +123,32 @@ torch.set_num_threads(2)
 def test_a_thread_that_outlives_the_main_one(used_before):
     first = "run_in_threads(abs, [1, 2])\n" if used_before else ""
     late = "lambda: (time.sleep(1), print(run_in_threads(abs, [-1, -2])))"
-    late = f"threading.Thread(target={late}).start()"
-    assert run(SPREAD + first + late) == "[1, 2]\n"
+    command = [sys.executable, "-c", f"{LATE}{first}threading.Thread(target={late}).start()"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[1, 2]\n"
 
 
-OWN = """
-import threading, torch
-from fpn_neck.fast.cpu import threads as pools
-from fpn_neck.fast.cpu.threads import run_in_threads
-def ours():
-    return [t for t in threading.enumerate() if t.name.startswith("fpn_neck")]
-torch.set_num_threads(2)
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_an_interruption_ends_the_call():
+    """By the signal of Ctrl-C, which reaches the main thread wherever that is."""
+    script = f"""{LATE}
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    run_in_threads(lambda _: time.sleep(0.01), range(10**5))
+except KeyboardInterrupt:
+    print("interrupted", run_in_threads(abs, [-1, -2]))
 """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=60, text=True
+    )
+    assert done.stdout == "interrupted [1, 2]\n", done.stderr
 
 
-def test_users_threads_that_start_at_once_share_one_pool():
-    at_once = """
-barrier = threading.Barrier(8)
-def user():
-    barrier.wait()
-    assert run_in_threads(abs, [-1, -2, -3]) == [1, 2, 3]
-users = [threading.Thread(target=user) for _ in range(8)]
-[t.start() for t in users], [t.join() for t in users]
-print(len(ours()))
-"""
-    assert run(OWN + at_once) == "2\n"
-
-
-def test_other_numbers_of_threads_leave_no_pool_behind():
-    numbers = """
-import time
-for number in (3, 4, 5, 2):
-    torch.set_num_threads(number)
-    seen = set()
-    def task(part):
-        seen.add(threading.get_ident())
-        return torch.get_num_threads()
-    assert run_in_threads(task, range(20)) == [1] * 20
-    assert len(seen) <= number and torch.get_num_threads() == number
-for _ in range(100):
-    time.sleep(0.05)
-    if len(ours()) == 5:
-        break
-print(len(ours()))
-"""
-    assert run(OWN + numbers) == "5\n"
-
-
-@pytest.mark.skipif(threads_module._thread_library is None, reason="torch's build cannot do it")
-def test_other_threads_keep_their_number_while_the_pool_starts():
-    """The process's number is what a new thread begins with."""
-    stress = """
-torch.set_num_threads(3)
-found, over = [], threading.Event()
-def stress():
-    while not over.is_set():
-        t = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-        t.start(), t.join()
-stressing = threading.Thread(target=stress)
-stressing.start()
-for _ in range(50):
-    pools._start(3).shutdown()
-over.set(), stressing.join()
-print(len(found) > 10, set(found))
-"""
-    assert run(OWN + stress) == "True {3}\n"
-
-
-def test_no_more_threads_to_be_had():
-    refuse = """
-start = threading.Thread.start
-def limited(self):
-    if threading.active_count() > 1:
-        raise RuntimeError("can't start new thread")
-    start(self)
-threading.Thread.start = limited
-print(run_in_threads(abs, [-1, -2]), torch.get_num_threads())
-"""
-    assert run(SPREAD + refuse) == "[1, 2] 2\n"
+def test_without_such_threads_the_parts_run_one_after_the_other(threads, monkeypatch):
+    monkeypatch.setattr(threads_module, "_openmp", None)
+    assert threads_module.available_threads() == 1
+    seen = run_in_threads(lambda part: (part, threading.get_ident()), range(3))
+    assert seen == [(part, threading.get_ident()) for part in range(3)]

@@ -32,6 +32,7 @@ def losses(images, labels, fast, shift=0.0):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("any_size")
 def test_losses_stray_no_farther_than_after_one_rounding_of_the_weights():
     pytest.importorskip("timm", reason="timm is not installed")
     from fpn_neck.datasets.shapes.scenes import make_scene

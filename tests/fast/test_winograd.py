@@ -13,7 +13,8 @@ from helpers.fast_paths import TOLERANCE, assert_close
 from torch import nn
 from torch.autograd import forward_ad
 
-from fpn_neck.fast.cpu import winograd
+from fpn_neck import FPN, fast
+from fpn_neck.fast.cpu import products, winograd
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
 
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
@@ -172,6 +173,31 @@ def test_nothing_is_kept_for_a_convolution_that_is_gone():
     assert len(_transforms) == before
 
 
+FORGET = {
+    "train()": lambda model: model.train(),
+    "to()": lambda model: model.to(torch.float32),
+    "forget_weights": lambda model: fast.forget_weights(model),
+    "forget_weights of all": lambda model: fast.forget_weights(),
+}
+
+
+@pytest.mark.parametrize("forget", FORGET.values(), ids=FORGET.keys())
+@pytest.mark.usefixtures("any_size")
+@torch.no_grad()
+def test_kept_weights_can_be_freed(forget):
+    from fpn_neck.fast.cpu.conv3x3 import _transforms
+
+    model, maps = FPN([3, 5], 4).eval(), [torch.randn(1, 3, 12, 8), torch.randn(1, 5, 6, 4)]
+    expected = model(maps)
+    convs = [block.conv for block in model.fpn_convs]
+    assert all(conv in _transforms for conv in convs)
+    model.eval()
+    assert all(conv in _transforms for conv in convs)
+    forget(model)
+    assert not any(conv in _transforms for conv in convs)
+    assert all(torch.equal(a, b) for a, b in zip(model.eval()(maps), expected, strict=True))
+
+
 def test_weights_can_be_swapped():
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 9, 11)
     with torch.no_grad():
@@ -214,3 +240,46 @@ def test_the_default_device_does_not_matter():
         found = run(conv, x)
     assert found.device.type == "cpu"
     assert_close(found, conv(x).detach(), TOLERANCE[torch.float32])
+
+
+# Whose products ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"), reason="torch without oneDNN"
+)
+@pytest.mark.parametrize("out_layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.usefixtures("threads")
+def test_products_of_either_library(kept, out_layout, monkeypatch):
+    """Kept weights, and weights that are used once for maps that are worth packing them."""
+    last = out_layout == torch.channels_last
+    conv, x = nn.Conv2d(96, 112, 3, padding=1), torch.randn(1, 96, 90, 100)
+    with torch.no_grad():
+        expected = direct(x, conv.weight, conv.bias)
+    for onednn in (True, False):
+        monkeypatch.setattr(products, "prefers_onednn", lambda onednn=onednn: onednn)
+        kind = products.GroupedProducts if onednn else products.BatchedProducts
+        assert type(winograd.transform_weight(conv.weight, None if kept else x)) is kind
+        owner = copy.deepcopy(conv) if kept else None
+        with torch.no_grad():
+            found = conv3x3(x, conv.weight, conv.bias, last, owner)
+            plain = conv3x3(x, conv.weight, None, last, owner)
+        assert found.is_contiguous(memory_format=out_layout)
+        assert_close(found, expected, TOLERANCE[torch.float32])
+        assert_close(plain, expected - conv.bias[:, None, None].double(), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("o", "c", "dtype", "tiles"),
+    [
+        (100, 96, torch.float32, None),  # no multiple of 16
+        (96, 64, torch.float32, None),
+        (96, 96, torch.float64, None),
+        (96, 96, torch.float32, products.LEAST_TILES - 1),
+    ],
+)
+def test_products_that_are_not_for_onednn(o, c, dtype, tiles, monkeypatch):
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    weight = torch.randn(36, o, c, dtype=dtype)
+    assert type(products.best_products(weight, tiles)) is products.BatchedProducts

@@ -6,6 +6,7 @@ Tolerance: 1e-5 relative to the largest value in float32, 1e-12 in float64; see
 
 import copy
 import io
+import math
 import pickle
 from contextlib import nullcontext
 
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
+from fpn_neck.fast.cpu import conv3x3
 
 CHANNELS, WIDTH = [4, 6, 10], 8
 SIZES = {
@@ -212,8 +214,14 @@ def test_disabled_it_gives_the_bits_of_torchs_operators():
 def test_small_maps_take_torchs_operators(monkeypatch):
     monkeypatch.undo()
     fpn = FPN([8, 8], 256)
-    small, large, above = (torch.randn(1, 8, s, s) for s in (29, 30, 15))
-    assert not fpn._takes_fast_path([small, above]) and fpn._takes_fast_path([large, above])
+    least = conv3x3.LEAST_MULTIPLY_ADDS * torch.get_num_threads()
+    for grad, times in ((False, 1), (True, conv3x3.TIMES_WITH_GRADIENTS)):
+        side = math.ceil((least * times / 9 / 256**2) ** 0.5)
+        small, large = (torch.randn(1, 8, s, s) for s in (side - 1, side))
+        above = torch.randn(1, 8, 15, 15)
+        with torch.set_grad_enabled(grad):
+            assert not fpn._takes_fast_path([small, above])
+            assert fpn._takes_fast_path([large, above])
 
 
 # What needs torch's own operators ---------------------------------------------------------------

@@ -12,6 +12,8 @@ import torch
 
 from fpn_neck import __version__
 from fpn_neck.cli.doctor.section import Problem, Section
+from fpn_neck.fast.cpu.products import prefers_onednn, processor_vendor
+from fpn_neck.fast.cpu.threads import available_threads
 from fpn_neck.mm import mmcv_ops
 from fpn_neck.utils.text import one_line
 
@@ -94,7 +96,7 @@ def _remedy(package: str, error: Exception) -> str:
 def _platform() -> Section:
     section = Section("what runs where")
     section.rows = [("stack", _stack(section)), ("mmcv's operators", _operators())]
-    section.rows.append(("GPU", _gpu(section)))
+    section.rows += [("processor", _processor()), ("GPU", _gpu(section))]
     return section
 
 
@@ -120,6 +122,17 @@ def _operators() -> str:
     if mmcv_ops.install():
         return "fpn_neck's bridge to torchvision's (mmcv came without its compiled extension)"
     return "mmcv's own compiled extension"
+
+
+def _processor() -> str:
+    """And what the fast 3x3 convolution takes for its products there."""
+    library = "oneDNN" if prefers_onednn() else "MKL" if torch.backends.mkl.is_available() else ""
+    threads = torch.get_num_threads()
+    shared = "one part each" if available_threads() == threads else "every operator shared"
+    return (
+        f"{processor_vendor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
+        f"fast 3x3 by {library or 'torch.bmm'}, {threads} threads, {shared}"
+    )
 
 
 def _gpu(section: Section) -> str:

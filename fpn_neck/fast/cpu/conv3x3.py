@@ -12,17 +12,19 @@ from torch.autograd import Function
 
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.memory import new_map, same_bits
+from fpn_neck.fast.cpu.products import Products
 from fpn_neck.fast.eligible import are_plain_tensors, eager, is_plain_conv, takes_fast_backward
 from fpn_neck.fast.memory_format import is_channels_last
 
-# Of the direct convolution of one image, from where on Winograd's is faster; measured, see
-# docs/performance.md.
-LEAST_MULTIPLY_ADDS = 5e8
+# Of the direct convolution of one image, for each thread, from where on Winograd's is faster;
+# measured, see docs/performance.md. With gradients, of the whole batch: a weight is transformed in
+# each call, forward and backward.
+LEAST_MULTIPLY_ADDS, TIMES_WITH_GRADIENTS = 5e8, 4
 
 # Convolution -> (a copy of its weight, its transform). The copy is compared at every use: that is
 # cheap, and version counters miss changes of ``weight.data`` (mmengine's EMA hook makes them).
 # The weight itself can't be the key: torch.utils.swap_tensors refuses tensors with weak references.
-_transforms: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_transforms: WeakKeyDictionary[nn.Module, tuple[Tensor, Products]] = WeakKeyDictionary()
 
 
 def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
@@ -56,7 +58,11 @@ def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tens
 
 def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
     """Whether Winograd's algorithm is faster than the direct one for maps of x's size."""
-    return 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1] >= LEAST_MULTIPLY_ADDS
+    of_image = 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1]
+    least = LEAST_MULTIPLY_ADDS * torch.get_num_threads()
+    if torch.is_grad_enabled():
+        return len(x) * of_image >= TIMES_WITH_GRADIENTS * least
+    return of_image >= least
 
 
 def conv3x3(
@@ -90,16 +96,31 @@ def conv3x3_rows(
 ) -> Tensor:
     """The same without gradients, for a map of ``like``'s size that ``fill_rows`` writes."""
     out = new_map(like, len(weight), channels_last, weight.dtype)
-    return winograd.convolve(fill_rows, _transform(weight, owner), bias, out)
+    return winograd.convolve(fill_rows, _transform(weight, like, owner), bias, out)
 
 
-def _transform(weight: Tensor, owner: nn.Module | None) -> Tensor:
+def _transform(weight: Tensor, like: Tensor, owner: nn.Module | None) -> Products:
     if owner is None:
-        return winograd.transform_weight(weight)
+        return winograd.transform_weight(weight, like)
     known = _transforms.get(owner)
     if known is None or not same_bits(known[0], weight):
         known = _transforms[owner] = weight.detach().clone(), winograd.transform_weight(weight)
     return known[1]
+
+
+def forget_weights(module: nn.Module | None = None) -> None:
+    """Free the transformed weights that inference keeps; the next call transforms them again.
+
+    ``train()``, ``to()`` and other conversions of a model do that too.
+
+    Args:
+        module: whose convolutions' weights, its parts' included; None means all of the process.
+    """
+    if module is None:
+        _transforms.clear()
+        return
+    for part in module.modules():
+        _transforms.pop(part, None)
 
 
 def aten_backward(
@@ -124,7 +145,7 @@ class _Conv3x3(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         out = new_map(x, len(weight), channels_last, weight.dtype)
-        transformed = winograd.transform_weight(weight)
+        transformed = winograd.transform_weight(weight, x)
         return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
 
     @staticmethod
@@ -140,7 +161,7 @@ class _Conv3x3(Function):
             grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype)
         if wanted[0]:  # a whole map: last, when the temporaries of the other are freed
             # The kernel rotated by 180 degrees takes every output back to its inputs.
-            rotated = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1))
+            rotated = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1), x)
             grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
             winograd.convolve(winograd.rows_of(grad), rotated, None, grad_x)
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None

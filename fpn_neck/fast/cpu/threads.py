@@ -1,8 +1,12 @@
-"""Threads that each do a part of the work from beginning to end.
+"""Torch's own threads, each of which does a part of the work from beginning to end.
 
 At the end of every operator, torch's threads wait for the slowest of them. Over hundreds of short
 operators these waits add up, above all on a machine with other work. Independent parts wait only
 once.
+
+Threads of our own would find the cores busy: for some milliseconds after each operator, torch's
+threads wait actively. So the parts run in torch's threads: OpenMP's, by the function that compilers
+call for ``#pragma omp parallel``. Operators inside know that and start no threads.
 """
 
 from __future__ import annotations
@@ -10,17 +14,21 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Barrier, Lock
 from typing import TypeVar
 
 import torch
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def available_threads() -> int:
+    """How many threads `run_in_threads` uses; 1 if it can't use torch's."""
+    return 1 if _openmp is None else torch.get_num_threads()
 
 
 def run_in_threads(task: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
@@ -28,8 +36,7 @@ def run_in_threads(task: Callable[[Part], Result], parts: Sequence[Part]) -> lis
 
     The threads take over inference mode from the calling thread, and no other mode.
     """
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads < 2:
+    if _openmp is None or len(parts) < 2 or torch.get_num_threads() < 2:
         with torch.no_grad():
             return [task(part) for part in parts]
     inference = torch.is_inference_mode_enabled()
@@ -37,107 +44,46 @@ def run_in_threads(task: Callable[[Part], Result], parts: Sequence[Part]) -> lis
     for i in range(len(parts)):
         waiting.put(i)
     results: dict[int, Result] = {}
+    errors: list[BaseException] = []
 
-    def run() -> None:
-        with torch.inference_mode(inference), torch.no_grad(), suppress(Empty):
-            while True:
-                i = waiting.get_nowait()
-                results[i] = task(parts[i])
+    def run(_: int | None) -> None:
+        try:
+            with torch.inference_mode(inference), torch.no_grad(), suppress(Empty):
+                while not errors:
+                    i = waiting.get_nowait()
+                    results[i] = task(parts[i])
+        except BaseException as e:  # also an interruption: it ends the call, not OpenMP's thread
+            errors.append(e)
 
-    for future in _pool.submit(run, threads):
-        future.result()
-    run()  # what is left if the system gave no threads
+    # All threads, even if there are fewer parts: OpenMP ends the threads that a call leaves out.
+    _openmp.GOMP_parallel(
+        _BODY(run), None, ctypes.c_uint(torch.get_num_threads()), ctypes.c_uint(0)
+    )
+    if errors:
+        raise errors[0]
     return [results[i] for i in range(len(parts))]
 
 
-class _Pool:
-    """Threads that each run an operator without torch's threads; as many as were ever needed."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.executor: ThreadPoolExecutor | None = None
-        self.size = 0
-
-    def submit(self, run: Callable[[], None], threads: int) -> list[Future[None]]:
-        """Start ``run`` in this number of threads, or in fewer if the system gives no more."""
-        futures: list[Future[None]] = []
-        with self.lock:
-            if self.size < threads:
-                self._replace(torch.get_num_threads())
-            if self.executor is not None:
-                with suppress(RuntimeError):  # the interpreter is shutting down
-                    for _ in range(threads):
-                        futures.append(self.executor.submit(run))
-        return futures
-
-    def _replace(self, size: int) -> None:
-        executor = _start(size)
-        if executor is None:
-            return
-        if self.executor is not None:
-            self.executor.shutdown(wait=False)  # its threads end after what they have begun
-        self.executor, self.size = executor, size
-
-
-def _start(size: int) -> ThreadPoolExecutor | None:
-    """Threads without torch's threads; None if the system gives no more."""
-    process_threads = torch.get_num_threads()
-    executor = ThreadPoolExecutor(size, "fpn_neck")
-    all_started = Barrier(size)
-
-    def start(_: int) -> bool:
-        all_started.wait()  # so that each thread runs one of these calls
-        torch.get_num_threads()  # a thread's first call takes over the number of the process
-        if _set_own_number(1):
-            return False
-        torch.set_num_threads(1)  # for this thread and for threads that start later
-        return True
-
-    try:
-        if any(list(executor.map(start, range(size)))):
-            torch.set_num_threads(process_threads)
-    except RuntimeError:
-        all_started.abort()  # or the threads that did start would wait for ever
-        executor.shutdown(wait=False)
-        return None
-    return executor
-
-
-def _find_thread_library() -> ctypes.CDLL | None:
-    """torch's library if it has the functions that set the number of one thread, else None."""
+def _find_openmp() -> ctypes.CDLL | None:
+    """Torch's library, if it is linked with an OpenMP that has GCC's interface, else None."""
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if not path.exists():
-        return None
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(str(path))
-        if library.omp_set_num_threads and (
-            not torch.backends.mkl.is_available() or library.MKL_Set_Num_Threads_Local
-        ):
+        if "ATen parallel backend: OpenMP" in torch.__config__.parallel_info():
+            library.GOMP_parallel.restype = None
             return library
     return None
 
 
-_thread_library = _find_thread_library()
+_openmp = _find_openmp()
 
 
-def _set_own_number(number: int) -> bool:
-    """Set the calling thread's number only; False if torch's library cannot do that."""
-    if _thread_library is None:
-        return False
-    _thread_library.omp_set_num_threads(number)
-    if torch.backends.mkl.is_available():
-        _thread_library.MKL_Set_Num_Threads_Local(number)
-    return torch.get_num_threads() == number
+def _forget() -> None:
+    global _openmp
+    _openmp = None
 
 
-_pool = _Pool()
-
-
-def _reset() -> None:
-    global _pool
-    _pool = _Pool()
-
-
-# A forked process (a data loader's worker) has the pool but not its threads.
+# A forked process (a data loader's worker) has OpenMP's state without its threads, and would wait
+# for them.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset)
+    os.register_at_fork(after_in_child=_forget)

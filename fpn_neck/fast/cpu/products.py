@@ -1,0 +1,217 @@
+"""The 36 products of Winograd's convolution, by the library that is faster on this processor.
+
+MKL's batched product takes 36 matrices of (tiles, channels). oneDNN's convolution of 1x1 in 36
+groups takes one matrix of (tiles, 36 x channels), with a weight that it packed before. On AMD's
+processors MKL leaves out AVX-512, and oneDNN's is 1.1 to 1.3 times (Zen 4) or twice (Zen 5) as
+fast from 96 channels on; see docs/performance.md.
+
+The choice depends on the processor and the channels and not on a measurement, so that a program
+gives the same bits again.
+"""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+TILE, WINDOW = 4, 6
+ALIGNMENT = 16  # numbers; a buffer that begins at a multiple of it can be viewed in other dtypes
+LEAST_GROUP = 96  # channels, from where on oneDNN's is faster on AMD's processors
+LEAST_TILES = 500  # from where on a weight that is used once is worth packing
+
+Grid = tuple[int, int]  # rows R and columns T of tiles in a block
+
+
+class Matrices(NamedTuple):
+    """Winograd's transforms, of numbers in rows: each the Kronecker square of one dimension's."""
+
+    window: Tensor  # (36, 36), B^T x B^T
+    kernel: Tensor  # (36, 9), G x G
+    tile: Tensor  # (36, 16), A x A
+    ones: Tensor  # (36,), what `tile` turns into 16 ones
+
+
+class Block(Protocol):
+    """Buffers for a block of tiles.
+
+    Attributes:
+        channels: C.
+        windows: (6, 6, R, T, C), to be filled.
+    """
+
+    channels: int
+    windows: Tensor
+
+    def tiles(self) -> Tensor:
+        """The convolution of the windows with bias, (R, T, O, 4, 4), until the next call."""
+        ...
+
+
+class Products(Protocol):
+    """A transformed weight."""
+
+    dtype: torch.dtype
+
+    def block(
+        self, grid: Grid, matrices: Matrices, bias: Tensor | None, channels_last: bool
+    ) -> Block:
+        """Buffers; ``channels_last``: whether O is dense in the tiles, or the 4 x 4 numbers are."""
+        ...
+
+
+class BatchedProducts:
+    """By torch's batched matrix product (MKL's where torch has it), for every dtype.
+
+    Args:
+        weight: (36, O, C).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.dtype = weight.mT, weight.dtype
+
+    def block(
+        self, grid: Grid, matrices: Matrices, bias: Tensor | None, channels_last: bool
+    ) -> Block:
+        return _BatchedBlock(self.weight, grid, matrices, bias, channels_last)
+
+
+class _BatchedBlock:
+    """The 36 numbers come first. Two buffers serve all steps."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        grid: Grid,
+        matrices: Matrices,
+        bias: Tensor | None,
+        channels_last: bool,
+    ) -> None:
+        (c, o), tiles = weight.shape[1:], grid[0] * grid[1]
+        self.channels, self.weight, self.grid = c, weight, grid
+        self.channels_last, self.matrix = channels_last, matrices.window
+        size = -(-tiles * (o + WINDOW**2 * max(c, o)) // ALIGNMENT) * ALIGNMENT
+        buffer, other = weight.new_empty(2, size)
+        # The bias is one more product, the same for every tile.
+        buffer[: tiles * o].view(tiles, o).copy_(weight.new_zeros(()) if bias is None else bias)
+        self.to_tiles = torch.cat((torch.ones_like(matrices.tile[:1]), matrices.tile))
+        self.gathered = buffer[tiles * o :][: WINDOW**2 * tiles * c].view(WINDOW**2, -1)
+        self.windows = self.gathered.view(WINDOW, WINDOW, *grid, c)
+        self.transformed = other[: self.gathered.numel()].view(WINDOW**2, -1)
+        self.products = buffer[tiles * o :][: WINDOW**2 * tiles * o].view(WINDOW**2, tiles, o)
+        self.sums = buffer[: (1 + WINDOW**2) * tiles * o].view(1 + WINDOW**2, -1)
+        self.result = other[: TILE**2 * tiles * o]
+
+    def tiles(self) -> Tensor:
+        torch.mm(self.matrix, self.gathered, out=self.transformed)
+        windows = self.transformed.view(WINDOW**2, -1, self.channels)
+        torch.bmm(windows, self.weight, out=self.products)
+        if self.channels_last:
+            tiles = self.result.view(TILE**2, -1)
+            torch.mm(self.to_tiles.t(), self.sums, out=tiles)
+            return tiles.view(TILE, TILE, *self.grid, -1).permute(2, 3, 4, 0, 1)
+        # By the transposed transform, which gives the tiles' rows dense at no cost.
+        tiles = self.result.view(-1, TILE**2)
+        torch.mm(self.sums.t(), self.to_tiles, out=tiles)
+        return tiles.view(*self.grid, -1, TILE, TILE)
+
+
+class GroupedProducts:
+    """By oneDNN's 1x1 convolution in 36 groups, float32.
+
+    Args:
+        weight: (36, O, C).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.dtype, (_, self.out_channels, self.channels) = weight.dtype, weight.shape
+        kernel = weight.reshape(-1, self.channels, 1, 1)
+        # A typical number of tiles. oneDNN packs again if it wants another order for others.
+        size = [1, WINDOW**2 * self.channels, 1, 80]
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        self.weight = pack(kernel, [0, 0], [1, 1], [1, 1], WINDOW**2, size)
+
+    def block(
+        self, grid: Grid, matrices: Matrices, bias: Tensor | None, channels_last: bool
+    ) -> Block:
+        return _GroupedBlock(self, grid, matrices, bias, channels_last)
+
+
+class _GroupedBlock:
+    """The tiles come first."""
+
+    def __init__(
+        self,
+        products: GroupedProducts,
+        grid: Grid,
+        matrices: Matrices,
+        bias: Tensor | None,
+        channels_last: bool,
+    ) -> None:
+        tiles, c, o = grid[0] * grid[1], products.channels, products.out_channels
+        self.channels, self.weight, self.grid = c, products.weight, grid
+        self.channels_last, self.to_tiles = channels_last, matrices.tile.expand(tiles, -1, -1)
+        self.matrix = matrices.window.expand(tiles, -1, -1)
+        new = matrices.window.new_empty
+        self.gathered, self.transformed = new(2, tiles, WINDOW**2, c)
+        self.windows = self.gathered.view(*grid, WINDOW, WINDOW, c).permute(2, 3, 0, 1, 4)
+        self.result = new(tiles, TILE**2, o) if channels_last else new(tiles, o, TILE**2)
+        self.bias = None if bias is None else torch.outer(matrices.ones, bias.to(new(0))).flatten()
+
+    def tiles(self) -> Tensor:
+        torch.bmm(self.matrix, self.gathered, out=self.transformed)
+        # (1, 36 C, 1, tiles) in channels_last, without a copy
+        maps = self.transformed.flatten(1)[None, None].permute(0, 3, 1, 2)
+        maps = torch.ops.mkldnn._convolution_pointwise(
+            maps, self.weight, self.bias, [0, 0], [1, 1], [1, 1], WINDOW**2, "none", [], ""
+        )
+        products = maps.permute(0, 2, 3, 1).view(len(self.transformed), WINDOW**2, -1)
+        if self.channels_last:
+            torch.bmm(self.to_tiles.mT, products, out=self.result)
+            return self.result.view(*self.grid, TILE, TILE, -1).permute(0, 1, 4, 2, 3)
+        torch.bmm(products.mT, self.to_tiles, out=self.result)
+        return self.result.view(*self.grid, -1, TILE, TILE)
+
+
+def best_products(weight: Tensor, tiles: int | None) -> Products:
+    """Products with a transformed weight, (36, O, C), by the faster library.
+
+    Args:
+        tiles: how many they are used for, or None if they are kept.
+    """
+    used = tiles is None or tiles >= LEAST_TILES
+    grouped = used and weight.dtype == torch.float32 and takes_onednn(*weight.shape[1:])
+    return GroupedProducts(weight) if grouped else BatchedProducts(weight)
+
+
+def takes_onednn(out_channels: int, channels: int) -> bool:
+    """Whether oneDNN's products are faster than MKL's for these channels on this processor."""
+    least = min(out_channels, channels)
+    return least >= LEAST_GROUP and out_channels % 16 == channels % 16 == 0 and prefers_onednn()
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether this processor is one on which MKL leaves out instructions that oneDNN takes."""
+    return (
+        processor_vendor() == "AuthenticAMD"
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def processor_vendor() -> str:
+    """'GenuineIntel', 'AuthenticAMD', ..., or '' where it is not known."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    words = platform.processor().replace(",", " ").split()  # Windows: "..., AuthenticAMD"
+    return words[-1] if words else ""
