@@ -3,12 +3,13 @@
 tools/benchmark.py [--quick] [--device cuda] [--what neck head segmenter loss dice_loss labels]
   [--case resnet50:800x1216 ...] [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 tools/benchmark.py --goals [--device cuda]     what docs/performance.md has goals for, on a GPU
+tools/benchmark.py --sweep [--sizes 64x64 ...] [--channels 32 256] [--batch 1 16] [--mode forward]
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from benchmarks.goals import MEASUREMENTS, goal_table
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.losses import DiceLossCase, LossCase
-from benchmarks.necks import NeckCase
+from benchmarks.necks import BATCHES, SIZES, SWEEP_HEAD, WIDTHS, NeckCase, Ratio, sweep
 from benchmarks.segmenters import SegmenterCase
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
@@ -36,13 +37,14 @@ CASES_BY_NAME = {
 }
 DEFAULT_CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
+MOST_RATIO = 1.03  # of ours over torch's in a sweep; above it, ours is slower than can be by chance
 
 
 def parse_args() -> Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--what", nargs="+", choices=list(CASES_BY_NAME), default=["neck"])
     parser.add_argument("--case", nargs="+", default=DEFAULT_CASES, metavar="BACKBONE:HxW")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--batch", nargs="+", type=int)
     parser.add_argument(
         "--classes", nargs="+", type=int, default=[59], help="K of all but the neck"
     )
@@ -85,14 +87,23 @@ def parse_args() -> Namespace:
         help="the cases that have goals, instead of --what to --mode, and the goals' table last; "
         "what fails is left out",
     )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="the neck over torch's own operators at many sizes; exit code 1 if ours is slower",
+    )
+    parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of --sweep")
+    parser.add_argument("--channels", nargs="+", type=int, default=WIDTHS, help="of --sweep")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"))
     args = parser.parse_args()
     if args.quick:
         args.case, args.rounds = args.case[:1], min(args.rounds, 5)
         args.skip += ["compile", "max-autotune", "ONNX", "OpenVINO"]
         args.skip += ["channels_last"] if args.goals else []
-    if min(args.rounds, args.threads, *args.batch, *args.classes) < 1:
-        raise ValueError("--rounds, --threads, --batch and --classes must be at least 1")
+    args.batch = args.batch or (BATCHES if args.sweep else [1])
+    if min(args.rounds, args.threads, *args.batch, *args.classes, *args.channels) < 1:
+        raise ValueError("--rounds, --threads, --batch, --classes, --channels: at least 1")
+    args.sizes = [parse_size("--sizes", text) for text in args.sizes] if args.sizes else SIZES
     if args.device == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("--device cuda: torch finds no GPU")
@@ -102,12 +113,19 @@ def parse_args() -> Namespace:
 
 def parse_case(text: str, batch: int, precision: str, classes: int) -> dict:
     backbone, _, size = text.partition(":")
-    height, _, width = size.partition("x")
-    if backbone not in CHANNELS or not (height.isdigit() and width.isdigit()):
+    if backbone not in CHANNELS:
         known = ", ".join(CHANNELS)
         raise ValueError(f"--case {text}: expected BACKBONE:HEIGHTxWIDTH, with one of {known}")
-    sizes = {"height": int(height), "width": int(width), "batch": batch, "classes": classes}
+    height, width = parse_size("--case", size)
+    sizes = {"height": height, "width": width, "batch": batch, "classes": classes}
     return {"backbone": backbone, "precision": precision} | sizes
+
+
+def parse_size(flag: str, text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"{flag}: {text!r} is no size; expected HEIGHTxWIDTH in px, e.g. 512x512")
+    return int(height), int(width)
 
 
 def is_wanted(name: str, only: list[str] | None, skip: list[str]) -> bool:
@@ -172,21 +190,36 @@ def measure_goals(machine: dict, args: Namespace) -> list[dict]:
     return results
 
 
-def main() -> None:
+def print_sweep(ratios: Iterable[Ratio]) -> int:
+    """1 if ours is slower than torch's operators somewhere, else 0."""
+    print(SWEEP_HEAD)
+    slower = 0
+    for ratio in ratios:
+        print(ratio, flush=True)
+        slower += ratio.value > MOST_RATIO
+    print(f"\n{slower} ratios are above {MOST_RATIO}")
+    return int(slower > 0)
+
+
+def main() -> int | None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     machine, results = measure.machine(args.device) | {"clock": args.clock}, []
     print(machine)
+    if args.sweep:
+        sizes = args.sizes, args.channels, args.batch
+        return print_sweep(sweep(*sizes, args.mode, args.rounds, args.clock))
     if args.goals:
         results = measure_goals(machine, args)
         print(f"\n{goal_table(results)}")
-        return
+        return None
     choices = product(args.case, args.batch, args.dtype, args.classes)
     options = [parse_case(*choice) | {"device": args.device} for choice in choices]
     for what, chosen in product(args.what, options):
         results += measure_case(what, CASES_BY_NAME[what](**chosen), args)
     for path in report.save(args.out, machine, results):
         print(path)
+    return None
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ import time
 
 import pytest
 import torch
+from benchmark import print_sweep
 from benchmarks import measure, report
 from benchmarks.contestants import build_contestants, check
 from benchmarks.goals import GOALS, MEASUREMENTS, goal_table
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.losses import DiceLossCase, LossCase
-from benchmarks.necks import NeckCase
+from benchmarks.necks import NeckCase, Ratio, sweep
 from benchmarks.segmenters import SegmenterCase
 
 from fpn_neck import fast
@@ -224,3 +225,20 @@ def test_report(tmp_path):
     report.save(tmp_path, {"threads": 1}, [results])
     assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
     assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")
+
+
+def test_a_sweep_measures_each_layout_and_mode():
+    ratios = list(sweep([(64, 96)], [32, 64], [2], ["forward", "step"], 2, "wall"))
+    modes = [(r.width, r.mode, r.layout) for r in ratios]
+    layouts = ["contiguous", "channels_last"]
+    assert modes == [(w, m, y) for w in (32, 64) for m in ("forward", "step") for y in layouts]
+    assert all(r.ours > 0 and r.torchs > 0 and r.batch == 2 for r in ratios)
+
+
+@pytest.mark.parametrize(("ours", "code"), [(0.0103, 0), (0.0104, 1)])
+def test_a_sweep_fails_where_ours_is_slower(ours, code, capsys):
+    slow = Ratio((64, 96), 32, 2, "forward", "contiguous", ours, 0.01)
+    assert print_sweep([slow, slow._replace(ours=0.005)]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| 64x96 | 32 | 2 | forward | contiguous | 10.")
+    assert lines[-1] == f"{code} ratios are above 1.03"
