@@ -66,6 +66,23 @@ def test_error_at_the_papers_width_is_near_the_direct_convolutions():
     assert (ours - expected).norm() / expected.norm() < 2e-6
 
 
+def test_the_error_is_of_the_largest_value_in_its_window():
+    """docs/performance.md, Accuracy: an outlier spoils its own 6x6 windows only."""
+    x, weight = torch.randn(1, 256, 24, 36), torch.randn(256, 256, 3, 3) / 48
+    bias = torch.randn(256)
+    x[0, 7, 10, 13] = 1e4
+    expected = direct(x, weight, bias)
+    with torch.no_grad():
+        error = (conv3x3(x, weight, bias, channels_last=False) - expected).abs()[0].amax(0)
+    near, reached = torch.zeros(2, 24, 36, dtype=torch.bool)
+    near[8:12, 12:16] = True  # the tile of the outlier's pixel: rows and columns are multiples of 4
+    reached[9:12, 12:15] = True  # by the outlier itself
+    others = expected[0].abs().amax(0)[~reached].max()
+    assert error[~near].max() < 5e-6 * others
+    assert 1e-5 * others < error[near & ~reached].max() < 5e-4 * others
+    assert error.max() < 1e-5 * expected.abs().max()
+
+
 def test_second_derivatives():
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
