@@ -14,12 +14,14 @@ from fpn_neck.fast import cuda
 from fpn_neck.fast.memory_format import is_channels_last
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PLAIN_TYPES = frozenset((Tensor, nn.Parameter))
 _GLOBAL_HOOKS = (
     modules._global_forward_pre_hooks,
     modules._global_forward_hooks,
     modules._global_backward_pre_hooks,
     modules._global_backward_hooks,
 )
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _enabled = True
 
 
@@ -69,9 +71,8 @@ def may_take_triton(x: Tensor) -> bool:
 
     Triton's interpreter (``TRITON_INTERPRET=1``, for tests) runs them on a CPU.
     """
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     known = x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return known and (x.device.type == "cuda" or interpreted)
+    return known and (x.is_cuda or _INTERPRETED)
 
 
 def takes_triton(x: Tensor) -> bool:
@@ -130,7 +131,7 @@ def are_plain_tensors(*tensors: Tensor) -> bool:
     """Whether all are dense float tensors on the CPU, of one dtype."""
     dtype = tensors[0].dtype
     return dtype in _DTYPES and all(
-        type(t) in (Tensor, nn.Parameter)
+        type(t) in PLAIN_TYPES
         and t.dtype == dtype
         and t.device.type == "cpu"
         and t.layout == torch.strided
@@ -148,10 +149,10 @@ def are_for_triton(*tensors: Tensor) -> bool:
     dtypes = {first.dtype}
     if torch.is_autocast_enabled(first.device.type):
         dtypes = {torch.float32, torch.float16, torch.bfloat16}
-    return all(
-        type(t) in (Tensor, nn.Parameter)
-        and t.dtype in dtypes
-        and t.device == first.device
-        and t.layout == torch.strided
-        for t in tensors
-    )
+    device = first.device
+    for t in tensors:  # without a generator: before the first kernel, every microsecond counts
+        if type(t) not in PLAIN_TYPES or t.dtype not in dtypes:
+            return False
+        if t.device != device or t.layout is not torch.strided:
+            return False
+    return True

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.eligible import eager
 from fpn_neck.fast.memory_format import in_layout_of
+from fpn_neck.models.fpn_cuda import are_right, pyramid_on_gpu, start_finest
 from fpn_neck.models.fpn_fast import fast_pyramid, takes_fast_path
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
@@ -20,6 +21,7 @@ from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check
 MOST_LEVELS = 32  # after 32 halvings every map is a single pixel
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 SMOOTH = ("merged", "chained", "none")
+NEAREST = {"mode": "nearest"}
 XAVIER_UNIFORM = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
 
 
@@ -162,10 +164,21 @@ class FPN(nn.Module):
         Raises:
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
-        check_maps("FPN", inputs, self.in_channels)
+        finest = None
+        if eager() and self._is_paper_neck():
+            laterals = self._modules["lateral_convs"]._modules
+            finest = start_finest(laterals, inputs, self.start_level)
+        if finest is None:
+            check_maps("FPN", inputs, self.in_channels)
+        by_kernels = finest is not None and are_right("FPN", inputs, self.in_channels)
         used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
-        if self._takes_fast_path(used):  # the same result, faster
-            outs, lateral = fast_pyramid(*self._blocks(), used)
+        found = None
+        if by_kernels:
+            found = pyramid_on_gpu(*self._blocks(), used, finest)
+        elif self._takes_fast_path(used):
+            found = fast_pyramid(*self._blocks(), used)
+        if found is not None:  # the same result, faster
+            outs, lateral = found
             if self.add_extra_convs == "on_lateral":  # nothing else depends on its memory format
                 lateral = in_layout_of(lateral, used[-1])
             return tuple(outs + self._extra_levels(used[-1], lateral, outs[-1]))
@@ -190,7 +203,7 @@ class FPN(nn.Module):
             self.smooth != "chained"
             and self.top_down
             and self.laterals
-            and self._interpolation() == {"mode": "nearest"}
+            and (self.upsample_cfg == NEAREST or self._interpolation() == NEAREST)
             and type(self)._top_down_path is FPN._top_down_path
             and "_top_down_path" not in self.__dict__
         )
@@ -200,7 +213,8 @@ class FPN(nn.Module):
 
     def _blocks(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The laterals and the smoothing 3x3 convolutions."""
-        return list(self.lateral_convs), list(self.fpn_convs)[: self.num_smooth]
+        laterals, smooths = (self._modules[n]._modules for n in ("lateral_convs", "fpn_convs"))
+        return [*laterals.values()], [*smooths.values()][: self.num_smooth]
 
     def output_strides(self, strides: Sequence[int]) -> list[int]:
         """Strides of the maps it returns, from the strides of its inputs, in image pixels."""

@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, winograd_is_faster
 from fpn_neck.fast.cpu.merge import has_half_size, merge, merged_rows
-from fpn_neck.fast.cuda_pyramid import cuda_pyramid
 from fpn_neck.fast.eligible import (
-    are_for_triton,
     are_plain_tensors,
     is_plain_conv,
     is_unmodified,
-    takes_triton,
 )
 from fpn_neck.fast.memory_format import is_channels_last
 from fpn_neck.models.layers import ConvNormAct
@@ -36,43 +33,38 @@ def takes_fast_path(
 ) -> bool:
     """Whether `fast_pyramid` gives what these blocks give, and is faster.
 
-    The blocks must be plain 1x1 and 3x3 convolutions with bias, on a GPU that Triton's kernels
-    serve, or on the CPU, where the finest map must be large enough.
+    The blocks must be plain 1x1 and 3x3 convolutions with bias, on the CPU, where the finest map
+    must be large enough.
     """
-    by_triton = takes_triton(maps[0])
-    if not by_triton and not winograd_is_faster(maps[0], out_channels, out_channels):
+    if not winograd_is_faster(maps[0], out_channels, out_channels):
         return False
-    if not (all(_is_plain(b, 1) for b in laterals) and all(_is_plain(b, 3) for b in smooths)):
+    convs = [*(plain_conv(b, 1) for b in laterals), *(plain_conv(b, 3) for b in smooths)]
+    if None in convs:
         return False
-    tensors = *maps, *(t for conv in _convs([*laterals, *smooths]) for t in _weight_and_bias(conv))
-    return are_for_triton(*tensors) if by_triton else are_plain_tensors(*tensors)
+    return are_plain_tensors(*maps, *(t for conv in convs if conv for t in conv))
 
 
-# Before the first launch a GPU waits for what follows: so no search by nn.Module.__getattr__, which
-# takes half a microsecond each time.
+def plain_conv(block: nn.Module, kernel: int) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a block that is only a plain convolution with bias; else None.
 
-
-def _is_plain(block: nn.Module, kernel: int) -> bool:
+    They may be others than the registered parameters, e.g. under FSDP.
+    """
     if type(block) is not ConvNormAct or not is_unmodified(block):
-        return False
-    (conv,) = _convs([block])
-    return (
-        block.norm_name is None
-        and block.activate is None
-        and is_plain_conv(conv, kernel)
-        and _weight_and_bias(conv)[1] is not None
-    )
+        return None
+    if block.norm_name is not None or block.activate is not None:
+        return None
+    conv = block._modules["conv"]  # nn.Module.__getattr__ takes half a microsecond
+    if conv is None or not is_plain_conv(conv, kernel):
+        return None
+    registered = conv._parameters
+    weight, bias = registered.get("weight"), registered.get("bias")
+    weight = conv.weight if weight is None else weight  # type: ignore[assignment]
+    bias = conv.bias if bias is None else bias  # type: ignore[assignment]
+    return None if weight is None or bias is None else (weight, bias)
 
 
 def _convs(blocks: Sequence[nn.Module]) -> list[_BiasedConv]:
     return [block._modules["conv"] for block in blocks]  # type: ignore[misc]  # see _BiasedConv
-
-
-def _weight_and_bias(conv: _BiasedConv) -> tuple[Tensor, Tensor]:
-    """The tensors in use, which may be others than the registered parameters, e.g. under FSDP."""
-    registered = conv._parameters
-    weight, bias = registered.get("weight"), registered.get("bias")
-    return conv.weight if weight is None else weight, conv.bias if bias is None else bias
 
 
 def fast_pyramid(
@@ -89,12 +81,6 @@ def fast_pyramid(
         P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
     """
     lateral_convs, smooth_convs = _convs(laterals), _convs(smooths)
-    if takes_triton(maps[0]):
-        return cuda_pyramid(
-            maps,
-            [_weight_and_bias(conv) for conv in lateral_convs],
-            [_weight_and_bias(conv) for conv in smooth_convs],
-        )
     tensors = [*maps, *(t for c in (*lateral_convs, *smooth_convs) for t in (c.weight, c.bias))]
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     outs: list[Tensor] = []

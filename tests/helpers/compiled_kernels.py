@@ -44,10 +44,17 @@ def resources(launch, capability, **options):
         pytest.skip("Triton 3.3 and later can be told what to compile a kernel for")
     names = launch.kernel.arg_names
     values = dict(zip(names, launch.arguments, strict=False))
+    ones = {
+        p.name: 1
+        for p in launch.kernel.params
+        if not p.do_not_specialize and isinstance(values.get(p.name), int) and values[p.name] == 1
+    }  # as at a real start
+    constants = launch.constants | ones
+    values = {k: v for k, v in values.items() if k not in ones}
     source = ASTSource(
         fn=launch.kernel,
         signature={name: _type(values.get(name)) for name in names},
-        constexprs={(names.index(k),): v for k, v in launch.constants.items()},
+        constexprs={(names.index(k),): v for k, v in constants.items()},
         # As at a real start: the memory of tensors begins at multiples of 16 bytes.
         attrs={
             (names.index(k),): [["tt.divisibility", 16]]

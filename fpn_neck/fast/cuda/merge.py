@@ -25,24 +25,37 @@ def add_upsampled(
         lateral: (N, C, H, W), float32, float16 or bfloat16, dense in NCHW or NHWC.
         bias: (C,), of any float dtype.
         above: (N, C, h, w) of any size, of the lateral's dtype.
-        with_ones: for `bias_as_channels`; the lateral is in NHWC.
+        with_ones: for `widened`.
 
     Returns:
-        The lateral, which is changed; with ones a new map (N, C + 8, H, W), whose further channels
-        are 1, 1, 1, 0, 0, 0, 0, 0.
+        The lateral, which is changed; with ones a new map, in whose memory further channels follow,
+        8 of them, 1, 1, 1, 0, 0, 0, 0, 0.
     """
     last = _is_last(lateral)
-    above = above.contiguous(memory_format=_memory_format(last))
+    wide = widened(above)
+    if wide is None or _is_last(wide) != last:
+        wide = above.contiguous(memory_format=_memory_format(last))
+    images, channels, *size = lateral.shape
     out = lateral
     if with_ones:
-        images, channels, *size = lateral.shape
         out = _new_map(lateral, (images, channels + MORE_CHANNELS, *size), last)
-    merge_launch(lateral, bias.contiguous(), above, out).run()
-    return out
+    merge_launch(lateral, bias.contiguous(), wide, out).run()
+    return out[:, :channels] if with_ones else out
+
+
+def widened(x: Tensor) -> Tensor | None:
+    """The whole memory of what `add_upsampled` gives with ones, (N, C + 8, H, W); else None."""
+    images, channels, height, width = x.shape
+    channels += MORE_CHANNELS
+    step = channels * height * width
+    for strides in (step, 1, width * channels, channels), (step, height * width, width, 1):
+        if x.stride() == strides:
+            return x.as_strided((images, channels, height, width), strides)
+    return None
 
 
 def merge_launch(lateral: Tensor, bias: Tensor, above: Tensor, out: Tensor) -> Launch:
-    """What fills ``out``, which may be the lateral."""
+    """What fills ``out``, which may be the lateral; both maps may have further channels."""
     from fpn_neck.fast.cuda.merge_kernels import add_upsampled as kernel
 
     images, channels, height, width = lateral.shape
@@ -54,8 +67,8 @@ def merge_launch(lateral: Tensor, bias: Tensor, above: Tensor, out: Tensor) -> L
         (images * height, _cover(width, columns), _cover(channels, block)),
         (lateral, bias, above, out, height, width, h, w, h / height, w / width),
         {
-            "C": channels, "ONES": out.shape[1] - channels, "TERMS": TERMS,
-            "LAST": last, "COLUMNS": columns, "CHANNELS": block,
+            "C": channels, "ONES": out.shape[1] - channels, "ABOVE": above.shape[1],
+            "TERMS": TERMS, "LAST": last, "COLUMNS": columns, "CHANNELS": block,
         },
     )  # fmt: skip
 
@@ -106,25 +119,39 @@ def sum_launch(grad: Tensor, out: Tensor, sums: Tensor | None) -> Launch:
     )  # fmt: skip
 
 
-def bias_as_channels(weight: Tensor, bias: Tensor) -> Tensor:
+def bias_as_channels(weight: Tensor, bias: Tensor, like: Tensor) -> Tensor:
     """Weight of a convolution of a map with ones: it adds the bias without a pass of its own.
 
     The bias is the centre tap of the channels of ones. The centre never leaves the map, so the sum
     is exact at the borders too.
 
     Args:
-        weight: (O, C, 3, 3). bias: (O,), of any float dtype.
+        weight: (O, C, 3, 3), of any strides. bias: (O,). Both of any float dtype.
+        like: the map that it is for.
 
     Returns:
-        (O, C + 8, 3, 3), of the weight's dtype.
+        (O, C + 8, 3, 3), of that map's dtype and memory format.
     """
-    further = weight.new_zeros(len(weight), MORE_CHANNELS, 3, 3)
-    rest = bias.float()
-    for term in range(TERMS):
-        part = rest.bfloat16().float()
-        further[:, term, 1, 1] = part
-        rest = rest - part
-    return torch.cat([weight, further], 1)
+    shape = weight.shape[0], weight.shape[1] + MORE_CHANNELS, 3, 3
+    out = _new_map(like, shape, _is_last(like))
+    widen_launch(weight, bias.contiguous(), out).run()
+    return out
+
+
+def widen_launch(weight: Tensor, bias: Tensor, out: Tensor) -> Launch:
+    """What fills ``out``."""
+    from triton import next_power_of_2
+
+    from fpn_neck.fast.cuda.merge_kernels import widen_weight
+
+    channels = weight.shape[1]
+    sizes = {"C": channels, "ONES": MORE_CHANNELS, "LAST": _is_last(out)}
+    return Launch(
+        widen_weight,
+        (len(weight), 9),
+        (weight, bias, out, *weight.stride()),
+        sizes | {"CHANNELS": next_power_of_2(out.shape[1])},
+    )
 
 
 def _is_last(x: Tensor) -> bool:

@@ -31,17 +31,19 @@ def offsets(image, row, column, channel, height, width, C: tl.constexpr, LAST: t
     return start + (channel[None, :].to(tl.int64) * (height * width) + column[:, None])
 
 
+# Of the sizes, only those that a vector's address depends on may be compiled in, if they are 1 or
+# a multiple of 16: at most three kernels of each layout and dtype.
 @triton.jit(do_not_specialize=["height", "h", "w", "by_row", "by_column"])
 def add_upsampled(
     lateral, bias, above, out,
     height, width, h, w, by_row, by_column,
-    C: tl.constexpr, ONES: tl.constexpr, TERMS: tl.constexpr, LAST: tl.constexpr,
-    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    C: tl.constexpr, ONES: tl.constexpr, ABOVE: tl.constexpr, TERMS: tl.constexpr,
+    LAST: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """out = lateral + bias + nearest upsampling of above; out may be the lateral.
 
-    With ONES, which needs LAST, out has so many further channels: TERMS times 1, then 0. Grid
-    (N * height, blocks of columns, blocks of channels).
+    With ONES, out has so many further channels: TERMS times 1, then 0. ABOVE is the number of the
+    channels in the memory of above. Grid (N * height, blocks of columns, blocks of channels).
     """
     line = tl.program_id(0)
     image, row = (line // height).to(tl.int64), line % height
@@ -50,7 +52,7 @@ def add_upsampled(
     inside = (column < width)[:, None] & (channel < C)[None, :]
     own = offsets(image, row, column, channel, height, width, C, LAST)
     sources = nearest(column, by_column, w)
-    others = offsets(image, nearest(row, by_row, h), sources, channel, h, w, C, LAST)
+    others = offsets(image, nearest(row, by_row, h), sources, channel, h, w, ABOVE, LAST)
     value = tl.load(lateral + own, inside).to(tl.float32)
     value += tl.load(bias + channel, channel < C).to(tl.float32)[None, :]
     value += tl.load(above + others, inside).to(tl.float32)
@@ -111,3 +113,28 @@ def sum_targets(
         block = line.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
         total = tl.where(inside, total, 0.0)
         tl.store(sums + block * C + channel, tl.sum(total, 0), channel < C)
+
+
+@triton.jit(do_not_specialize=["by_output", "by_input", "by_row", "by_column"])
+def widen_weight(
+    weight, bias, out, by_output, by_input, by_row, by_column,
+    C: tl.constexpr, ONES: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """out (O, C + ONES, 3, 3), in NHWC if LAST: the weight (O, C, 3, 3), then the bias in three terms.
+
+    Grid (O, 9). The terms are centre taps of the first three further channels, 8 bits each.
+    """
+    output, tap = tl.program_id(0), tl.program_id(1)
+    channel = tl.arange(0, CHANNELS)
+    at = output * by_output + channel * by_input + (tap // 3) * by_row + (tap % 3) * by_column
+    value = tl.load(weight + at, channel < C, other=0.0).to(tl.float32)
+    rest = tl.load(bias + output).to(tl.float32)
+    for term in tl.static_range(3):
+        part = rest.to(tl.bfloat16).to(tl.float32)
+        value = tl.where((tap == 4) & (channel == C + term), part, value)
+        rest = tl.where(part == rest, 0.0, rest - part)  # infinity minus infinity would be NaN
+    if LAST:
+        to = (output * 9 + tap) * (C + ONES) + channel
+    else:
+        to = (output * (C + ONES) + channel) * 9 + tap
+    tl.store(out + to, value.to(out.dtype.element_ty), channel < C + ONES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.compiled_kernels import every_target, resources
 
-from fpn_neck.fast.cuda.merge import merge_launch, sum_launch
+from fpn_neck.fast.cuda.merge import merge_launch, sum_launch, widen_launch
 from fpn_neck.fast.cuda_norm import (
     gradient_launch,
     gradient_sum_launch,
@@ -32,9 +32,13 @@ def neck_launches(layout, dtype):
         "gradient": sum_launch(lateral, above, sums),
         "gradient, odd": sum_launch(lateral, odd, sums),
     }
-    if layout == torch.channels_last:
-        wide = empty(8, 264, 200, 304, **kind)
-        made["merge with ones"] = merge_launch(lateral, bias, above, wide)
+    wide, wide_above = empty(8, 264, 200, 304, **kind), empty(8, 264, 100, 152, **kind)
+    made["merge with ones"] = merge_launch(lateral, bias, wide_above, wide)
+    # A column: Triton compiles a size of 1 in.
+    column, half = empty(8, 256, 200, 1, **kind), empty(8, 256, 100, 1, **kind)
+    made["merge of a column"] = merge_launch(column, bias, half, column)
+    made["gradient of a column"] = sum_launch(column, half, sums)
+    made["weight"] = widen_launch(empty(256, 256, 3, 3), bias, empty(256, 264, 3, 3, **kind))
     return made
 
 

@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 from helpers.kernels import need_kernels
 
-from fpn_neck.fast.cuda.merge import MORE_CHANNELS, TERMS, add_upsampled, bias_as_channels
+from fpn_neck.fast.cuda.merge import (
+    MORE_CHANNELS,
+    TERMS,
+    add_upsampled,
+    bias_as_channels,
+    widened,
+)
 from fpn_neck.fast.cuda.merge import sum_targets as gradients
 
 need_kernels()
@@ -111,24 +117,45 @@ def test_layouts_of_others_and_strides(device):
     assert_close(level.sum((0, 2, 3)), sums.cpu().double(), 1e-6)
 
 
+@pytest.mark.parametrize("sizes", [((5, 7), (3, 4)), ((1, 1), (1, 1)), ((4, 1), (2, 1))], ids=str)
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_bias_as_channels(dtype, device):
+def test_bias_as_channels(dtype, sizes, layout, device):
     """No pass for the bias, and the same values, also at the borders."""
-    lateral, bias, above = inputs(((5, 7), (3, 4)), torch.channels_last, device, dtype)
-    wide = add_upsampled(lateral.clone(), bias, above, with_ones=True)
+    lateral, bias, above = inputs(sizes, layout, device, dtype)
+    with_ones = add_upsampled(lateral.clone(), bias, above, with_ones=True)
     ours = add_upsampled(lateral, bias, above)
-    assert torch.equal(wide[:, :5], ours) and wide.is_contiguous(memory_format=torch.channels_last)
+    wide = widened(with_ones)
+    assert torch.equal(with_ones, ours) and wide.is_contiguous(memory_format=layout)
     ones = wide[:, 5:].mean((0, 2, 3))
     assert ones.tolist() == [1.0] * TERMS + [0.0] * (MORE_CHANNELS - TERMS)
     weight, bias = torch.randn(6, 5, 3, 3, device=device).to(dtype), torch.randn(6, device=device)
-    found = F.conv2d(wide, bias_as_channels(weight, bias), padding=1)
+    further = bias_as_channels(weight, bias, wide)
+    found = F.conv2d(wide, further, padding=1)
+    assert sizes[0] == (1, 1) or further.is_contiguous(memory_format=layout)
     theirs = F.conv2d(ours.cpu().double(), weight.cpu().double(), bias.cpu().double(), padding=1)
     assert_close(found, theirs, ROUNDING[dtype])
 
 
-def test_a_bias_of_float32_loses_nothing_as_channels():
-    bias = torch.randn(1000) * torch.logspace(-6, 6, 1000)
-    further = bias_as_channels(torch.zeros(1000, 1, 3, 3), bias)[:, 1:]
+def test_the_level_above_may_have_ones(layout, device):
+    lateral, bias, above = inputs(((4, 6), (2, 3)), layout, device)
+    twin = above.clone()
+    no_bias = torch.zeros_like(bias)
+    above = add_upsampled(above, no_bias, torch.zeros_like(above), with_ones=True)
+    assert widened(above) is not None and widened(twin) is None
+    theirs = add_upsampled(lateral.clone(), bias, twin)
+    assert torch.equal(add_upsampled(lateral.clone(), bias, above), theirs)
+    assert torch.equal(add_upsampled(lateral, bias, above, with_ones=True), theirs)
+
+
+@pytest.mark.parametrize("strides", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_bias_of_float32_loses_nothing_as_channels(strides, layout, device):
+    bias = (torch.randn(1000) * torch.logspace(-6, 6, 1000)).to(device)
+    bias[0] = torch.inf
+    weight = torch.randn(1000, 2, 3, 3).to(device, memory_format=strides)
+    like = torch.empty(1, 10, 2, 2, device=device).to(memory_format=layout)
+    found = bias_as_channels(weight, bias, like)
+    further = found[:, 2:]
+    assert torch.equal(found[:, :2], weight)
     assert torch.equal(further[:, :, 1, 1].double().sum(1), bias.double())
     assert further.count_nonzero() == further[:, :TERMS, 1, 1].count_nonzero()
     for part in further[:, :TERMS, 1, 1].unbind(1):

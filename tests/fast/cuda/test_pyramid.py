@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
 from fpn_neck.fast import cuda_pyramid as pyramid
+from fpn_neck.models import fpn_cuda
 
 need_kernels()
 CHANNELS, WIDTH = [3, 4, 6], 8
@@ -37,9 +38,18 @@ def maps(device, sizes=SIZES["odd"], layout=torch.contiguous_format, dtype=torch
 
 
 def plain(fpn, inputs):
+    """By torch's operators."""
     with fast.enable(False):
-        assert not fpn._takes_fast_path(inputs)
         return fpn(inputs)
+
+
+def takes_kernels(fpn, inputs):
+    """Whether a kernel merges two levels; it is the first that the neck calls."""
+    called = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fpn_cuda, "cuda_pyramid", lambda *parts: called.append(parts))
+        fpn(inputs)
+    return bool(called)
 
 
 def assert_same(ours, expected, tolerance=1e-5):
@@ -58,10 +68,17 @@ def biases_are_channels(monkeypatch):
     monkeypatch.setattr(pyramid, "LEAST_NUMBERS", 0)
 
 
+@pytest.fixture(params=[False, True], ids=["", "biases are channels"])
+def any_bias(request):
+    """As in small maps, and as in large ones."""
+    if request.param:
+        request.getfixturevalue("biases_are_channels")
+
+
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_outputs_and_gradients(sizes, layout, device):
     fpn, inputs = build(device), maps(device, sizes, layout)
-    assert fpn._takes_fast_path(inputs)
+    assert takes_kernels(fpn, inputs)
     ours, expected = fpn(inputs), plain(fpn, inputs)
     assert_same(ours, expected)
     assert all(y.is_contiguous(memory_format=layout) for y in ours)
@@ -74,7 +91,7 @@ def test_outputs_and_gradients(sizes, layout, device):
 @pytest.mark.parametrize("options", EXTRA.values(), ids=EXTRA.keys())
 def test_options(options, layout, device):
     fpn, inputs = build(device, **options), maps(device, layout=layout)
-    assert fpn._takes_fast_path(inputs[fpn.start_level :])
+    assert takes_kernels(fpn, inputs)
     ours, expected = fpn(inputs), plain(fpn, inputs)
     assert_same(ours, expected)
     wanted = leaves(fpn, inputs)
@@ -82,11 +99,19 @@ def test_options(options, layout, device):
     assert_same(ours, torch.autograd.grad(sum(y.square().sum() for y in expected), wanted))
 
 
-@torch.no_grad()
-def test_biases_as_channels(layout, device, biases_are_channels):
-    fpn, inputs = build(device), maps(device, layout=layout)
-    assert_same(fpn(inputs), plain(fpn, inputs))
-    assert_same(fpn.half().float()(inputs), plain(fpn, inputs))
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_biases_as_channels(sizes, layout, device, biases_are_channels):
+    """Values and gradients, of the biases too, without a pass for any of the 3x3's biases."""
+    fpn, inputs = build(device), maps(device, sizes, layout)
+    with torch.no_grad():
+        assert_same(fpn(inputs), plain(fpn, inputs))
+        assert_same(fpn.half().float()(inputs), plain(fpn, inputs))
+    ours, expected = fpn(inputs), plain(fpn, inputs)
+    assert_same(ours, expected)
+    assert [y.grad_fn.name() for y in ours[:2]] == ["_ConvOnOnesBackward"] * 2
+    wanted, grads = leaves(fpn, inputs), [torch.randn_like(y) for y in ours]
+    ours = torch.autograd.grad(ours, wanted, grads)
+    assert_same(ours, torch.autograd.grad(expected, wanted, grads))
 
 
 def test_half_precision_keeps_each_maps_layout(layout, device):
@@ -94,7 +119,7 @@ def test_half_precision_keeps_each_maps_layout(layout, device):
     fpn, inputs = build(device), maps(device, layout=layout)
     expected = plain(fpn.double(), [x.double() for x in inputs])
     fpn, inputs = fpn.bfloat16(), [x.bfloat16() for x in inputs]
-    assert fpn._takes_fast_path(inputs)
+    assert takes_kernels(fpn, inputs)
     ours = fpn(inputs)
     assert_same([y.double() for y in ours], expected, 0.03)
     for y in ours:
@@ -122,7 +147,7 @@ def test_autocast(layout, device, biases_are_channels):
 
 
 @pytest.mark.parametrize("frozen", ["maps", "biases", "weights"])
-def test_frozen_parts(frozen, device):
+def test_frozen_parts(frozen, device, any_bias):
     fpn, inputs = build(device), maps(device)
     if frozen == "maps":
         inputs = [x.detach() for x in inputs]
@@ -134,7 +159,7 @@ def test_frozen_parts(frozen, device):
     assert_same(ours, expected)
 
 
-def test_second_derivatives_and_batched_gradients(device):
+def test_second_derivatives_and_batched_gradients(device, any_bias):
     fpn, inputs = build(device), maps(device)
     weight = fpn.lateral_convs[1].conv.weight
 
@@ -155,7 +180,7 @@ def test_second_derivatives_and_batched_gradients(device):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_activation_checkpointing(use_reentrant, device):
+def test_activation_checkpointing(use_reentrant, device, any_bias):
     fpn, inputs = build(device), maps(device)
     outs = checkpoint(lambda *x: fpn(x), *inputs, use_reentrant=use_reentrant)
     sum(y.square().sum() for y in outs).backward()
@@ -230,8 +255,9 @@ def test_inputs_stay_as_they_are(layout, device):
 
 def test_double_and_mixed_precision_take_torchs_operators(device):
     fpn, inputs = build(device), maps(device)
-    with torch.no_grad():
-        assert not fpn._takes_fast_path([inputs[0], inputs[1].half(), inputs[2]])
+    with pytest.raises(RuntimeError):
+        fpn([inputs[0], inputs[1].half(), inputs[2]])
     doubles = [x.double() for x in inputs]
     fpn = fpn.double()
+    assert not takes_kernels(fpn, doubles)
     assert_same(fpn(doubles), plain(fpn, doubles), 1e-12)

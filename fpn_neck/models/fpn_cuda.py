@@ -1,0 +1,84 @@
+"""The fast path of `fpn_neck.FPN` on a GPU: what is checked before the kernels, and when.
+
+Until the first kernel is launched, the GPU waits for Python. So the finest lateral, which takes the
+GPU the longest, is launched before all but what it needs is checked, and maps are checked once for
+each of their signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from fpn_neck.fast.cuda_pyramid import Conv, cuda_pyramid, memory_format_of, start_lateral
+from fpn_neck.fast.eligible import PLAIN_TYPES, are_for_triton, takes_triton
+from fpn_neck.models.fpn_fast import plain_conv
+from fpn_neck.utils.arguments import check_maps
+
+_MOST_SIGNATURES = 1024  # of images of many sizes
+_known: set[tuple] = set()
+
+
+def start_finest(lateral_convs: Mapping[str, nn.Module], maps: object, level: int) -> Tensor | None:
+    """The finest lateral of maps that are not checked yet; None where kernels do not serve it.
+
+    Args:
+        lateral_convs: the laterals' blocks, finest first.
+        maps: what the neck got. level: of the finest map that it uses.
+    """
+    if not isinstance(maps, (list, tuple)) or len(maps) <= level:
+        return None
+    x = maps[level]
+    if type(x) not in PLAIN_TYPES or x.dim() != 4 or not takes_triton(x):
+        return None
+    conv = plain_conv(lateral_convs["0"], 1)
+    if conv is None or type(conv[0]) not in PLAIN_TYPES or x.shape[1] != conv[0].shape[1]:
+        return None
+    return start_lateral(x, conv, len(lateral_convs) == 1, memory_format_of((x,)))
+
+
+def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int]) -> bool:
+    """`check_maps`, then whether kernels serve all maps; both once for each signature."""
+    signature = None
+    if {type(x) for x in maps} <= PLAIN_TYPES:
+        signature = tuple(channels), *[(x.shape, x.dtype, x.device, x.layout) for x in maps]
+        if signature in _known:
+            return True
+    check_maps(owner, maps, channels)
+    if not are_for_triton(*maps):
+        return False
+    if signature is not None and len({x.dtype for x in maps}) == 1:  # else autocast decides
+        if len(_known) >= _MOST_SIGNATURES:
+            _known.clear()
+        _known.add(signature)
+    return True
+
+
+def pyramid_on_gpu(
+    laterals: Sequence[nn.Module],
+    smooths: Sequence[nn.Module],
+    maps: Sequence[Tensor],
+    finest: Tensor,
+) -> tuple[list[Tensor], Tensor] | None:
+    """The paper's pyramid, or None: a block is not a plain convolution with bias on the GPU.
+
+    Args:
+        laterals: 1x1 blocks, one per map.
+        smooths: 3x3 blocks, one per map, or none.
+        maps: C2..C5, (N, C_i, H_i, W_i), finest first, that kernels serve.
+        finest: see `start_finest`.
+
+    Returns:
+        P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
+    """
+    convs: list[Conv] = []
+    for blocks, kernel in (laterals, 1), (smooths, 3):
+        for block in blocks:
+            conv = plain_conv(block, kernel)
+            if conv is None:
+                return None
+            convs.append(conv)
+    if not are_for_triton(maps[0], *(t for conv in convs for t in conv)):
+        return None
+    return cuda_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :], finest)
