@@ -20,6 +20,7 @@ from fpn_neck.fast.eligible import (
     are_for_triton,
     eager,
     is_unmodified,
+    records_kernels,
     takes_fast_backward,
     takes_triton,
 )
@@ -33,7 +34,10 @@ def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
     """``act(norm(x))``, in two passes where both are plain group norm and ReLU."""
     if _fits(norm, act, x):
         plain = cast(nn.GroupNorm, norm)
-        return group_norm_relu(x, plain.num_groups, plain.weight, plain.bias, plain.eps)
+        arguments = x, plain.num_groups, plain.weight, plain.bias, plain.eps
+        if torch.compiler.is_compiling():
+            return torch.ops.fpn_neck.group_norm_relu.default(*arguments)[0]
+        return group_norm_relu(*arguments)
     x = norm(x)
     return x if act is None else act(x)
 
@@ -42,8 +46,7 @@ def _fits(norm: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
     return (
         type(norm) is nn.GroupNorm
         and type(act) is nn.ReLU
-        and eager()
-        and takes_triton(x)
+        and (records_kernels(x) or (eager() and takes_triton(x)))
         and is_channels_last(x)
         and norm.affine
         and x.shape[1] <= _MOST_CHANNELS
@@ -75,7 +78,15 @@ def group_norm_relu(
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)):
         return _GroupNormRelu.apply(x, groups, weight, bias, eps)
-    return _write(x, *_moments(x, groups, eps), weight, bias)
+    return normalise(x, groups, weight, bias, eps)[0]
+
+
+def normalise(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """relu(group_norm(x)), the groups' means and 1 / deviations (N, groups), float32."""
+    mean, rstd = _moments(x, groups, eps)
+    return _write(x, mean, rstd, weight, bias), mean, rstd
 
 
 class _GroupNormRelu(Function):
@@ -83,10 +94,10 @@ class _GroupNormRelu(Function):
     def forward(
         ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
-        mean, rstd = _moments(x, groups, eps)
+        out, mean, rstd = normalise(x, groups, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups, ctx.eps = groups, eps
-        return _write(x, mean, rstd, weight, bias)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,7 +105,7 @@ class _GroupNormRelu(Function):
         wanted = ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4]
         found: tuple[Tensor, ...]
         if takes_fast_backward(grad):
-            found = _gradients(grad, x, weight, bias, mean, rstd)
+            found = gradients(grad, x, weight, bias, mean, rstd)
         else:
             found = _plain_gradients(grad, x, ctx.groups, weight, bias, ctx.eps)
         by_x, by_weight, by_bias = (g if w else None for g, w in zip(found, wanted, strict=True))
@@ -122,7 +133,7 @@ def _moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / deviation of every group, (N, groups), float32."""
     chunks = -(-x.shape[2] * x.shape[3] // _CHUNK)
     moments = x.new_empty((len(x), chunks, 2, x.shape[1]), dtype=torch.float32)
-    mean, rstd = x.new_empty((2, len(x), groups), dtype=torch.float32)
+    mean, rstd = (x.new_empty((len(x), groups), dtype=torch.float32) for _ in range(2))
     for launch in moment_launches(x, moments, mean, rstd, eps):
         launch.run()
     return mean, rstd
@@ -169,7 +180,7 @@ def write_launch(
     return Launch(write_norm_relu, grid, (x, mean, rstd, weight, bias, out, pixels), sizes)
 
 
-def _gradients(
+def gradients(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; deterministic."""
@@ -186,7 +197,8 @@ def _gradients(
     out = torch.empty_like(x)
     shares = shares.transpose(0, 1).contiguous()  # (2, N, groups)
     gradient_launch(grad, x, mean, rstd, *affine, shares, out).run()
-    return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype)
+    # An operator's results must not share memory.
+    return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype, copy=True)
 
 
 def gradient_sum_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:

@@ -61,6 +61,20 @@ def eager() -> bool:
     )
 
 
+def records_kernels(x: Tensor) -> bool:
+    """Whether torch.compile records calls on a map for kernels; an export keeps torch's operators.
+
+    Inductor needs Triton there, too: so nothing else is asked.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and _enabled
+        and hasattr(torch.compiler, "is_exporting")  # torch 2.7
+        and not torch.compiler.is_exporting()
+        and may_take_triton(x)
+    )
+
+
 def in_dispatch_mode() -> bool:
     """Whether a mode handles torch's operators: fake tensors, FLOP counters, make_fx."""
     return torch._C._len_torch_dispatch_stack() > 0

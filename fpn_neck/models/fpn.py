@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.eligible import eager, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
-from fpn_neck.models.fpn_cuda import are_right, pyramid_on_gpu, start_finest
+from fpn_neck.models.fpn_cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
 from fpn_neck.models.fpn_fast import fast_pyramid, takes_fast_path
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
@@ -175,6 +175,8 @@ class FPN(nn.Module):
         found = None
         if by_kernels:
             found = pyramid_on_gpu(*self._blocks(), used, finest)
+        elif records_kernels(used[0]):
+            found = pyramid_in_graph(*self._blocks(), used) if self._is_paper_neck() else None
         elif self._takes_fast_path(used):
             found = fast_pyramid(*self._blocks(), used)
         if found is not None:  # the same result, faster

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from fpn_neck.fast.cuda_operators import recorded_pyramid
 from fpn_neck.fast.cuda_pyramid import Conv, cuda_pyramid, memory_format_of, start_lateral
 from fpn_neck.fast.eligible import PLAIN_TYPES, are_for_triton, takes_triton
 from fpn_neck.models.fpn_fast import plain_conv
@@ -72,6 +73,23 @@ def pyramid_on_gpu(
     Returns:
         P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
     """
+    convs = _plain_convs(laterals, smooths)
+    if convs is None or not are_for_triton(maps[0], *(t for conv in convs for t in conv)):
+        return None
+    return cuda_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :], finest)
+
+
+def pyramid_in_graph(
+    laterals: Sequence[nn.Module], smooths: Sequence[nn.Module], maps: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor] | None:
+    """As `pyramid_on_gpu`, while torch.compile records what is called."""
+    convs = _plain_convs(laterals, smooths)
+    if convs is None or len({x.dtype for x in maps}) > 1:
+        return None
+    return recorded_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :])
+
+
+def _plain_convs(laterals: Sequence[nn.Module], smooths: Sequence[nn.Module]) -> list[Conv] | None:
     convs: list[Conv] = []
     for blocks, kernel in (laterals, 1), (smooths, 3):
         for block in blocks:
@@ -79,6 +97,4 @@ def pyramid_on_gpu(
             if conv is None:
                 return None
             convs.append(conv)
-    if not are_for_triton(maps[0], *(t for conv in convs for t in conv)):
-        return None
-    return cuda_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :], finest)
+    return convs

@@ -17,7 +17,12 @@ TERMS, MORE_CHANNELS = 3, 8
 
 
 def add_upsampled(
-    lateral: Tensor, bias: Tensor, above: Tensor, *, with_ones: bool = False
+    lateral: Tensor,
+    bias: Tensor,
+    above: Tensor,
+    *,
+    with_ones: bool = False,
+    in_place: bool = True,
 ) -> Tensor:
     """lateral + bias + nearest upsampling of ``above`` to its size.
 
@@ -26,10 +31,11 @@ def add_upsampled(
         bias: (C,), of any float dtype.
         above: (N, C, h, w) of any size, of the lateral's dtype.
         with_ones: for `widened`.
+        in_place: write over the lateral.
 
     Returns:
-        The lateral, which is changed; with ones a new map, in whose memory further channels follow,
-        8 of them, 1, 1, 1, 0, 0, 0, 0, 0.
+        The lateral or a new map, see `new_map`; with ones always a new map, in whose memory further
+        channels follow, 8 of them, 1, 1, 1, 0, 0, 0, 0, 0.
     """
     last = _is_last(lateral)
     wide = widened(above)
@@ -37,8 +43,9 @@ def add_upsampled(
         wide = above.contiguous(memory_format=_memory_format(last))
     images, channels, *size = lateral.shape
     out = lateral
-    if with_ones:
-        out = _new_map(lateral, (images, channels + MORE_CHANNELS, *size), last)
+    if with_ones or not in_place:
+        more = MORE_CHANNELS if with_ones else 0
+        out = new_map(lateral, (images, channels + more, *size))
     merge_launch(lateral, bias.contiguous(), wide, out).run()
     return out[:, :channels] if with_ones else out
 
@@ -87,7 +94,7 @@ def sum_targets(
     """
     last = _is_last(grad)
     grad = grad.contiguous(memory_format=_memory_format(last))
-    out = _new_map(grad, (*grad.shape[:2], *size), last)
+    out = new_map(grad, (*grad.shape[:2], *size))
     blocks = _cover(size[1], _tile(last, size[1], grad.shape[1])[0])
     sums = None
     if wants_sums:
@@ -133,7 +140,7 @@ def bias_as_channels(weight: Tensor, bias: Tensor, like: Tensor) -> Tensor:
         (O, C + 8, 3, 3), of that map's dtype and memory format.
     """
     shape = weight.shape[0], weight.shape[1] + MORE_CHANNELS, 3, 3
-    out = _new_map(like, shape, _is_last(like))
+    out = new_map(like, shape)
     widen_launch(weight, bias.contiguous(), out).run()
     return out
 
@@ -163,10 +170,10 @@ def _memory_format(last: bool) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _new_map(like: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
-    return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=_memory_format(last)
-    )
+def new_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """In NHWC if ``like`` is, else in NCHW."""
+    memory_format = _memory_format(_is_last(like))
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _tile(last: bool, width: int, channels: int) -> tuple[int, int]:

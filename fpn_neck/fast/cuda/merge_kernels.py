@@ -120,9 +120,9 @@ def widen_weight(
     weight, bias, out, by_output, by_input, by_row, by_column,
     C: tl.constexpr, ONES: tl.constexpr, LAST: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """out (O, C + ONES, 3, 3), in NHWC if LAST: the weight (O, C, 3, 3), then the bias in three terms.
+    """out (O, C + ONES, 3, 3), in NHWC if LAST: the weight (O, C, 3, 3), then the bias.
 
-    Grid (O, 9). The terms are centre taps of the first three further channels, 8 bits each.
+    Its terms are centre taps of the first three further channels, 8 bits each. Grid (O, 9).
     """
     output, tap = tl.program_id(0), tl.program_id(1)
     channel = tl.arange(0, CHANNELS)

@@ -212,19 +212,6 @@ def test_data_parallel_and_scaled_losses(device, tmp_path):
         distributed.destroy_process_group()
 
 
-def test_compiled_it_is_one_graph_of_torchs_operators(device):
-    """Inductor makes a kernel of its own of bias, upsampling and addition; sizes are free."""
-    fpn = build(device)
-    compiled = torch.compile(fpn, fullgraph=True, dynamic=True, backend="aot_eager")
-    for sizes in (SIZES["even"], SIZES["odd"]):
-        inputs = maps(device, sizes)
-        ours, expected = compiled(inputs), plain(fpn, inputs)
-        assert_same(ours, expected)
-        wanted = leaves(fpn, inputs)
-        ours = torch.autograd.grad(sum(y.square().sum() for y in ours), wanted)
-        assert_same(ours, torch.autograd.grad(sum(y.square().sum() for y in expected), wanted))
-
-
 def test_exported_it_needs_no_kernel(device):
     fpn, inputs = build(device), maps(device)
     program = torch.export.export(fpn, (inputs,))
