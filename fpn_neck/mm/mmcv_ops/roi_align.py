@@ -5,6 +5,8 @@ that the bin spans if `sampling_ratio` is 0. torchvision averages the samples. T
 torchvision lacks, is taken over its output at the resolution of the grid, one sample per bin.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
@@ -46,7 +48,7 @@ def roi_align_forward(
     """
     source, boxes = at_least_float32(input, rois.to(input.dtype))
     size = (aligned_height, aligned_width)
-    boxes, finite = _readable(boxes, len(input), size, spatial_scale, sampling_ratio, aligned)
+    boxes, finite = _readable(boxes, input.shape, size, spatial_scale, sampling_ratio, aligned)
     if pool_mode == _MAX:
         values, rows, columns = _align_max(
             source, boxes, size, spatial_scale, sampling_ratio, aligned
@@ -76,7 +78,7 @@ def roi_align_backward(
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
     size = (aligned_height, aligned_width)
-    boxes, finite = _readable(boxes, len(grad_input), size, spatial_scale, sampling_ratio, aligned)
+    boxes, finite = _readable(boxes, grad_input.shape, size, spatial_scale, sampling_ratio, aligned)
     grad = grad.where(finite[:, None, None, None], 0)
     if pool_mode == _MAX:
         rows, columns = at_least_float32(argmax_y, argmax_x)
@@ -97,7 +99,7 @@ def roi_align_backward(
 
 def _readable(
     boxes: Tensor,
-    images: int,
+    shape: Sequence[int],
     size: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
@@ -108,7 +110,7 @@ def _readable(
     A region that ends before it begins has no samples, as in mmcv on GPUs; torchvision would ask
     for a negative number of them.
     """
-    boxes, finite = safe_regions(boxes, images)
+    boxes, finite = safe_regions(boxes, shape, spatial_scale)
     if sampling_ratio > 0:
         return boxes, finite
     if aligned:

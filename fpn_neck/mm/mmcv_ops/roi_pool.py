@@ -32,7 +32,7 @@ def roi_pool_forward(
         spatial_scale: feature pixels per image pixel.
     """
     source, boxes = at_least_float32(input, rois.to(input.dtype))
-    boxes, finite = safe_regions(boxes, len(input))
+    boxes, finite = safe_regions(boxes, input.shape, spatial_scale)
     channels, height, width = source.shape[1:]
     top, bottom = _bins(boxes[:, 2], boxes[:, 4], spatial_scale, pooled_height, height)
     left, right = _bins(boxes[:, 1], boxes[:, 3], spatial_scale, pooled_width, width)
@@ -68,7 +68,7 @@ def roi_pool_backward(
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_pool_forward`."""
     grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
-    boxes, finite = safe_regions(boxes, len(grad_input))
+    boxes, finite = safe_regions(boxes, grad_input.shape, spatial_scale)
     grad = grad.where(finite[:, None, None, None], 0)
     grad_input.add_(
         torch.ops.torchvision._roi_pool_backward(

@@ -186,6 +186,26 @@ def test_a_region_of_too_many_samples_gives_nan_and_ends_no_process(features, mo
 
 
 @pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (0, 0)])
+def test_a_map_without_a_pixel_is_named(kind, size):
+    """torchvision reads outside its memory there."""
+    features, rois = torch.randn(2, 3, *size), torch.tensor([[0, 1, 1, 9.0, 7.0]])
+    with pytest.raises(ValueError, match=f"input: a map of {size[0]}x{size[1]} px"):
+        POOLS[kind](2)(features, rois)
+    assert POOLS[kind](2)(features, rois[:0]).shape[:2] == (0, 3)
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_a_region_that_overflows_gives_nan(kind, ratio):
+    """Its corners are finite in px of the image; in px of the map they are not."""
+    features, pool = torch.randn(2, 3, 8, 8), POOLS[kind](ratio)
+    pool.spatial_scale = 4.0
+    out = pool(features, torch.tensor([[0, 1, 1, 3e38, 7], [0, 0, 0, 1, 1]]))
+    assert out[0].isnan().all() and out[1].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", POOLS)
 @pytest.mark.parametrize("index", [-1, 2, 1e9])
 def test_an_image_index_out_of_range_is_named(kind, index):
     features = torch.randn(2, 3, 8, 8, dtype=torch.float64)
