@@ -321,6 +321,20 @@ def test_run_lengths_are_decoded_as_pycocotools_encodes_them():
             assert wrong[0] == kinds.OUTLINE and f"sum to {height * width}," in wrong[1]
 
 
+@pytest.mark.parametrize(
+    "outline",
+    [[[30, 40, 50, 40, 50, 60]], [[5, 5, 5, 5, 5, 5]], [[2, 3, 4, 3, 6, 3]], [[7, 1, 9, 1, 9, 2]]],
+    ids=["elsewhere", "a point", "a line", "x and y swapped"],
+)
+def test_an_outline_outside_of_its_box(outline):
+    """Training would take an empty mask for the object."""
+    content = coco(box={"segmentation": outline, "bbox": [1, 2, 3, 4]})
+    found = coco_file.check_annotations("f.json", content, CLASSES, outlines=True).findings
+    one(found, kinds.OUTLINE_ELSEWHERE, "bbox [1, 2, 3, 4]")
+    content = coco(box={"segmentation": [*outline, [1, 2, 4, 2, 4, 6]], "bbox": [1, 2, 3, 4]})
+    assert coco_file.check_annotations("f.json", content, CLASSES, outlines=True).findings == []
+
+
 def test_an_outline_of_another_size():
     outline = {"size": [12, 8], "counts": [96]}
     assert outlines.wrong_outline(outline, (12, 8))[0] == kinds.MASK_SIZE

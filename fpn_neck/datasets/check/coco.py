@@ -177,7 +177,7 @@ def check_annotations(
         wrong = wrong_box(one, photo)
         if not wrong and outlines and name in classes and has_size(photo):
             size = photo["width"], photo["height"]
-            wrong = wrong_outline(one.get("segmentation"), size)
+            wrong = wrong_outline(one.get("segmentation"), size, one["bbox"])
         if wrong:
             kind, value = wrong
             findings.append(Finding(kind, file, f"{where}: {value}"))

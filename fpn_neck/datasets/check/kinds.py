@@ -125,6 +125,10 @@ OUTLINE = Kind(
     "write segmentation as [[x1, y1, x2, y2, x3, y3, ...], ...], or as pycocotools.mask.encode "
     "gives it, or remove the box",
 )
+OUTLINE_ELSEWHERE = Kind(
+    "outline lies outside of its box, or has no area",
+    "write x before y, in px of the photo's own size, as in the box; or draw it again",
+)
 MASK_SIZE = Kind("instance mask and photo differ in size", "make the mask at the photo's own size")
 
 # The annotation file of an evaluator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from reprlib import repr as short
 from typing import Any
 
@@ -12,11 +13,14 @@ from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.kinds import Kind
 
 
-def wrong_outline(outline: Any, size: tuple[Any, Any]) -> tuple[Kind, str] | None:
+def wrong_outline(
+    outline: Any, size: tuple[Any, Any], box: Sequence[float] | None = None
+) -> tuple[Kind, str] | None:
     """(kind, value) of what is wrong with a ``segmentation``; None if nothing is.
 
     Args:
         size: of its photo, (width, height) in px.
+        box: of the object, (x, y, width, height) in px.
     """
     if not outline:
         return kinds.NO_OUTLINE, f"segmentation {outline}"
@@ -28,7 +32,23 @@ def wrong_outline(outline: Any, size: tuple[Any, Any]) -> tuple[Kind, str] | Non
         return kinds.MASK_SIZE, value
     else:
         reason = _wrong_runs(outline.get("counts"), size[0] * size[1])
-    return (kinds.OUTLINE, f"segmentation {short(outline)}: {reason}") if reason else None
+    if reason:
+        return kinds.OUTLINE, f"segmentation {short(outline)}: {reason}"
+    if box is not None and isinstance(outline, list) and not _meets(outline, box):
+        return kinds.OUTLINE_ELSEWHERE, f"segmentation {short(outline)}, bbox {list(box)}"
+    return None
+
+
+def _meets(polygons: list[list[float]], box: Sequence[float]) -> bool:
+    """Whether polygons and box share an area, by the polygons' outermost points."""
+    x, y, width, height = box
+    for polygon in polygons:
+        columns, rows = polygon[::2], polygon[1::2]
+        across = min(max(columns), x + width) - max(min(columns), x)
+        down = min(max(rows), y + height) - max(min(rows), y)
+        if across > 0 and down > 0:
+            return True
+    return False
 
 
 def _wrong_polygons(outline: Any) -> str:
