@@ -19,7 +19,7 @@ mmcv_ops.install()
 checkpoint_reader.read_files_safely()
 own_configs.announce_own_configs()
 
-__all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__"]
+__all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__", "load"]
 
 # Names that need more than torch: their modules are loaded when they are asked for.
 _LAZY = {
@@ -28,6 +28,7 @@ _LAZY = {
     "PanopticFPNHead": "fpn_neck.mm.det.panoptic_head",
     "PyramidBackbone": "fpn_neck.models.pyramid_backbone",
     "TimmBackbone": "fpn_neck.models.timm_backbone",
+    "load": "fpn_neck.mm.predict.load",
 }
 
 

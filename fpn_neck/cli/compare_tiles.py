@@ -19,9 +19,8 @@ from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import Config, load_config
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import framework
-from fpn_neck.mm.explain import explained
 from fpn_neck.models.tiled_head import PHOTO_TILE
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import add_device_argument, command_parser
 from fpn_neck.utils.photos import PhotoError
 
 
@@ -33,7 +32,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--tile", type=int, default=PHOTO_TILE, help="px a side (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_device_argument(parser)
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
 
@@ -60,8 +59,7 @@ def main() -> int:
     failed: list[str] = []
     for path in args.photos:
         try:
-            with explained(cfg, "test", building=False):
-                labels, in_tiles = (np.asarray(one(path).labels) for one in (whole, tiled))
+            labels, in_tiles = (np.asarray(one.predict([path])[0].labels) for one in (whole, tiled))
         except PhotoError as e:
             failed.append(f"{path}: {e}")
             continue

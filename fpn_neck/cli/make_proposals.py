@@ -16,7 +16,7 @@ from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.types import framework
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import add_device_argument, command_parser
 
 
 def parse_args() -> Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--split", choices=["train", "val"], default="val", help="default: %(default)s"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_device_argument(parser)
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
 

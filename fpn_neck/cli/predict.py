@@ -1,55 +1,103 @@
-"""Segment photos or find objects in them: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
+"""Segment photos or find objects in them: tools/predict.py [CONFIG] MODEL IMAGES... --out DIR.
 
-IMAGES are files, folders and globs. With an mmseg config, DIR/labels/NAME.png holds the label of
-every pixel as its grey value, as in the masks of the data set (class 0 is 0, or 1 if its masks are
-read with reduce_zero_label=True), and DIR/overlays/NAME.png shows photo and labels side by side
-with a legend. With an mmdet config, DIR/overlays/NAME.png shows the photo with the objects found in
-it, and DIR/detections.json holds
-{photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]}, boxes in px of the photo.
-DIR/photos.json holds {photo: NAME}. A folder gives its photos with common suffixes that are not
-hidden; what is left out is counted. The config's own transforms load the photos, as in testing.
-A photo that cannot be read is reported at the end, with exit code 1; all other photos are done.
+MODEL is a checkpoint of mmseg or mmdet, or a folder of Segmenter.save_pretrained. A checkpoint of
+training holds its config; give CONFIG before one that doesn't. IMAGES are files, folders and globs.
+A folder gives its photos with common suffixes that are not hidden; what is left out is counted. The
+config's own transforms load the photos, as in testing.
+
+  DIR/labels/NAME.png     the label of every pixel, as in the masks of the data set (class 0 is 0,
+                          or 1 if its masks are read with reduce_zero_label=True). People see the
+                          colours of the classes, programs read the numbers (PIL's mode P); of more
+                          than 256 labels a grey PNG of 16 bits
+  DIR/overlays/NAME.png   labels with a legend beside the photo, or the photo with the objects
+  DIR/panoptic/NAME.png   the segment of every pixel, as COCO has it: R + 256 G + 65536 B
+  DIR/results.json        for every photo: its files, size, areas in px, objects with box, score
+                          and mask (COCO's run lengths), segments
+  DIR/photos.json         {photo: NAME}
+  DIR/detections.json     {photo: [{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2]}, ...]}
+  DIR/coco/               with --coco: bbox.json, segm.json or panoptic.json, and instances.json,
+                          which lists the photos and categories that they refer to
+
+Boxes are in px of the photo. A photo that cannot be read is reported at the end, with exit code 1;
+all other photos are done.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.config.load import Config, load_config
-from fpn_neck.mm.config.sections import require_photos
-from fpn_neck.mm.config.types import FRAMEWORKS, framework
-from fpn_neck.mm.explain import explained
-from fpn_neck.mm.predictor import Predictor
-from fpn_neck.utils.command_line import command_parser
-from fpn_neck.utils.files import check_folder, write_whole
-from fpn_neck.utils.photo_files import find_photos, left_out_text, output_names
-from fpn_neck.utils.pictures import save_labels
+from fpn_neck.mm.config.in_checkpoint import config_in_checkpoint
+from fpn_neck.mm.config.load import load_config
+from fpn_neck.mm.predict.build import build_predictor
+from fpn_neck.mm.predict.load import load
+from fpn_neck.models.pretrained import is_pretrained
+from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.command_line import (
+    add_device_argument,
+    add_json_argument,
+    command_parser,
+    print_json,
+    stdout_for_programs,
+)
+from fpn_neck.utils.photo_files import Found, find_photos, left_out_text, output_names
+from fpn_neck.utils.pictures import OPACITY
+from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
+from fpn_neck.utils.results.predictor import Predictor, batches
+from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
+from fpn_neck.weights.checkpoints import load_checkpoint
+
+if TYPE_CHECKING:
+    from fpn_neck.mm.det.predictor import ProposalSource
+
+_CONFIGS = {".py", ".json", ".yaml", ".yml"}
 
 
 def parse_args() -> Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("config", help="the config the model was trained with")
-    parser.add_argument("checkpoint", help="its checkpoint file")
-    parser.add_argument("images", nargs="+", help="photos, folders with all folders in them, globs")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument(
+        "model",
+        nargs="+",
+        metavar="[CONFIG] MODEL IMAGES",
+        help="config (if the checkpoint holds none), checkpoint, photos: files, folders with all "
+        "folders in them, globs",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write")
+    add_json_argument(parser, "the content of results.json")
+    add_device_argument(parser)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="photos at a time (1)")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation, as in test")
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     parser.add_argument(
         "--score-thr",
         type=float,
-        default=0.3,
-        help="hide boxes with a lower score (default: %(default)s)",
+        default=SCORE_THR,
+        help="objects with a lower score are neither drawn nor in areas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overlay", choices=OVERLAYS, help="default: labels side-by-side, objects alone"
+    )
+    parser.add_argument(
+        "--opacity", type=float, default=OPACITY, help="of colours, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--coco",
+        nargs="?",
+        const=True,
+        type=Path,
+        metavar="FILE",
+        help="write COCO's result files; with the ids of photos and categories of a COCO FILE, "
+        "else from 1 on",
     )
     add_mismatch_argument(parser)
     boxes = parser.add_mutually_exclusive_group()
@@ -64,80 +112,117 @@ def parse_args() -> Namespace:
         metavar=("CONFIG", "CHECKPOINT"),
         help="an RPN for Fast R-CNN's boxes",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    first = args.model[0]
+    has_config = "::" in first or Path(first).suffix in _CONFIGS
+    args.config = args.model.pop(0) if has_config else None
+    if len(args.model) < 2:
+        parser.error("give a checkpoint and photos: [CONFIG] MODEL IMAGES...")
+    args.checkpoint, *args.images = args.model
+    if not args.out and not args.json:
+        parser.error("--out DIR is needed, or --json, which only prints")
+    return args
 
 
-def build_predictor(cfg: Config, args: Namespace) -> Predictor:
-    require_photos(cfg)
-    scope = framework(cfg)
-    if scope not in FRAMEWORKS:
-        raise ValueError(f"{args.config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
-    model = cfg, args.checkpoint, args.device
-    if scope == "mmseg":
-        if args.proposals or args.rpn:
-            raise ValueError("--proposals and --rpn are for an mmdet config of Fast R-CNN")
-        from fpn_neck.mm.seg.predictor import SegmentationPredictor
-
-        return SegmentationPredictor(*model, allow_mismatch=args.allow_mismatch)
-    from fpn_neck.mm.det.predictor import DetectionPredictor, proposals_of_file, proposals_of_rpn
-
-    proposal_source = None
-    if args.proposals:
-        proposal_source = proposals_of_file(args.proposals)
-    elif args.rpn:
-        config, checkpoint = args.rpn
-        proposal_source = proposals_of_rpn(load_config(config), checkpoint, args.device)
-    return DetectionPredictor(
-        *model,
+def load_predictor(args: Namespace) -> Predictor:
+    """The predictor of the model that is named."""
+    read_urls_safely()
+    if not args.config and is_pretrained(args.checkpoint):
+        if args.tta or args.proposals or args.rpn or args.cfg_options:
+            raise ValueError(
+                f"{args.checkpoint} is a segmenter's folder: --tta, --proposals, --rpn and "
+                "--cfg-options are for checkpoints of mmseg and mmdet"
+            )
+        return load(args.checkpoint, device=args.device)
+    if args.config:
+        cfg = load_config(args.config, args.cfg_options)
+    else:
+        cfg = config_in_checkpoint(load_checkpoint(args.checkpoint), args.checkpoint)
+        cfg.merge_from_dict(args.cfg_options or {})
+    return build_predictor(
+        cfg,
+        args.checkpoint,
+        args.device,
         allow_mismatch=args.allow_mismatch,
-        proposal_source=proposal_source,
+        proposals=make_proposals(args) if args.proposals or args.rpn else None,
         score_thr=args.score_thr,
+        tta=args.tta,
+        name=args.config or args.checkpoint,
     )
 
 
-def predict_photo(predictor: Predictor, image: Path, out: Path, name: str) -> list[dict] | None:
-    """Write ``out/overlays/NAME.png``, and ``out/labels/NAME.png`` if there are labels.
+def make_proposals(args: Namespace) -> Callable[[], ProposalSource]:
+    """What makes the source of Fast R-CNN's boxes, once the config is known to be mmdet's."""
 
-    Returns:
-        The photo's detections, if the model is a detector.
-    """
-    prediction = predictor(image)
-    overlay = prediction.draw()
-    if prediction.labels is not None:
-        labels = prediction.labels.astype(np.int64) + prediction.first_value
-        save = partial(save_labels, labels)
-        write_whole(out / "labels" / f"{name}.png", save)
-    write_whole(out / "overlays" / f"{name}.png", partial(overlay.save, format="PNG"))
-    return prediction.boxes
+    def make() -> ProposalSource:
+        from fpn_neck.mm.det.predictor import proposals_of_file, proposals_of_rpn
+
+        if args.proposals:
+            return proposals_of_file(args.proposals)
+        config, checkpoint = args.rpn
+        return proposals_of_rpn(load_config(config), checkpoint, args.device)
+
+    return make
+
+
+def predict_batch(
+    predictor: Predictor, photos: list[Path]
+) -> Iterator[tuple[Path, Result | Exception]]:
+    """A result or an error for every photo; one photo must not spoil its batch."""
+    try:
+        yield from zip(photos, predictor.predict(photos), strict=True)
+        return
+    except Exception as e:  # of any type
+        if len(photos) == 1:
+            yield photos[0], e
+            return
+    for photo in photos:
+        yield from predict_batch(predictor, [photo])
+
+
+def predict(
+    predictor: Predictor, found: Found, results: ResultsFolder, batch: int
+) -> dict[str, str]:
+    """Predict all photos; {photo: error} of those that failed."""
+    names = dict(zip(found.photos, output_names(found.photos), strict=True))
+    failed: dict[str, str] = {}
+    groups = batches(found.photos, batch)
+    total = -(-len(found.photos) // batch)
+    for group in track(groups, "photos", total=total, console=Console(stderr=True)):
+        for photo, result in predict_batch(predictor, group):
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                results.add(result, names[photo])
+            except Exception as e:  # of any type; one photo must not end the run
+                failed[str(photo)] = one_line(e)
+    return failed
 
 
 def main() -> int:
     args = parse_args()
-    tables = [args.out / "photos.json", args.out / "detections.json"]
-    found = find_photos(args.images, [args.out / "labels", args.out / "overlays", *tables])
-    read_urls_safely()
-    predictor = build_predictor(load_config(args.config, args.cfg_options), args)
-    check_folder(args.out)
-    failed: list[str] = []
-    names: dict[str, str] = {}
-    detections: dict[str, list[dict]] = {}
-    jobs = list(zip(found.photos, output_names(found.photos), strict=True))
-    for image, name in track(jobs, "photos", console=Console(stderr=True)):
-        try:
-            with explained(predictor.cfg, "test", building=False):
-                boxes = predict_photo(predictor, image, args.out, name)
-        except Exception as e:  # of any type; one photo must not end the run
-            failed.append(f"{image}: {one_line(e)}")
-            continue
-        names[str(image)] = name
-        if boxes is not None:
-            detections[str(image)] = boxes
-    for table, content in zip(tables, (names, detections), strict=True):
-        if content:
-            write_whole(table, partial(Path.write_text, data=json.dumps(content)))
-    print(f"{len(names)} of {len(jobs)} photos: {args.out}")
-    if found.left_out:
-        print(left_out_text(found))
-    for line in failed:
-        print(line, file=sys.stderr)
+    check_whole("--batch", args.batch, 1)
+    if not 0 <= args.opacity <= 1:
+        raise ValueError(f"--opacity {args.opacity}: expected 0 to 1")
+    with stdout_for_programs(args.json):
+        outputs = ResultsFolder.outputs(args.out) if args.out else []
+        found = find_photos(args.images, outputs)
+        predictor = load_predictor(args)
+        results = ResultsFolder(
+            args.out,
+            predictor.classes,
+            overlay=args.overlay,
+            opacity=args.opacity,
+            coco=args.coco,
+        )
+        failed = predict(predictor, found, results, args.batch)
+        results.finish(failed)
+        place = f": {args.out}" if args.out else ""
+        print(f"{len(results.names)} of {len(found.photos)} photos{place}")
+        if found.left_out:
+            print(left_out_text(found))
+    for photo, error in failed.items():
+        print(f"{photo}: {error}", file=sys.stderr)
+    if args.json:
+        print_json(results.document(failed))
     return 1 if failed else 0

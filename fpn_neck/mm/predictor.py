@@ -1,18 +1,18 @@
-"""What the predictors of mmseg and mmdet have in common: their interface, the model, the photo."""
+"""What the predictors of mmseg and mmdet have in common: the model, its names, the photos."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel, BaseTTAModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
@@ -21,44 +21,11 @@ from fpn_neck.mm.config.load import drop_pretraining
 from fpn_neck.mm.config.names import names_in_config
 from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.photos import load_photo, run_transform, without_annotations
+from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.results.predictor import Photo
 from fpn_neck.utils.walk import data_sets
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model predicts for one photo; a field that the model does not predict is None.
-
-    Attributes:
-        draw: returns the overlay: the photo with the prediction on it or beside it.
-        labels: class of every pixel, whole numbers (H, W) at the photo's size.
-        first_value: what the data set's masks hold for class 0: 1 with ``reduce_zero_label``.
-        boxes: ``{"label": name, "score": 0 to 1, "box": [x1, y1, x2, y2] in px}``, best first.
-    """
-
-    draw: Callable[[], Image.Image]
-    labels: np.ndarray | None = None
-    first_value: int = 0
-    boxes: list[dict[str, Any]] | None = None
-
-
-class Predictor(Protocol):
-    """A trained model on photos.
-
-    Attributes:
-        cfg: the config that the model was built from.
-    """
-
-    cfg: Config
-
-    def __call__(self, path: Path) -> Prediction:
-        """Predict one photo from its file.
-
-        Raises:
-            PhotoError: see `fpn_neck.mm.photos.load_photo`.
-        """
 
 
 def load_model(
@@ -71,7 +38,7 @@ def load_model(
     Args:
         cfg: the config that the checkpoint was trained with; it is not changed.
         checkpoint: a file; every weight must be in it.
-        device: 'cpu', 'cuda', 'cuda:1', ...
+        device: 'auto', 'cpu', 'cuda', 'cuda:1', ..., see `check_device`.
         scope: 'mmseg' or 'mmdet', for a config without ``default_scope``.
         allow_mismatch: load the weights that fit the model, and warn of the others, and of settings
             such as ``align_corners`` or ``mean`` that the checkpoint was not trained with.
@@ -81,7 +48,7 @@ def load_model(
         ValueError: the device does not exist, the checkpoint cannot be read, is of another model or
             was trained with other settings, or a part of the config cannot be built.
     """
-    check_device(device)
+    device = check_device(device)
     content = load_checkpoint(checkpoint)
     state = find_state_dict(content)
     with (
@@ -89,18 +56,25 @@ def load_model(
         DefaultScope.overwrite_default_scope(cfg.get("default_scope") or scope),
     ):
         model = revert_sync_batchnorm(MODELS.build(_without_pretraining(cfg.model)))
-    state = matching_weights(model.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
+    inner = without_augmentation(model)
+    state = matching_weights(inner.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
     check_settings(cfg.model, content.get("meta"), checkpoint, allow_mismatch=allow_mismatch)
-    model.load_state_dict(state, strict=not allow_mismatch)
+    inner.load_state_dict(state, strict=not allow_mismatch)
     model.dataset_meta = _dataset_meta(content)
     return model.to(device).eval()
+
+
+def without_augmentation(model: BaseModel) -> BaseModel:
+    """The model inside a wrapper for test-time augmentation."""
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 def _without_pretraining(model: Any) -> Any:
     model = copy.deepcopy(model)
     drop_pretraining(model)
-    if model.get("pretrained"):  # mmseg's name for the weights of the backbone
-        model["pretrained"] = None
+    for part in (model, model.get("module") or {}):
+        if part.get("pretrained"):  # mmseg's name for the weights of the backbone
+            part["pretrained"] = None
     return model
 
 
@@ -161,9 +135,9 @@ def photo_pipeline(cfg: Config) -> list[dict]:
 
 
 class PhotoModel:
-    """A model with the test pipeline of its config, for one photo at a time.
+    """A model with the test pipeline of its config.
 
-    The config's own transforms load the photo, as in testing; those that load annotations are
+    The config's own transforms load the photos, as in testing; those that load annotations are
     left out.
 
     Args:
@@ -176,29 +150,59 @@ class PhotoModel:
     """
 
     def __init__(self, model: BaseModel, cfg: Config, *, scope: str) -> None:
-        self.model = model
+        self.model, self._cfg = model, cfg
         scope = cfg.get("default_scope") or scope
         with explained(cfg, "test"), DefaultScope.overwrite_default_scope(scope):
             pipeline = without_annotations(photo_pipeline(cfg), scope)
             self._transforms = Compose(pipeline).transforms
 
     @torch.inference_mode()
-    def __call__(self, path: Path, **fields: Any) -> tuple[Any, np.ndarray]:
-        """Predict one photo.
+    def __call__(
+        self,
+        photos: Sequence[Photo],
+        fields_of: Callable[[Photo], dict[str, Any]] = lambda photo: {},
+    ) -> list[tuple[Any, np.ndarray]]:
+        """Predict photos; those that the pipeline gives the same size run together.
+
+        Photos of other sizes would be padded, which changes what is predicted for them.
 
         Args:
-            path: the photo's file.
-            **fields: what else the pipeline reads, such as ``proposals``.
+            fields_of: what else the pipeline reads for a photo, such as ``proposals``.
 
         Returns:
-            The framework's data sample, and the image as the pipeline loads it.
+            For every photo the framework's data sample, and the photo as it is loaded, uint8
+            (H, W, 3), RGB.
 
         Raises:
             PhotoError: see `load_photo`.
+            ValueError: the photos don't fit into memory.
         """
-        data, count = load_photo(self._transforms, path, **fields)
+        with explained(self._cfg, "test", building=False):
+            prepared = [self._prepare(photo, fields_of(photo)) for photo in photos]
+            groups: dict[Any, list[int]] = {}
+            for i, (data, _) in enumerate(prepared):
+                groups.setdefault(_shapes(data["inputs"]), []).append(i)
+            samples: dict[int, Any] = {}
+            for members in groups.values():
+                batch = pseudo_collate([prepared[i][0] for i in members])
+                samples |= zip(members, self.model.test_step(batch), strict=True)
+        return [(samples[i], picture_of(image)) for i, (_, image) in enumerate(prepared)]
+
+    def _prepare(self, photo: Photo, fields: dict[str, Any]) -> tuple[dict, np.ndarray]:
+        """What the pipeline gives, and the image as it loads it."""
+        if isinstance(photo, np.ndarray):
+            # The pipeline's own loader decides on colours and depth, and it reads files only.
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "photo.png"
+                Image.fromarray(photo).save(path, compress_level=0)
+                return self._prepare(path, fields)
+        data, count = load_photo(self._transforms, photo, **fields)
         image = data["img"]
         for transform in self._transforms[count:]:
             data = run_transform(transform, data)
-        batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
-        return self.model.test_step(batch)[0], image
+        return {key: data[key] for key in ("inputs", "data_samples")}, image
+
+
+def _shapes(inputs: Any) -> Any:
+    """Of a tensor, or of every view of a photo that test-time augmentation makes."""
+    return tuple(map(_shapes, inputs)) if isinstance(inputs, list) else tuple(inputs.shape)

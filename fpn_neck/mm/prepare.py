@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import HOOKS, MODELS, RUNNERS
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
+from fpn_neck.mm.config.tta import use_tta
 from fpn_neck.mm.config.types import framework, type_class
 from fpn_neck.mm.distributed.launch import adapt_to_launcher
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.mm.training.report_hooks import SummaryHook
-from fpn_neck.utils.walk import data_sets
 
 _VALUES = 256  # of mmseg's label PNGs
 
@@ -76,7 +75,7 @@ def prepare_testing(args: Namespace) -> Config:
     if args.out:
         _add_output(cfg, args.out)
     if args.tta:
-        _use_tta(cfg)
+        use_tta(cfg)
     adapt_to_launcher(cfg)
     return cfg
 
@@ -224,19 +223,3 @@ def check_output(runner: Runner) -> None:
                 f"--out: {other} and {path} would both be written to {Path(path).stem}.png; "
                 "rename one of them, or write the labels by predict, which makes names unique"
             )
-
-
-def _use_tta(cfg: Config) -> None:
-    """mmseg's and mmdet's way: a model that merges the predictions of an augmented pipeline."""
-    if "tta_pipeline" not in cfg or "tta_model" not in cfg:
-        raise ValueError("--tta needs tta_model and tta_pipeline in the config")
-    require(cfg, "model", "test_dataloader")
-    tta_model = ConfigDict(cfg.tta_model)
-    if framework(cfg) == "mmseg":  # its TTA model averages logits
-        cfg.model.setdefault("test_cfg", ConfigDict()).keep_logits = True
-        kind = type_class(tta_model, MODELS, cfg.get("default_scope") or "mmseg")
-        if getattr(kind, "__module__", "").startswith("mmseg."):
-            tta_model.type = "fpn_neck.SegTTAModel"  # mmseg's own is wrong for one logit
-    cfg.model = ConfigDict(**tta_model, module=cfg.model)
-    for part in data_sets(cfg.test_dataloader.dataset):
-        part["pipeline"] = deepcopy(cfg.tta_pipeline)

@@ -134,17 +134,26 @@ def check_maps(owner: str, maps: Any, channels: Sequence[int]) -> None:
             )
 
 
-def check_device(device: str) -> None:
+def check_device(device: str) -> str:
     """Refuse a device that does not exist.
+
+    Args:
+        device: a name of torch's; 'auto' is 'cuda' if there is such a GPU, else 'cpu'.
+
+    Returns:
+        torch's name.
 
     Raises:
         ValueError: torch cannot allocate on it, or does not know its name.
     """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as e:
         reason = str(e).split("\n")[0]
         raise ValueError(f"device={device!r} is not there: {reason}; try 'cpu'") from e
+    return device
 
 
 def _kind(x: Any) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from io import TextIOWrapper
+from typing import Any
 
 from fpn_neck.utils.text import one_line
 
@@ -24,6 +27,43 @@ def command_parser(description: str | None, epilog: str = "") -> ArgumentParser:
         epilog=f"{epilog}{_EPILOG}",
         formatter_class=RawDescriptionHelpFormatter,
     )
+
+
+def add_json_argument(parser: ArgumentParser, what: str) -> None:
+    """``--json``, which prints one JSON document on stdout."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help=f"print {what} as JSON on stdout; what people read goes to stderr",
+    )
+
+
+def add_device_argument(parser: ArgumentParser) -> None:
+    """``--device``, see `fpn_neck.utils.arguments.check_device`."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (default: CUDA if there is such a GPU, else the CPU), cpu, cuda, cuda:1, ...",
+    )
+
+
+@contextmanager
+def stdout_for_programs(wanted: bool) -> Iterator[None]:
+    """Inside, what is printed goes to stderr if ``wanted``: stdout is for the JSON then."""
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(content: Mapping[str, Any], schema: int = 1) -> None:
+    """Print one JSON document on stdout.
+
+    Args:
+        schema: grows when a program that reads the document would have to change.
+    """
+    print(json.dumps({"schema": schema, **content}))
 
 
 def run_tool(main: Callable[[], int | None]) -> None:

@@ -192,7 +192,7 @@ def test_labels_are_those_of_the_test(call_tool, segmenter, tmp_path, case):
     for name in "xy":
         expected = np.asarray(Image.open(tmp_path / f"tested/{name}.png"))
         labels = Image.open(tmp_path / f"out/labels/{name}.png")
-        assert labels.mode == "L"
+        assert labels.mode == "P"
         np.testing.assert_array_equal(np.asarray(labels), expected)
         values |= set(np.unique(expected))
         (picture,) = (tmp_path / "work/pictures").glob(f"{name}.png")

@@ -81,6 +81,7 @@ def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, tmp_path, meta
     photo = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
     prediction = predictor(tmp_path / "photo.png")
+    np.testing.assert_array_equal(prediction.image, photo)
     assert prediction.boxes is None
     assert prediction.labels.shape == (40, 64) and prediction.labels.dtype == np.uint8
     assert set(np.unique(prediction.labels)) <= {0, 1, 2}
@@ -108,13 +109,14 @@ def test_names_and_colours_come_from_the_config_if_the_checkpoint_has_none(cfg, 
         "metainfo": NAMES,
         "pipeline": PIPELINE,
     }
-    found = SegmentationPredictor(cfg, checkpoint(meta))._meta
-    assert list(found["classes"]) == ["a", "b", "c"] and found["palette"] == NAMES["palette"]
+    found = SegmentationPredictor(cfg, checkpoint(meta))
+    assert found.classes == ("a", "b", "c") and list(found._palette) == NAMES["palette"]
 
 
 def test_names_of_the_checkpoint_come_first(cfg, checkpoint):
     cfg.test_dataloader.dataset = {"type": "ADE20KDataset", "pipeline": PIPELINE}
-    assert SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))._meta == NAMES
+    found = SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))
+    assert found.classes == NAMES["classes"] and list(found._palette) == NAMES["palette"]
     for meta, words in (
         (
             {},

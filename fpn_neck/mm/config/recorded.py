@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fpn_neck.mm.config.in_checkpoint import literals
 from fpn_neck.utils.text import first_few
 from fpn_neck.utils.walk import dicts
 
@@ -74,33 +74,9 @@ def recorded_model(meta: Any) -> Any:
     texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, Mapping) else []
     text = next((text for text in texts if isinstance(text, str)), "")
     try:
-        statements = ast.parse(text).body
-        return next(
-            _literal(statement.value)
-            for statement in statements
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model"
-        )
-    except (StopIteration, SyntaxError, ValueError, RecursionError, MemoryError):
+        return literals(text, "model").get("model")
+    except ValueError:
         return None
-
-
-def _literal(node: ast.expr) -> Any:
-    """The value of an expression of literals and ``dict(...)``.
-
-    Raises:
-        ValueError: it holds anything else.
-    """
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
-        return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {
-            ast.literal_eval(key): _literal(value)
-            for key, value in zip(node.keys, node.values, strict=True)
-            if key is not None
-        }
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    return ast.literal_eval(node)
 
 
 def _settings(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -2,101 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.models import RPN
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from PIL import Image
 
+from fpn_neck.mm.config.tta import use_tta
 from fpn_neck.mm.det.config_proposals import loads_proposals
-from fpn_neck.mm.det.drawer import Drawer
 from fpn_neck.mm.det.proposals_file import load_proposals, matches_file_size, photo_key
-from fpn_neck.mm.photos import picture_of
-from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model, photo_pipeline
+from fpn_neck.mm.predictor import (
+    PhotoModel,
+    complete_names,
+    load_model,
+    photo_pipeline,
+    without_augmentation,
+)
+from fpn_neck.utils.results.arrays import SCORE_THR, Segment
+from fpn_neck.utils.results.predictor import Photo, Predictor
+from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.walk import type_name
 
-# The file of a photo -> boxes, float (n, 4), in its px.
-ProposalSource = Callable[[Path], np.ndarray]
+# A photo -> boxes, float (n, 4), in its px.
+ProposalSource = Callable[[Photo], np.ndarray]
 
 
-class DetectionPredictor:
-    """A trained mmdet detector on photos, see `fpn_neck.mm.predictor.Predictor`.
+class DetectionPredictor(Predictor):
+    """A trained mmdet detector on photos: boxes, scores and masks, or panoptic segments.
 
     Args:
         cfg, checkpoint, device, allow_mismatch: see `fpn_neck.mm.predictor.load_model`.
         proposal_source: gives the boxes for a detector that has no RPN; None for all others.
-        score_thr: the overlay hides boxes with a lower score.
+        score_thr: objects with a lower score are neither drawn nor counted in areas.
+        tta: test-time augmentation by the config's ``tta_model`` and ``tta_pipeline``.
 
     Attributes:
         cfg: the config that the model was built from.
+        classes: names of the labels.
 
     Raises:
         FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
             checkpoint nor the config holds names of its labels; the detector needs
-            a proposal source, or takes none.
+            a proposal source, or takes none; the config has no augmentation.
     """
 
     def __init__(
         self,
         cfg: Config,
         checkpoint: str,
-        device: str = "cpu",
+        device: str = "auto",
         *,
         allow_mismatch: bool = False,
         proposal_source: ProposalSource | None = None,
-        score_thr: float = 0.3,
+        score_thr: float = SCORE_THR,
+        tta: bool = False,
     ) -> None:
-        model = load_model(cfg, checkpoint, device, scope="mmdet", allow_mismatch=allow_mismatch)
-        if isinstance(model, RPN):  # it tells objects from background, whatever the data set holds
-            model.dataset_meta = {"classes": ("object",)}
         _check_proposal_source(cfg, proposal_source)
+        if tta:
+            cfg = copy.deepcopy(cfg)
+            use_tta(cfg)
+        model = load_model(cfg, checkpoint, device, scope="mmdet", allow_mismatch=allow_mismatch)
+        is_rpn = isinstance(without_augmentation(model), RPN)
+        if is_rpn:  # it tells objects from background, whatever the data set holds
+            model.dataset_meta = {"classes": ("object",)}
         complete_names(model, cfg, checkpoint, "classes", scope="mmdet")
-        if allow_mismatch and not isinstance(model, RPN):
+        if allow_mismatch and not is_rpn:
             model.dataset_meta = _with_names_for_all(model)
         self.cfg, self.score_thr = cfg, score_thr
         self._proposal_source = proposal_source
         self._model = PhotoModel(model, cfg, scope="mmdet")
-        self._classes = model.dataset_meta["classes"]
-        self._drawer = Drawer(model.dataset_meta)
+        self.classes = tuple(model.dataset_meta["classes"])
+        palette = model.dataset_meta.get("palette") or ()
+        self._palette = () if isinstance(palette, str) else palette  # 'random'
 
-    def __call__(self, path: Path) -> Prediction:
-        """A photo's file -> its ``boxes``.
+    def predict(self, photos: Sequence[Photo]) -> list[Result]:
+        found = self._model(photos, self._fields)
+        return [
+            self._result(photo, sample.cpu(), image)
+            for photo, (sample, image) in zip(photos, found, strict=True)
+        ]
 
-        A panoptic model predicts segments. They are drawn, and there are no boxes.
-
-        Raises:
-            PhotoError: see `fpn_neck.mm.photos.load_photo`.
-        """
+    def _fields(self, photo: Photo) -> dict[str, Any]:
         fields: dict[str, Any] = {"img_id": 0}
         if self._proposal_source is not None:
-            fields["proposals"] = {"bboxes": self._proposal_source(path)}
-        sample, image = self._model(path, **fields)
-        sample = sample.cpu()
-        draw = partial(self._draw, image, sample)
-        return Prediction(boxes=self._boxes(sample), draw=draw)
+            fields["proposals"] = {"bboxes": self._proposal_source(photo)}
+        return fields
 
-    def _draw(self, image: np.ndarray, sample: DetDataSample) -> Image.Image:
-        return self._drawer(picture_of(image), sample, self.score_thr, draw_gt=False)
+    def _result(self, photo: Photo, sample: DetDataSample, image: np.ndarray) -> Result:
+        common: dict[str, Any] = {
+            "image": image,
+            "classes": self.classes,
+            "palette": self._palette,
+            "photo": None if isinstance(photo, np.ndarray) else str(photo),
+            "score_thr": self.score_thr,
+        }
+        if "pred_panoptic_seg" in sample:
+            segments = sample.pred_panoptic_seg.sem_seg[0].numpy()
+            return Result(**common, **_panoptic(segments, len(self.classes)))
+        found = sample.pred_instances
+        boxes = getattr(found.bboxes, "tensor", found.bboxes)
+        return Result(
+            **common,
+            boxes=boxes.numpy().astype(np.float32).reshape(-1, 4),
+            scores=found.scores.numpy().astype(np.float32),
+            class_ids=found.labels.numpy().astype(np.int64),
+            masks=found.masks.numpy().astype(bool) if "masks" in found else None,
+        )
 
-    def _boxes(self, sample: DetDataSample) -> list[dict[str, Any]]:
-        found = sample.get("pred_instances")
-        if found is None:
-            return []
-        labels, scores, boxes = found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
-        return [
-            {
-                "label": self._classes[label],
-                "score": round(score, 4),
-                "box": [round(x, 2) for x in box],
-            }
-            for label, score, box in zip(labels, scores, boxes, strict=True)
-        ]
+
+def _panoptic(values: np.ndarray, count: int) -> dict[str, Any]:
+    """mmdet's class + instance * INSTANCE_OFFSET for every pixel -> labels and segments.
+
+    Args:
+        count: number of classes; it and higher classes mean none.
+    """
+    known, where, areas = np.unique(values, return_inverse=True, return_counts=True)
+    numbers = np.zeros(len(known), np.int32)
+    segments: list[Segment] = []
+    for i, (value, area) in enumerate(zip(known.tolist(), areas.tolist(), strict=True)):
+        if value % INSTANCE_OFFSET < count:
+            numbers[i] = len(segments) + 1
+            label, is_thing = value % INSTANCE_OFFSET, value >= INSTANCE_OFFSET
+            segments.append(Segment(len(segments) + 1, label, is_thing, area))
+    classes = np.minimum(known % INSTANCE_OFFSET, count).astype(np.min_scalar_type(count))
+    where = where.reshape(values.shape)
+    return {
+        "labels": classes[where],
+        "segments": tuple(segments),
+        "segment_map": numbers[where],
+    }
 
 
 def _check_proposal_source(cfg: Config, proposal_source: ProposalSource | None) -> None:
@@ -123,7 +163,7 @@ def _with_names_for_all(model: BaseDetector) -> dict[str, Any]:
     return {"classes": (*names, *(f"class {label}" for label in unnamed))}
 
 
-def load_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> RPN:
+def load_rpn(cfg: Config, checkpoint: str, device: str = "auto") -> RPN:
     """`fpn_neck.mm.predictor.load_model` for an RPN.
 
     Raises:
@@ -149,7 +189,9 @@ def proposals_of_file(file: str) -> ProposalSource:
     proposals = load_proposals(file)
     is_json = Path(file).suffix == ".json"
 
-    def boxes_of(path: Path) -> np.ndarray:
+    def boxes_of(path: Photo) -> np.ndarray:
+        if not isinstance(path, Path):
+            raise ValueError(f"{file} has boxes of photo files: give the path, not an array")
         key = photo_key(path)
         keys = [str(path), key, path.name] if is_json else [key]
         found = next((proposals[name] for name in keys if name in proposals), None)
@@ -162,7 +204,7 @@ def proposals_of_file(file: str) -> ProposalSource:
     return boxes_of
 
 
-def proposals_of_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> ProposalSource:
+def proposals_of_rpn(cfg: Config, checkpoint: str, device: str = "auto") -> ProposalSource:
     """Boxes from a trained RPN, best first.
 
     Raises:
@@ -170,8 +212,8 @@ def proposals_of_rpn(cfg: Config, checkpoint: str, device: str = "cpu") -> Propo
     """
     rpn = PhotoModel(load_rpn(cfg, checkpoint, device), cfg, scope="mmdet")
 
-    def boxes_of(path: Path) -> np.ndarray:
-        sample, _ = rpn(path, img_id=0)
+    def boxes_of(photo: Photo) -> np.ndarray:
+        ((sample, _),) = rpn([photo], lambda photo: {"img_id": 0})
         return sample.pred_instances.bboxes.cpu().numpy()
 
     return boxes_of

@@ -3,74 +3,86 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.models import EncoderDecoder
-from PIL import Image
 
 from fpn_neck.mm.config.names import names_in_config
+from fpn_neck.mm.config.tta import use_tta
 from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.explain import explained
-from fpn_neck.mm.photos import picture_of
-from fpn_neck.mm.predictor import PhotoModel, Prediction, complete_names, load_model
-from fpn_neck.utils.pictures import side_by_side
+from fpn_neck.mm.predictor import PhotoModel, complete_names, load_model
+from fpn_neck.utils.results.predictor import Photo, Predictor
+from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets
 
 
-class SegmentationPredictor:
-    """A trained mmseg model on photos, see `fpn_neck.mm.predictor.Predictor`.
+class SegmentationPredictor(Predictor):
+    """A trained mmseg model on photos: their ``labels``.
 
     mmseg's ``EncoderDecoder`` becomes `fpn_neck.EncoderDecoder`, which gives the same labels in
     less memory.
 
     Args:
         cfg, checkpoint, device, allow_mismatch: see `fpn_neck.mm.predictor.load_model`.
+        tta: test-time augmentation by the config's ``tta_model`` and ``tta_pipeline``.
 
     Attributes:
         cfg: the config that the model was built from.
+        classes: names of the labels.
 
     Raises:
         FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
-            checkpoint nor the config holds names and colours of its labels.
+            checkpoint nor the config holds names and colours of its labels; the config has no
+            augmentation.
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str, device: str = "cpu", *, allow_mismatch: bool = False
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: str = "auto",
+        *,
+        allow_mismatch: bool = False,
+        tta: bool = False,
     ) -> None:
+        cfg = copy.deepcopy(cfg)
         if type_class(cfg.model, MODELS, cfg.get("default_scope") or "mmseg") is EncoderDecoder:
-            cfg = copy.deepcopy(cfg)
             cfg.model.type = "fpn_neck.EncoderDecoder"
+        if tta:
+            use_tta(cfg)
         model = load_model(cfg, checkpoint, device, scope="mmseg", allow_mismatch=allow_mismatch)
         complete_names(model, cfg, checkpoint, "classes", "palette", scope="mmseg")
         self.cfg = cfg
-        self._meta = model.dataset_meta
-        self._first_value = int(_reduces_zero_label(cfg, self._meta))
+        self.classes = tuple(model.dataset_meta["classes"])
+        self._palette = model.dataset_meta["palette"]
+        self._first_value = int(_reduces_zero_label(cfg, model.dataset_meta))
         self._model = PhotoModel(model, cfg, scope="mmseg")
 
-    def __call__(self, path: Path) -> Prediction:
-        """A photo's file -> its ``labels``.
+    def predict(self, photos: Sequence[Photo]) -> list[Result]:
+        return [
+            self._result(photo, sample, image)
+            for photo, (sample, image) in zip(photos, self._model(photos), strict=True)
+        ]
 
-        Raises:
-            PhotoError: see `fpn_neck.mm.photos.load_photo`.
-        """
-        sample, image = self._model(path)
-        labels = sample.pred_sem_seg.data[0].cpu().numpy()
+    def _result(self, photo: Photo, sample: Any, image: np.ndarray) -> Result:
+        labels = sample.pred_sem_seg.data.cpu().numpy()
+        labels = labels.reshape(labels.shape[-2:])  # with test-time augmentation it is (H, W)
         # int64 would take 8 bytes a pixel. mmseg gives floats for one logit.
         labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
-        draw = partial(self._draw, image, labels)
-        return Prediction(labels=labels, first_value=self._first_value, draw=draw)
-
-    def _draw(self, image: np.ndarray, labels: np.ndarray) -> Image.Image:
-        """The photo, the labels over it, and a legend."""
-        classes, palette = self._meta["classes"], self._meta["palette"]
-        return side_by_side(picture_of(image), {"prediction": labels}, classes, palette)
+        return Result(
+            image,
+            self.classes,
+            self._palette,
+            photo=None if isinstance(photo, np.ndarray) else str(photo),
+            labels=labels,
+            first_value=self._first_value,
+        )
 
 
 def _reduces_zero_label(cfg: Config, meta: Mapping[str, Any]) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from fpn_neck.utils.results.result import Result
+from fpn_neck.utils.results.arrays import Arrays
 
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -33,7 +32,7 @@ def encode(masks: np.ndarray) -> list[dict[str, Any]]:
 
 
 def results(
-    result: Result, image_id: int, category_ids: Mapping[str, int] | None
+    result: Arrays, image_id: int, category_ids: Mapping[str, int] | None
 ) -> list[dict[str, Any]]:
     """See `fpn_neck.utils.results.result.Result.to_coco`."""
     ids = category_ids_of(result.classes, category_ids)
@@ -67,7 +66,7 @@ def category_ids_of(classes: Sequence[str], known: Mapping[str, int] | None) -> 
     return [known[name] for name in classes]
 
 
-def _objects(result: Result, image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
+def _objects(result: Arrays, image_id: int, ids: Sequence[int]) -> list[dict[str, Any]]:
     assert result.boxes is not None and result.scores is not None and result.class_ids is not None
     rle = encode(result.masks) if result.masks is not None else None
     found = []
@@ -82,7 +81,7 @@ def _objects(result: Result, image_id: int, ids: Sequence[int]) -> list[dict[str
     return found
 
 
-def _panoptic(result: Result, image_id: int, ids: Sequence[int]) -> dict[str, Any]:
+def _panoptic(result: Arrays, image_id: int, ids: Sequence[int]) -> dict[str, Any]:
     name = f"{Path(result.photo).stem if result.photo else 'photo'}.png"
     segments = [
         {"id": one.number, "category_id": ids[one.class_id], "area": one.area, "iscrowd": 0}
@@ -115,7 +114,7 @@ class CocoIds:
         self._listed = [{"id": i, "name": name} for i, name in zip(ids, classes, strict=True)]
         self._photos: list[dict[str, Any]] = []
 
-    def image_id(self, result: Result) -> int:
+    def image_id(self, result: Arrays) -> int:
         """The id of a result's photo, which is listed from now on.
 
         Raises:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from PIL import Image, ImageDraw
 
 from fpn_neck.utils.pictures import font_of, line_height
 from fpn_neck.utils.pictures import side_by_side as label_picture
-
-if TYPE_CHECKING:
-    from fpn_neck.utils.results.result import Result
+from fpn_neck.utils.results.arrays import Arrays
 
 _GAP = 6  # px between two pictures
 _DARK = 140  # mean of a colour, above which black text is read better than white
 
 
-def draw(result: Result, *, side_by_side: bool | None, opacity: float) -> Image.Image:
+def draw(result: Arrays, *, side_by_side: bool | None, opacity: float) -> Image.Image:
     """See `fpn_neck.utils.results.result.Result.draw`."""
+    result = result.shown
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity}: expected 0 (only the photo) to 1 (only the colours)")
     if result.labels is not None:
@@ -44,7 +41,7 @@ def _with_borders(labels: np.ndarray, segments: np.ndarray | None, outside: int)
     return np.where(border, outside, labels)
 
 
-def _draw_objects(result: Result, opacity: float) -> Image.Image:
+def _draw_objects(result: Arrays, opacity: float) -> Image.Image:
     """The photo with the objects, the best on top."""
     pixels = np.array(result.image)
     colours = [tuple(int(x) for x in result.palette[i]) for i in _ints(result.class_ids)]

@@ -12,8 +12,10 @@ from PIL import Image
 
 from fpn_neck.utils.files import check_folder, write_text, write_whole
 from fpn_neck.utils.pictures import OPACITY, Palette, save_labels
-from fpn_neck.utils.results.coco import CocoIds, segment_picture
-from fpn_neck.utils.results.result import SCHEMA, Result
+from fpn_neck.utils.results.arrays import Arrays
+from fpn_neck.utils.results.coco import CocoIds, results, segment_picture
+from fpn_neck.utils.results.drawing import draw
+from fpn_neck.utils.results.plain import SCHEMA, plain
 
 OVERLAYS = ("side-by-side", "alone", "none")
 _FOLDERS = ("labels", "overlays", "panoptic", "coco")
@@ -67,14 +69,14 @@ class ResultsFolder:
         """What it may write there, and what is no photo therefore."""
         return [folder / name for name in (*_FOLDERS, *_TABLES)]
 
-    def add(self, result: Result, name: str) -> None:
+    def add(self, result: Arrays, name: str) -> None:
         """Write a result's pictures, and keep its numbers for the tables.
 
         Raises:
             OSError, ValueError: a picture can't be written; the COCO file lacks the photo.
         """
         image_id = self._ids.image_id(result) if self._ids else None
-        content = result.to_dict()
+        content = plain(result)
         if self._folder is not None:
             content["outputs"] = self._write_pictures(self._folder, result, name)
         if image_id is not None and self._ids:
@@ -114,7 +116,7 @@ class ResultsFolder:
         if self._photos:
             write_text(self._folder / "results.json", json.dumps(self.document(failed)))
 
-    def _write_pictures(self, folder: Path, result: Result, name: str) -> dict[str, str]:
+    def _write_pictures(self, folder: Path, result: Arrays, name: str) -> dict[str, str]:
         """{kind: file}; a file is named from the folder on."""
         written = {}
         if result.labels is not None:
@@ -126,11 +128,11 @@ class ResultsFolder:
         if self._overlay != "none":
             written["overlay"] = f"overlays/{name}.png"
             beside = None if self._overlay is None else self._overlay == "side-by-side"
-            picture = result.draw(side_by_side=beside, opacity=self._opacity)
+            picture = draw(result, side_by_side=beside, opacity=self._opacity)
             _save(picture, folder / written["overlay"])
         return written
 
-    def _write_labels(self, path: Path, result: Result) -> None:
+    def _write_labels(self, path: Path, result: Arrays) -> None:
         assert result.labels is not None
         labels = result.labels
         if result.first_value:
@@ -141,9 +143,9 @@ class ResultsFolder:
         write_whole(path, partial(save_labels, labels, palette=palette))
 
     def _add_coco(
-        self, result: Result, name: str, image_id: int, categories: Mapping[str, int] | None
+        self, result: Arrays, name: str, image_id: int, categories: Mapping[str, int] | None
     ) -> None:
-        found = result.to_coco(image_id, categories)
+        found = results(result, image_id, categories)
         if result.segments is not None:
             found = [one | {"file_name": f"{name}.png"} for one in found]
             self._coco.setdefault("panoptic", []).extend(found)

@@ -8,10 +8,11 @@ from PIL import Image
 
 from fpn_neck.utils.photos import read_photo
 from fpn_neck.utils.pictures import overlay
+from fpn_neck.utils.results.arrays import Segment
 from fpn_neck.utils.results.coco import CocoIds
 from fpn_neck.utils.results.folder import ResultsFolder
 from fpn_neck.utils.results.predictor import Predictor
-from fpn_neck.utils.results.result import Result, Segment
+from fpn_neck.utils.results.result import Result
 
 CLASSES = ("sky", "car", "dog")
 PALETTE = ((0, 0, 255), (255, 0, 0), (0, 200, 0))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fpn_neck.utils.results.result import Result
+from fpn_neck.utils.results.arrays import Arrays
 
 
-def to_supervision(result: Result) -> Any:
+def to_supervision(result: Arrays) -> Any:
     """See `fpn_neck.utils.results.result.Result.to_supervision`."""
     try:
         import supervision

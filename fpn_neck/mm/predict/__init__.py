@@ -1,0 +1,1 @@
+"""From a checkpoint to a predictor, whatever the model is."""

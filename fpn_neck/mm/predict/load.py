@@ -1,0 +1,64 @@
+"""``fpn_neck.load``: a trained model, ready for photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpn_neck.models.pretrained import is_pretrained
+from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.predictor import Predictor
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def load(
+    checkpoint: str | Path,
+    config: str | Path | Config | None = None,
+    device: str = "auto",
+    *,
+    score_thr: float = SCORE_THR,
+    tta: bool = False,
+) -> Predictor:
+    """Load a trained model for photos: ``fpn_neck.load('best.pth')('photo.jpg').labels``.
+
+    Checkpoints of training hold their config. It is read as data, and no code of a checkpoint is
+    run. The predictor prepares photos as the model's own test pipeline does: their size, mean and
+    standard deviation are the model's business.
+
+    Args:
+        checkpoint: a checkpoint of mmseg or mmdet, or a folder of
+            `fpn_neck.Segmenter.save_pretrained`, which needs neither of them.
+        config: a config file, ``package::path`` or mmengine's Config, for a checkpoint without one.
+        device: 'auto' (a GPU by CUDA if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
+        score_thr: objects with a lower score are neither drawn nor counted in areas.
+        tta: test-time augmentation by the config's ``tta_model`` and ``tta_pipeline``.
+
+    Returns:
+        A predictor: photos -> results, see `fpn_neck.utils.results.predictor.Predictor` and
+        `fpn_neck.utils.results.result.Result`.
+
+    Raises:
+        FileNotFoundError: the checkpoint or the config does not exist.
+        ValueError: they cannot be read or are of two models, or there is no config.
+        ImportError: the framework of the model is not installed.
+    """
+    if is_pretrained(checkpoint):
+        if config is not None or tta:
+            raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
+        from fpn_neck.models.segmenter_predictor import SegmenterPredictor
+
+        return SegmenterPredictor(checkpoint, device)
+    from fpn_neck.mm.config.in_checkpoint import config_in_checkpoint
+    from fpn_neck.mm.config.load import load_config
+    from fpn_neck.mm.predict.build import build_predictor
+    from fpn_neck.weights.checkpoints import load_checkpoint
+
+    if config is None:
+        cfg = config_in_checkpoint(load_checkpoint(checkpoint), str(checkpoint))
+    elif isinstance(config, (str, Path)):
+        cfg = load_config(str(config))
+    else:
+        cfg = config
+    return build_predictor(cfg, str(checkpoint), device, score_thr=score_thr, tta=tta)
