@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fpn_neck.losses import PixelLoss
 from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
+from fpn_neck.models.pretrained import Facts, load_weights, read_config, save
 from fpn_neck.models.seg_head import SegHead, resize
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
@@ -35,6 +37,10 @@ class Segmenter(nn.Module):
         head: further arguments of `SegHead`, e.g. ``{'merge': 'cat'}``.
         fpn: the old name of ``neck``; goes with 0.2.
 
+    Attributes:
+        facts: classes, mean, std and palette, see `fpn_neck.models.pretrained.Facts`; None until
+            `save_pretrained` or `from_pretrained` sets them.
+
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
             pyramid, and what the parts refuse. The methods: images that are not a float tensor
@@ -53,6 +59,14 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         options = neck_options(neck, fpn)
+        self.facts: Facts | None = None
+        self._architecture = {
+            "backbone": backbone if isinstance(backbone, str) else None,
+            "num_classes": num_classes,
+            "backbone_options": dict(backbone_options or {}),
+            "neck": options,
+            "head": dict(head or {}),
+        }
         self.backbone = build_backbone(backbone, backbone_options)
         channels, strides = declared(
             self.backbone,
@@ -64,6 +78,72 @@ class Segmenter(nn.Module):
         head = {"strides": self.neck.output_strides(strides)} | check_options("head", head)
         in_channels = [self.neck.out_channels] * self.neck.num_outs
         self.head = SegHead(in_channels, num_classes, **head)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder.
+
+        `fpn_neck.load(folder)` predicts photos by it, `from_pretrained` gives the model.
+
+        Args:
+            classes, mean, std, palette: see `fpn_neck.models.pretrained.Facts`. None: those of
+                ``facts``; else '0', '1', ..., ImageNet's and none.
+
+        Raises:
+            ValueError: a value breaks its rule, or an argument of the model is not plain data.
+            OSError: nothing can be written there.
+        """
+        given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
+        known = vars(self.facts) if self.facts else {"classes": self._numbers()}
+        facts = Facts(**known | {k: v for k, v in given.items() if v is not None})
+        if len(facts.classes) != len(self._numbers()):
+            raise ValueError(
+                f"classes={facts.classes}: the model has {len(self._numbers())} labels"
+            )
+        save(Path(folder), self.state_dict(), self._architecture, facts)
+        self.facts = facts
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, backbone: nn.Module | None = None) -> Segmenter:
+        """The model of a folder that `save_pretrained` wrote, in training mode; nothing is fetched.
+
+        Args:
+            backbone: a module of the same kind, if the model was built from a module; timm models
+                are built by their name.
+
+        Raises:
+            FileNotFoundError: no such folder or file.
+            ValueError: a file is not what `save_pretrained` writes, or of another model.
+        """
+        architecture, facts = read_config(Path(folder))
+        options = {**architecture, "backbone": backbone or architecture.get("backbone")}
+        if options["backbone"] is None:
+            raise ValueError(
+                f"{folder}: the backbone was a module: give from_pretrained(backbone=)"
+            )
+        local = {"checkpoint": None, "pretrained": False}
+        if backbone is None:
+            options["backbone_options"] = {**(options.get("backbone_options") or {}), **local}
+        else:
+            options["backbone_options"] = None
+        try:
+            model = cls(**options)
+        except TypeError as e:
+            raise ValueError(f"{folder}: no Segmenter has these arguments: {e}") from e
+        load_weights(model, Path(folder))
+        model.facts = facts
+        return model
+
+    def _numbers(self) -> tuple[str, ...]:
+        """A name for every label, if nobody has given one."""
+        return tuple(map(str, range(max(2, self._architecture["num_classes"]))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""

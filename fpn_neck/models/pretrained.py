@@ -1,0 +1,140 @@
+"""A segmenter in a folder: ``model.safetensors`` and ``config.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fpn_neck.utils.files import check_folder, write_text, write_whole
+from fpn_neck.weights.checkpoints import load_checkpoint, matching_weights
+
+SCHEMA = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of pixels 0 to 255, RGB
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What weights do not say of a segmenter.
+
+    Attributes:
+        classes: a name for every label; of one logit two names.
+        mean, std: of every channel, for pixels 0 to 255: the model gets (pixel - mean) / std.
+        palette: RGB of every class, 0 to 255; () if there are no colours.
+
+    Raises:
+        ValueError: a value breaks its rule; the message names it.
+    """
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = _IMAGENET[0]
+    std: tuple[float, ...] = _IMAGENET[1]
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("classes", str), ("mean", (int, float)), ("std", (int, float))):
+            values = getattr(self, name)
+            if not _is_list(values) or not values or not all(isinstance(v, kind) for v in values):
+                raise ValueError(f"{name}={values!r}: expected a list, one entry for each")
+            object.__setattr__(self, name, tuple(values))
+        if len(self.mean) != len(self.std) or not all(math.isfinite(x) for x in self.mean):
+            raise ValueError(f"mean={self.mean} and std={self.std}: expected a number per channel")
+        if not all(0 < x < math.inf for x in self.std):
+            raise ValueError(f"std={self.std}: expected numbers above 0")
+        if not _is_palette(self.palette, len(self.classes)):
+            raise ValueError(
+                f"palette={self.palette!r}: expected three numbers 0 to 255 for each of "
+                f"{len(self.classes)} classes, or ()"
+            )
+        object.__setattr__(self, "palette", tuple(tuple(map(int, one)) for one in self.palette))
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)
+
+
+def _is_palette(values: Any, count: int) -> bool:
+    return _is_list(values) and (
+        not values
+        or len(values) == count
+        and all(len(one) == 3 and all(0 <= int(x) <= 255 for x in one) for one in values)
+    )
+
+
+def save(
+    folder: Path,
+    state_dict: Mapping[str, Tensor],
+    architecture: Mapping[str, Any],
+    facts: Facts,
+) -> None:
+    """Write the folder; each file is whole or as it was, and the weights come first.
+
+    Args:
+        architecture: arguments of `fpn_neck.Segmenter`, as JSON holds them.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: an argument of the architecture is not plain data.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        text = json.dumps(
+            {"schema": SCHEMA, "architecture": architecture, **asdict(facts)}, indent=1
+        )
+    except TypeError as e:
+        raise ValueError(f"the segmenter's arguments are not plain data: {e}") from e
+    check_folder(folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path), sync=True)
+    write_text(folder / CONFIG, text + "\n")
+
+
+def is_pretrained(folder: str | Path) -> bool:
+    """Whether it is such a folder."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], Facts]:
+    """The architecture and the facts.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: the file is not such a config, or of a newer schema.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; save_pretrained writes it")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema, architecture = content["schema"], content["architecture"]
+        facts = Facts(**{k: content[k] for k in ("classes", "mean", "std", "palette")})
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not what save_pretrained writes ({e!r})") from e
+    if schema != SCHEMA or not isinstance(architecture, dict):
+        raise ValueError(f"{path}: schema {schema!r}, and this version reads {SCHEMA}: update it")
+    return architecture, facts
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the folder's weights into a model.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or weights of another model.
+    """
+    path = folder / WEIGHTS
+    state = matching_weights(model.state_dict(), load_checkpoint(path), str(path))
+    model.load_state_dict(state)
+
+
+def normalised(photo: Tensor, facts: Facts) -> Tensor:
+    """A photo, uint8 (H, W, C) -> the model's input, float32 (1, C, H, W)."""
+    mean, std = (torch.tensor(x, device=photo.device) for x in (facts.mean, facts.std))
+    return ((photo.float() - mean) / std).permute(2, 0, 1)[None].contiguous()

@@ -1,0 +1,53 @@
+"""A `Segmenter` on photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fpn_neck.models.pretrained import normalised
+from fpn_neck.models.segmenter import Segmenter
+from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.photos import read_photo
+from fpn_neck.utils.results.predictor import Photo, Predictor
+from fpn_neck.utils.results.result import Result
+
+
+class SegmenterPredictor(Predictor):
+    """Photos -> their labels, by a folder of `Segmenter.save_pretrained`.
+
+    The model gets photos in their own size, large ones in tiles.
+
+    Args:
+        folder: see `Segmenter.from_pretrained`.
+        device: see `fpn_neck.utils.arguments.check_device`.
+
+    Attributes:
+        classes: names of the labels.
+
+    Raises:
+        FileNotFoundError, ValueError: see `Segmenter.from_pretrained`; no such device.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+        self._device = check_device(device)
+        self._model = Segmenter.from_pretrained(folder).to(self._device).eval()
+        assert self._model.facts is not None
+        self._facts = self._model.facts
+        self.classes = self._facts.classes
+
+    def predict(self, photos: Sequence[Photo]) -> list[Result]:
+        return [self._result(photo) for photo in photos]  # of any size, which no batch has
+
+    def _result(self, photo: Photo) -> Result:
+        image = photo if isinstance(photo, np.ndarray) else read_photo(photo)
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, 2)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        labels = self._model.predict(normalised(pixels, self._facts))[0].cpu().numpy()
+        labels = labels.astype(np.min_scalar_type(max(len(self.classes) - 1, 1)))
+        name = None if isinstance(photo, np.ndarray) else str(photo)
+        return Result(image, self.classes, self._facts.palette, photo=name, labels=labels)

@@ -1,0 +1,137 @@
+"""Segmenters in a local folder: saved, loaded, refused, and used on photos."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fpn_neck
+
+pytest.importorskip("safetensors")
+
+NAMES = {"classes": ["sky", "car", "dog"], "palette": [[0, 0, 255], [255, 0, 0], [0, 200, 0]]}
+SMALL = {"neck": {"out_channels": 8}, "head": {"channels": 32}}
+
+
+class Backbone(torch.nn.Module):
+    out_channels, strides = (4, 8), (4, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 4, 4, 4)
+        self.next = torch.nn.Conv2d(4, 8, 2, 2)
+
+    def forward(self, x):
+        c2 = self.stem(torch.nn.functional.pad(x, (0, -x.shape[-1] % 8, 0, -x.shape[-2] % 8)))
+        return [c2, self.next(c2)]
+
+
+@pytest.fixture
+def model():
+    return fpn_neck.Segmenter(Backbone(), 3, **SMALL).eval()
+
+
+def test_a_segmenter_comes_back_with_its_weights_and_facts(model, tmp_path):
+    model.save_pretrained(tmp_path / "model", mean=[100, 110, 120], std=[50, 51, 52.5], **NAMES)
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    again = fpn_neck.Segmenter.from_pretrained(tmp_path / "model", backbone=Backbone()).eval()
+    images = torch.rand(1, 3, 40, 56)
+    torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
+    assert again.facts == model.facts
+    assert again.facts.classes == ("sky", "car", "dog") and again.facts.std == (50, 51, 52.5)
+    again.save_pretrained(tmp_path / "again")  # with the same facts
+    assert (tmp_path / "again/config.json").read_text() == (
+        tmp_path / "model/config.json"
+    ).read_text()
+
+
+def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = fpn_neck.Segmenter("resnet10t", 3, **SMALL).eval()
+    torch.nn.init.normal_(model.head.conv_seg.weight, std=3.0)
+    model.save_pretrained(tmp_path / "model", mean=[120] * 3, std=[60] * 3, **NAMES)
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    predictor = fpn_neck.load(tmp_path / "model", device="cpu")
+    images = (torch.from_numpy(photo).float() - 120) / 60
+    expected = model.predict(images.permute(2, 0, 1)[None])[0].numpy()
+    assert len(np.unique(expected)) > 1
+    for given in (photo, tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        result = predictor(given)
+        np.testing.assert_array_equal(result.labels, expected)
+        assert result.classes == ("sky", "car", "dog")
+    assert sum(result.areas.values()) == 50 * 70
+    with pytest.raises(ValueError, match="leave out config and tta"):
+        fpn_neck.load(tmp_path / "model", tta=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"classes": ["a", "b"]}, "the model has 3 labels"),
+        ({"classes": "abc"}, "classes='abc': expected a list"),
+        ({"std": [1, 0, 1]}, "std=(1, 0, 1): expected numbers above 0"),
+        ({"mean": [1, 2]}, "expected a number per channel"),
+        ({"palette": [[0, 0, 256]] * 3}, "three numbers 0 to 255 for each of 3 classes"),
+    ],
+)
+def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
+    model, tmp_path, facts, words
+):
+    with pytest.raises(ValueError) as refused:
+        model.save_pretrained(tmp_path / "model", **facts)
+    assert words in str(refused.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_module_as_backbone_has_to_be_given_again(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"give from_pretrained\(backbone=\)"):
+        fpn_neck.Segmenter.from_pretrained(tmp_path)
+
+
+def test_arguments_that_are_not_plain_data_are_refused(tmp_path):
+    model = fpn_neck.Segmenter(Backbone(), 3, neck={"out_channels": 8}, head={"channels": 32})
+    model._architecture["head"]["norm_cfg"] = torch.nn.BatchNorm2d
+    with pytest.raises(ValueError, match="not plain data"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: {}, "is not what save_pretrained writes"),
+        (lambda c: c | {"schema": 2}, "schema 2, and this version reads 1"),
+        (lambda c: c | {"classes": 3}, "classes=3"),
+        (lambda c: c | {"architecture": {"backbone": "resnet10t", "x": 1}}, "no Segmenter has"),
+        (
+            lambda c: c | {"architecture": c["architecture"] | {"num_classes": 4}},
+            "of another shape",
+        ),
+    ],
+)
+def test_a_folder_that_was_changed_is_refused(model, tmp_path, change, words):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(ValueError, match=words):
+        fpn_neck.Segmenter.from_pretrained(tmp_path, backbone=Backbone())
+
+
+def test_a_missing_or_cut_file_is_named(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        fpn_neck.Segmenter.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read"):
+        fpn_neck.Segmenter.from_pretrained(tmp_path, backbone=Backbone())
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors: no such file"):
+        fpn_neck.Segmenter.from_pretrained(tmp_path, backbone=Backbone())
