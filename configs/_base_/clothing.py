@@ -54,5 +54,8 @@ val_dataloader = dict(
         split='val',
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='fpn_neck.OccurringIoUMetric', iou_metrics=['mIoU'])
+val_evaluator = [
+    dict(type='fpn_neck.OccurringIoUMetric', iou_metrics=['mIoU']),
+    dict(type='fpn_neck.SuperClassIoUMetric', iou_metrics=['mIoU']),  # nine kinds: super/...
+]
 test_evaluator = val_evaluator

@@ -13,6 +13,7 @@ REAL = PROJECT.parent / "shared/clothing"
 CONFIGS = PROJECT / "configs"
 VAL = [3, 8, 17, 20, 34, 41, 55, 62, 69, 76, 83, 88, 97, 106, 112, 119]  # of 1..120, for ever
 NUMBERS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 997]  # gaps, as in the real data
+CHOOSING = [8, 17, 20, 41, 69, 76, 83, 106, 119]  # of VAL
 SKIRT = 42
 
 
@@ -49,6 +50,28 @@ def test_the_split_never_changes():
     assert splits.count("val") == 126 and splits.count("train") == 878
 
 
+def test_the_halves_of_the_validation_split_never_change():
+    assert [n for n in VAL if clothing.half_of(n) == "choosing"] == CHOOSING
+    halves = [clothing.half_of(n) for n in range(1, 1005) if clothing.split_of(n) == "val"]
+    assert halves.count("choosing") == 62 and halves.count("reporting") == 64
+    with pytest.raises(ValueError, match="photo 1 is for training"):
+        clothing.half_of(1)
+
+
+def test_every_label_is_in_one_super_class():
+    labels = [label for group in clothing.SUPER_CLASSES.values() for label in group]
+    assert sorted(labels) == sorted(clothing.CLASSES)
+    kinds = list(clothing.SUPER_CLASSES)
+    assert len(kinds) == len(clothing.SUPER_PALETTE) == 9 and kinds[0] == "background"
+    for name, kind in {
+        "null": "background",
+        "skirt": "lower",
+        "socks": "shoes",
+        "suit": "suit",
+    }.items():
+        assert kinds[clothing.SUPER_OF[clothing.CLASSES.index(name)]] == kind
+
+
 def test_59_labels_with_different_colours():
     assert len(clothing.CLASSES) == len(set(clothing.CLASSES)) == len(clothing.PALETTE) == 59
     assert clothing.CLASSES[0] == "null" and clothing.CLASSES[58] == "wedges"
@@ -62,6 +85,7 @@ def test_splits_part_the_photos_in_order(root):
     assert found["all"] == NUMBERS
     assert found["val"] == [3, 8, 34, 55]
     assert sorted(found["train"] + found["val"]) == NUMBERS
+    assert (found["choosing"], found["reporting"]) == ([8], [3, 34, 55])
 
 
 def test_a_photo_goes_to_the_same_split_in_every_subset(root):
@@ -152,6 +176,27 @@ def test_clothing_dataset(build, root):
         assert data.metainfo["classes"] == clothing.CLASSES
         assert [list(c) for c in data.metainfo["palette"]] == clothing.PALETTE
     assert sizes["all"] == len(NUMBERS) == sizes["train"] + sizes["val"]
+
+
+def test_nine_classes_read_the_same_masks(build, root, pipelines):
+    data = build(
+        type="fpn_neck.NineClothingDataset",
+        data_root=str(root),
+        split="all",
+        pipeline=pipelines[1],
+        test_mode=True,
+    )
+    assert data.metainfo["classes"] == tuple(clothing.SUPER_CLASSES)
+    for i, (_, mask) in enumerate(clothing.find_pairs(root)):
+        truth = data[i]["data_samples"].gt_sem_seg.data[0].numpy()
+        assert (truth == np.asarray(clothing.SUPER_OF)[np.asarray(Image.open(mask))]).all()
+    with pytest.raises(ValueError, match="super-classes are fixed"):
+        build(
+            type="fpn_neck.NineClothingDataset",
+            data_root=str(root),
+            split="all",
+            metainfo={"classes": ("hair", "skin")},
+        )
 
 
 def test_clothing_dataset_passes_the_errors_on(build, root):
@@ -245,7 +290,9 @@ def test_shapes_dataset(build, tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/clothing is absent")
 def test_real_data():
     pairs = {split: clothing.find_pairs(REAL, split) for split in clothing.SPLITS}
-    assert {split: len(p) for split, p in pairs.items()} == {"train": 783, "val": 117, "all": 900}
+    counts = {split: len(p) for split, p in pairs.items()}
+    whole = {"train": 783, "val": 117, "all": 900}
+    assert counts == whole | {"choosing": 58, "reporting": 59}
     assert sorted(pairs["train"] + pairs["val"]) == pairs["all"]
     for photo, mask in pairs["all"][::100]:
         labels = np.asarray(Image.open(mask))

@@ -26,8 +26,8 @@ from mmengine.registry import DefaultScope
 
 NAMES = {
     "MODELS": ["FPN", "FPNHead", "TimmBackbone", "DiceLoss"],
-    "DATASETS": ["ClothingDataset", "ShapesDataset"],
-    "METRICS": ["OccurringIoUMetric"],
+    "DATASETS": ["ClothingDataset", "NineClothingDataset", "ShapesDataset"],
+    "METRICS": ["OccurringIoUMetric", "SuperClassIoUMetric"],
     "HOOKS": ["PicturesHook", "SummaryHook"],
 }
 SCOPES = [FIRST[1], *[s for s in (None, "mmdet", "mmseg", "mmengine") if s != FIRST[1]]]

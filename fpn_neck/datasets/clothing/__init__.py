@@ -6,8 +6,24 @@ from fpn_neck.datasets.clothing.layout import (
     MASKS,
     PALETTE,
     SPLITS,
+    SUPER_CLASSES,
+    SUPER_OF,
+    SUPER_PALETTE,
     find_pairs,
+    half_of,
     split_of,
 )
 
-__all__ = ["CLASSES", "IMAGES", "MASKS", "PALETTE", "SPLITS", "find_pairs", "split_of"]
+__all__ = [
+    "CLASSES",
+    "IMAGES",
+    "MASKS",
+    "PALETTE",
+    "SPLITS",
+    "SUPER_CLASSES",
+    "SUPER_OF",
+    "SUPER_PALETTE",
+    "find_pairs",
+    "half_of",
+    "split_of",
+]

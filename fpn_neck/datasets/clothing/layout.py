@@ -25,9 +25,35 @@ CLASSES: tuple[str, ...] = (
 )
 # fmt: on
 
+# Nine kinds, as papers on these photos merge the labels; every label is in one of them.
+# fmt: off
+SUPER_CLASSES: dict[str, tuple[str, ...]] = {
+    "background": ("null",),
+    "upper": (
+        "blazer", "blouse", "bra", "cape", "cardigan", "coat", "hoodie", "intimate", "jacket",
+        "jumper", "shirt", "sweater", "sweatshirt", "t-shirt", "top", "vest",
+    ),
+    "lower": (
+        "jeans", "leggings", "panties", "pants", "shorts", "skirt", "stockings", "tights",
+    ),
+    "dress": ("bodysuit", "dress", "romper", "swimwear"),
+    "shoes": (
+        "boots", "clogs", "flats", "heels", "loafers", "pumps", "sandals", "shoes", "sneakers",
+        "socks", "wedges",
+    ),
+    "accessories": (
+        "accessories", "bag", "belt", "bracelet", "earrings", "glasses", "gloves", "hat",
+        "necklace", "purse", "ring", "scarf", "sunglasses", "tie", "wallet", "watch",
+    ),
+    "skin": ("skin",),
+    "hair": ("hair",),
+    "suit": ("suit",),
+}
+# fmt: on
+
 IMAGES = (("jpeg_images/IMAGES", ".jpeg"), ("png_images/IMAGES", ".png"))
 MASKS = "png_masks/MASKS"
-SPLITS = ("train", "val", "all")
+SPLITS = ("train", "val", "all", "choosing", "reporting")
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -41,13 +67,43 @@ def _colour(index: int) -> tuple[int, int, int]:
 PALETTE = [list(_colour(i)) for i in range(len(CLASSES))]
 
 
+# Super-class of each label: CLASSES[i] belongs to the SUPER_OF[i]-th super-class.
+SUPER_OF: tuple[int, ...] = tuple(
+    next(i for i, labels in enumerate(SUPER_CLASSES.values()) if name in labels) for name in CLASSES
+)
+SUPER_PALETTE = [list(_colour(i)) for i in range(len(SUPER_CLASSES))]
+
+
 def split_of(number: int) -> str:
     """'train' or 'val' for the photo with this number (1 for ``img_0001.jpeg``).
 
     One photo in eight is for validation. The choice depends on the photo's number only: it is the
     same on every machine and for every subset of the photos.
     """
-    return "val" if zlib.crc32(f"{number:04d}".encode()) % 8 == 0 else "train"
+    return "val" if _checksum(number) % 8 == 0 else "train"
+
+
+def half_of(number: int) -> str:
+    """'choosing' or 'reporting': the half of the validation split that this photo belongs to.
+
+    A checkpoint, a recipe or a threshold that is chosen on photos looks a little too good on them.
+    So choices are made on one half, and figures are reported on the other one.
+
+    Raises:
+        ValueError: the photo is for training.
+    """
+    if split_of(number) != "val":
+        raise ValueError(f"photo {number} is for training: only the validation split has halves")
+    return ("choosing", "reporting")[_checksum(number) // 8 % 2]
+
+
+def _in_split(number: int, split: str) -> bool:
+    own = split_of(number)
+    return split in ("all", own) or (own == "val" and split == half_of(number))
+
+
+def _checksum(number: int) -> int:
+    return zlib.crc32(f"{number:04d}".encode())
 
 
 def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
@@ -71,7 +127,7 @@ def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
     pairs = []
     for photo in photos:
         number = photo.stem.removeprefix("img_")
-        if split in ("all", split_of(int(number))):
+        if _in_split(int(number), split):
             pairs.append((photo, root / MASKS / f"seg_{number}.png"))
     missing = [mask.name for _, mask in pairs if not mask.is_file()]
     if missing:

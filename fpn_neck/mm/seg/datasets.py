@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ class ClothingDataset(BaseSegDataset):
     """Kaggle's "People Clothing Segmentation" (CCP), see `fpn_neck.datasets.clothing`.
 
     Args:
-        split: 'train', 'val' or 'all', see `clothing.split_of`.
+        split: 'train', 'val' or 'all', see `clothing.split_of`; 'choosing' or 'reporting', the
+            halves of 'val', see `clothing.half_of`.
         **kwargs: mmseg's ``BaseSegDataset``; ``data_root`` is the folder with ``labels.csv``.
 
     Raises:
         ValueError: the split is unknown, there are no photos, or a photo has no mask.
     """
 
-    METAINFO = {"classes": clothing.CLASSES, "palette": clothing.PALETTE}
+    METAINFO: dict[str, Any] = {
+        "classes": clothing.CLASSES,
+        "palette": clothing.PALETTE,
+        "super_classes": clothing.SUPER_CLASSES,
+    }
 
     def __init__(self, split: str, **kwargs: Any) -> None:
         self.split = check_choice("split", split, clothing.SPLITS)
@@ -41,6 +47,24 @@ class ClothingDataset(BaseSegDataset):
         return [
             {"img_path": str(photo), "seg_map_path": str(mask)} | common for photo, mask in pairs
         ]
+
+
+@DATASETS.register_module()
+class NineClothingDataset(ClothingDataset):
+    """`ClothingDataset` with the nine super-classes as labels, see `clothing.SUPER_CLASSES`."""
+
+    METAINFO: dict[str, Any] = {
+        "classes": tuple(clothing.SUPER_CLASSES),
+        "palette": clothing.SUPER_PALETTE,
+        "super_classes": {name: (name,) for name in clothing.SUPER_CLASSES},
+    }
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int]:
+        """Label of the mask files -> super-class."""
+        if new_classes and tuple(new_classes) != cls.METAINFO["classes"]:
+            raise ValueError(f"metainfo classes={new_classes}: the super-classes are fixed")
+        return dict(enumerate(clothing.SUPER_OF))
 
 
 @DATASETS.register_module()
