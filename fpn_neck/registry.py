@@ -11,6 +11,15 @@ from fpn_neck.mm.registry import (
     MODEL_WRAPPERS,
     MODELS,
     STRATEGIES,
+    TRANSFORMS,
 )
 
-__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "MODEL_WRAPPERS", "STRATEGIES"]
+__all__ = [
+    "DATASETS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "MODEL_WRAPPERS",
+    "STRATEGIES",
+    "TRANSFORMS",
+]

@@ -43,6 +43,7 @@ def _child(parent: root.Registry) -> _Registry:
 
 MODELS = _child(root.MODELS)
 DATASETS = _child(root.DATASETS)
+TRANSFORMS = _child(root.TRANSFORMS)
 METRICS = _child(root.METRICS)
 HOOKS = _child(root.HOOKS)
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS)

@@ -45,17 +45,21 @@ PARTS = [
     (registry.HOOKS, "ValidationHook", {}),
     (registry.DATASETS, "ShapesDataset", {"split": "train"}),
     (registry.DATASETS, "ClothingDataset", {"split": "all"}),
+    (registry.TRANSFORMS, "PasteRareLabels", {"max_photos": 9, "prob": 0.5}),
     (registry.METRICS, "OccurringIoUMetric", {"background": 0}),
     (registry.METRICS, "SuperClassIoUMetric", {"background": 0}),
 ]
 NEEDED = {"FPN": {"in_channels"}, "SelectLevels": {"indices"}, "PyramidBackbone": {"backbone"}}
 NEEDED |= {"FPNHead": {"feature_strides", "channels", "in_channels", "num_classes", "in_index"}}
+NEEDED |= {"PasteRareLabels": {"max_photos"}}
 NEEDED |= {"ShapesDataset": {"split"}, "ClothingDataset": {"split"}}
 EXTRA = {"ShapesDataset": {"lazy_init": True}, "ClothingDataset": {"lazy_init": True}}
 EXTRA |= {"FPNHead": {"loss_decode": {"type": "mmseg.CrossEntropyLoss"}}}
 # What may be accepted: the rest must be refused when it is built.
 RULES = {
     "split": lambda v: v in ("train", "val", "all", "choosing", "reporting"),
+    "max_photos": lambda v: type(v) in (int, np.int64) and v > 0,
+    "prob": lambda v: not isinstance(v, bool) and 0 <= v <= 1,
     "count": lambda v: type(v) in (int, np.int64) and v > 0,
     "with_photo": lambda v: isinstance(v, bool),
     "skip": lambda v: isinstance(v, bool),

@@ -28,6 +28,7 @@ NAMES = {
     "MODELS": ["FPN", "FPNHead", "TimmBackbone", "DiceLoss"],
     "DATASETS": ["ClothingDataset", "NineClothingDataset", "ShapesDataset"],
     "METRICS": ["OccurringIoUMetric", "SuperClassIoUMetric"],
+    "TRANSFORMS": ["PasteRareLabels"],
     "HOOKS": ["PicturesHook", "SummaryHook"],
 }
 SCOPES = [FIRST[1], *[s for s in (None, "mmdet", "mmseg", "mmengine") if s != FIRST[1]]]

@@ -1,3 +1,3 @@
 """This package in mmseg; importing it registers what mmseg's configs can name."""
 
-from fpn_neck.mm.seg import datasets, head, metric, segmentor, tta  # noqa: F401 (register)
+from fpn_neck.mm.seg import datasets, head, metric, segmentor, transforms, tta  # noqa: F401 (register)
