@@ -1,7 +1,6 @@
 """fpn_neck.models.timm_backbone.TimmBackbone; no weights are downloaded."""
 
 import functools
-import importlib
 import math
 import re
 

