@@ -7,9 +7,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from helpers.documents import documents
 from helpers.project import PROJECT
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in PROJECT.glob("docs/*.md"))]
+DOCUMENTS = ["CONTRIBUTING.md", *(str(p.relative_to(PROJECT)) for p in documents())]
 FOLDERS = ("fpn_neck", "tests", "tools", "configs", "docs")
 
 CODE = re.compile(r"```.*?```|`[^`]+`|^    .*?$", re.DOTALL | re.MULTILINE)
@@ -17,6 +18,7 @@ LINK = re.compile(r"\]\(([^):#]+)\)")
 FILE = re.compile(r"(?<![\w:/.…*{},-])[\w./…*{},-]+\.(?:py|sh|md)(?:::\w+)?(?![\w.])")
 FOLDER = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]+/)*(?![\w.*{{…-])")
 NAME = re.compile(r"(?<![\w./-])fpn_neck(?:\.\w+)+(?!\w|…|/)")
+UP = re.compile(r"^(?:\.{1,2}/)*")
 TEST = re.compile(r"^`(test_\w+)`$")
 SETTINGS = {"test_cfg", "test_dataloader", "test_evaluator"}  # of a config
 
@@ -39,7 +41,7 @@ def matching(pattern):
     found = []
     for choice in product(*parts):
         exact = "".join(
-            r"[^/]*" if c in "…*" else re.escape(c) for c in "".join(choice).removeprefix("./")
+            r"[^/]*" if c in "…*" else re.escape(c) for c in UP.sub("", "".join(choice))
         )
         of_choice = [path for path in files() if re.search(rf"(^|/){exact}$", path)]
         if not of_choice:

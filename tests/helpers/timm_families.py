@@ -33,7 +33,7 @@ HEAD = """# timm's families as backbones
 What `TimmBackbone` makes of one model of every family that timm {version} has: the one with the
 fewest parameters, without pretrained weights. Written by
 
-```bash
+```text
 python tests/helpers/timm_families.py > docs/timm-families.md
 ```
 
