@@ -1,10 +1,10 @@
-# make demo: train, validate and paint a segmenter on generated scenes.   make test: the tests.
+# make demo: train, validate and paint a segmenter on generated scenes.   make test: the tests.   make docs: the site.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 WORK = work_dirs/demo
 
-.PHONY: demo demo-detection two-step test test-all test-onedl test-matrix lint clean
+.PHONY: demo demo-detection two-step test test-all test-onedl test-matrix lint docs clean
 
 # Made again when the dependencies change; 'installed' is written only after pip succeeded.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -59,5 +59,10 @@ lint: $(VENV)/installed
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 
+# The pages of docs/ as a site in site/, without network; a broken link is an error.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed
+	$(RUN) -m mkdocs build
+
 clean:
-	rm -rf work_dirs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .nox
+	rm -rf work_dirs site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .nox

@@ -14,6 +14,7 @@ DOCUMENTS = ["CONTRIBUTING.md", *(str(p.relative_to(PROJECT)) for p in documents
 FOLDERS = ("fpn_neck", "tests", "tools", "configs", "docs")
 
 CODE = re.compile(r"```.*?```|`[^`]+`|^    .*?$", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\]\(([^):#]+)\)")
 FILE = re.compile(r"(?<![\w:/.…*{},-])[\w./…*{},-]+\.(?:py|sh|md)(?:::\w+)?(?![\w.])")
 FOLDER = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]+/)*(?![\w.*{{…-])")
@@ -79,7 +80,8 @@ def exists(name):
 
 def missing(text):
     """Names in the code of a document's text that nothing here has."""
-    wrong, test_file = [name for name in LINK.findall(text) if not matching(name)], None
+    links = LINK.findall(SPAN.sub("", text))
+    wrong, test_file = [name for name in links if not matching(name)], None
     for code in CODE.findall(text):
         for name in FILE.findall(code) + [n for n in TEST.findall(code) if n not in SETTINGS]:
             path, _, function = name.partition("::")

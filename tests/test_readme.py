@@ -1,6 +1,7 @@
 """The code in the READMEs and docs/ runs, each page in a folder of its own, block by block."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,9 +9,13 @@ import pytest
 from helpers.documents import blocks_of, documents
 from helpers.project import PROJECT
 
-PAGES = [path for path in documents() if any(block.runs for block in blocks_of(path))]
+PAGES = [  # the Korean README has the English one's code
+    path
+    for path in documents()
+    if path.name != "README.ko.md" and any(block.runs for block in blocks_of(path))
+]
 SLOW = [path for path in PAGES if any(block.is_slow for block in blocks_of(path))]
-README = PROJECT / "README.md"
+README, KOREAN = PROJECT / "README.md", PROJECT / "README.ko.md"
 
 
 def name_of(path):
@@ -43,6 +48,17 @@ def run_block(tmp_path):
 def test_the_readme_is_short_and_has_code():
     assert len(README.read_text().splitlines()) <= 150
     assert README in PAGES
+
+
+def test_both_readmes_hold_the_same_code_links_and_figures():
+    """The Korean README says what the English one says; only the words differ."""
+    english, korean = README.read_text(), KOREAN.read_text()
+    codes = [[block[1:] for block in blocks_of(path)] for path in (README, KOREAN)]
+    assert codes[0] == codes[1]
+    links = [re.findall(r"\]\(([^)]+)\)", text) for text in (english, korean)]
+    assert sorted(links[0][1:]) == sorted(links[1][1:])  # the first is the other README
+    figures = [sorted(re.findall(r"\d+\.\d+|\d{3,}", text)) for text in (english, korean)]
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
