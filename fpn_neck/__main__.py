@@ -38,7 +38,7 @@ def _summary(verb: str) -> str:
     path = Path(cli.__path__[0]) / verb
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return text.splitlines()[0].partition(": tools/")[0].rstrip(".")
+    return text.splitlines()[0].partition(": fpn-neck ")[0].rstrip(".")
 
 
 def run() -> None:

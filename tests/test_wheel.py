@@ -1,6 +1,8 @@
 """The wheel works without the checkout: commands, configs, and the same files from the sdist."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,9 @@ def run(*command, cwd, code=0, **env):
     done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
+
+
+CHECKOUT = re.compile(r"tools/\w+\.py|pip install -e|\bdocs/\w+\.md|\bmake (?:demo|test|docs)")
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +105,25 @@ def test_a_model_is_trained_and_predicts(installed, tmp_path):
     command = ["-m", "fpn_neck", "predict", CONFIG, work / "iter_1.pth", data / "val/images"]
     installed(*command, "--out", tmp_path / "out", SHAPES_ROOT=data)
     assert len(list((tmp_path / "out/labels").iterdir())) == 2
+
+
+def test_messages_name_nothing_that_only_a_checkout_has(wheel):
+    """Texts that are not docstrings of modules without a command: they are what a user reads."""
+    archive = zipfile.ZipFile(wheel)
+    for name in archive.namelist():
+        if not name.endswith(".py") or "/.mim/" in name:
+            continue
+        tree = ast.parse(archive.read(name))
+        documented = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        if "/cli/" in name:  # a command's help
+            documented.discard(id(tree.body[0].value) if tree.body else None)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = CHECKOUT.search(node.value)
+                assert not found or id(node) in documented, (name, found)

@@ -1,4 +1,4 @@
-"""Check the data of an mmseg or mmdet config: tools/check_dataset.py CONFIG [--json FILE] ..."""
+"""Check the data of an mmseg or mmdet config: fpn-neck check CONFIG [--json FILE] ..."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many labels tiles change: tools/compare_tiles.py CONFIG CHECKPOINT PHOTOS... [--tile PX].
+"""How many labels tiles change: fpn-neck compare_tiles CONFIG CHECKPOINT PHOTOS... [--tile PX].
 
 Every photo is segmented in tiles, and as a whole, which takes the memory that tiles save. The
 result depends on the backbone's receptive field. The config's test pipeline decides how large a

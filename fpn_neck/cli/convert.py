@@ -1,4 +1,4 @@
-"""Rename weights: tools/convert_checkpoint.py IN OUT --from LIBRARY --to LIBRARY.
+"""Rename weights: fpn-neck convert IN OUT --from LIBRARY --to LIBRARY.
 
 Neck, segmentation head and ResNet backbone move between mmdet, mmseg, torchvision, detectron2,
 segmentation_models_pytorch (smp) and the article's decoder. Every key is reported: mapped, ignored

@@ -1,4 +1,4 @@
-"""Write an RPN's proposals for Fast R-CNN: tools/make_proposals.py CONFIG CHECKPOINT --out FILE.
+"""Write an RPN's proposals for Fast R-CNN: fpn-neck make_proposals CONFIG CHECKPOINT --out FILE.
 
 Every photo of the split gets its boxes, also a photo without an object. mmdet's Fast R-CNN reads
 FILE as its proposal_file; FILE appears when it is complete. COCO's average recall is printed.

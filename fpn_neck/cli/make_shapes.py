@@ -1,4 +1,4 @@
-"""Write the generated shapes data set to a folder, once: tools/make_shapes.py ROOT."""
+"""Write the generated shapes data set to a folder, once: fpn-neck make_shapes ROOT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segment photos or find objects in them: tools/predict.py [CONFIG] MODEL IMAGES... --out DIR.
+"""Segment photos or find objects in them: fpn-neck predict [CONFIG] MODEL IMAGES... --out DIR.
 
 MODEL is a checkpoint of mmseg or mmdet, or a folder of Segmenter.save_pretrained. A checkpoint of
 training holds its config; give CONFIG before one that doesn't. IMAGES are files, folders and globs.

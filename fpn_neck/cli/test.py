@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of any mmseg or mmdet config: tools/test.py CONFIG CHECKPOINT."""
+"""Evaluate a checkpoint of any mmseg or mmdet config: fpn-neck test CONFIG CHECKPOINT."""
 
 from __future__ import annotations
 

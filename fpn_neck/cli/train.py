@@ -1,4 +1,4 @@
-"""Train any mmseg or mmdet config: tools/train.py CONFIG [--work-dir DIR] [--amp [DTYPE]] ..."""
+"""Train any mmseg or mmdet config: fpn-neck train CONFIG [--work-dir DIR] [--amp [DTYPE]] ..."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list
         try:
             check_files(cfg, config, *splits)
         except RefusedData as refused:
-            hint = f"tools/check_dataset.py {config} shows all; --no-check skips this check"
+            hint = f"fpn-neck check {config} shows all; --no-check skips this check"
             return [*(f"error: {line}" for line in refused.brief()), hint]
     check_data(cfg, *splits)
     return []

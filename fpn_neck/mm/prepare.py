@@ -28,7 +28,7 @@ def prepare_training(args: Namespace) -> Config:
     """The config of a training run.
 
     Args:
-        args: of ``tools/train.py``.
+        args: of ``fpn-neck train``.
 
     Raises:
         FileNotFoundError, ValueError, ImportError, TypeError: see `load_config`; a flag has no
@@ -60,7 +60,7 @@ def prepare_testing(args: Namespace) -> Config:
     """The config of an evaluation.
 
     Args:
-        args: of ``tools/test.py``.
+        args: of ``fpn-neck test``.
 
     Raises:
         FileNotFoundError, ValueError, ImportError, TypeError: see `prepare_training`.

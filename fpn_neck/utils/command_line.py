@@ -92,10 +92,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
 def _message(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return (
-            f"package {error.name} is not installed; run pip install 'fpn_neck[mm]', or in a "
-            "checkout pip install -e '.[mm]'"
-        )
+        return f"package {error.name} is not installed; run pip install 'fpn_neck[mm]'"
     return one_line(error)
 
 

@@ -772,7 +772,7 @@ def test_training_refuses(call_tool, data, tmp_path, config, spoil, option, word
     *findings, last = done.stderr.splitlines()
     assert all(line.startswith("error: ") and "remedy: " in line for line in findings)
     assert all(word in findings[0] for word in words)
-    assert "tools/check_dataset.py" in last and "--no-check" in last
+    assert "fpn-neck check " in last and "--no-check" in last
     assert not (tmp_path / "work").exists()
 
 

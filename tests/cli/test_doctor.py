@@ -198,7 +198,7 @@ def test_a_section_lines_its_columns_up():
 
 def test_no_cell_is_cut_and_none_is_read_as_markup():
     pytest.importorskip("rich")
-    remedy = "pip install -e '.[mm]' :smile: [red]x[/red]"
+    remedy = "pip install 'fpn_neck[mm]' :smile: [red]x[/red]"
     section = Section("title", [("a", "b" * 300), ("c", remedy)])
     assert section.text() == f"title\n  a  {'b' * 300}\n  c  {remedy}"
     lines = section.text(width=20).splitlines()
@@ -252,9 +252,9 @@ def test_with_torch_alone_the_rest_is_said_to_be_missing(torch_alone):
     assert done.returncode == 0, done.stdout + done.stderr
     lines = {p: version_line(done.stdout, p) for p in ("torch", "torchvision", "timm", "mmdet")}
     assert lines["torch"] == importlib.metadata.version("torch")
-    assert lines["torchvision"] == "missing: pip install -e '.[torchvision]'"
-    assert lines["timm"] == "missing: pip install -e '.[timm]'"
-    assert lines["mmdet"] == "missing: pip install -e '.[mm]'"
+    assert lines["torchvision"] == "missing: pip install 'fpn_neck[torchvision]'"
+    assert lines["timm"] == "missing: pip install 'fpn_neck[timm]'"
+    assert lines["mmdet"] == "missing: pip install 'fpn_neck[mm]'"
     assert "stack  none" in done.stdout
     assert "nothing is wrong" in done.stdout
 
@@ -263,7 +263,7 @@ def test_with_torch_alone_a_config_is_too_much(torch_alone):
     done = alone(torch_alone, DEMO)
     assert done.returncode == 1, done.stderr
     assert "mmengine is missing" in done.stdout
-    assert "remedy: pip install -e '.[mm]'" in done.stdout
+    assert "remedy: pip install 'fpn_neck[mm]'" in done.stdout
 
 
 # A package that is installed and doesn't run: its file raises what such a one raises.

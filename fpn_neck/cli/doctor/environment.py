@@ -17,12 +17,12 @@ from fpn_neck.fast.cpu.threads import available_threads
 from fpn_neck.mm import mmcv_ops
 from fpn_neck.utils.text import one_line
 
-INSTALL_MM = "pip install -e '.[mm]'"
+INSTALL_MM = "pip install 'fpn_neck[mm]'"
 # Import name: the distributions that contain it, and what installs it.
 PACKAGES = {
     "torch": (("torch",), "pip install torch"),
-    "torchvision": (("torchvision",), "pip install -e '.[torchvision]'"),
-    "timm": (("timm",), "pip install -e '.[timm]'"),
+    "torchvision": (("torchvision",), "pip install 'fpn_neck[torchvision]'"),
+    "timm": (("timm",), "pip install 'fpn_neck[timm]'"),
     "mmengine": (("mmengine", "onedl-mmengine"), INSTALL_MM),
     "mmcv": (("mmcv", "mmcv-lite", "onedl-mmcv"), INSTALL_MM),
     "mmdet": (("mmdet", "onedl-mmdetection"), INSTALL_MM),

@@ -122,7 +122,7 @@ def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
     else:
         raise ValueError(
             f"{root}: no photos in {' or '.join(f for f, _ in IMAGES)}; set data_root to the "
-            "folder with labels.csv, or make it with tools/prepare_clothing.py"
+            "folder with labels.csv, or make it with fpn-neck prepare_clothing"
         )
     pairs = []
     for photo in photos:
@@ -133,6 +133,6 @@ def find_pairs(root: str | Path, split: str = "all") -> list[tuple[Path, Path]]:
     if missing:
         raise ValueError(
             f"{root}: {len(missing)} photos have no mask in {MASKS}, e.g. {missing[0]}; run "
-            "tools/prepare_clothing.py on the folder to list them"
+            "fpn-neck prepare_clothing on the folder to list them"
         )
     return pairs

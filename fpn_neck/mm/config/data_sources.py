@@ -81,7 +81,7 @@ def _package(part: dict, scope: str | None) -> str | None:
 
 
 def check_files(cfg: Config, config: str, *splits: str) -> None:
-    """Refuse what a quick check of the data finds; `tools/check_dataset.py` checks every file.
+    """Refuse what a quick check of the data finds; `fpn-neck check` checks every file.
 
     Most of the time goes into COCO files: 14 s of one core for 118,000 photos and 860,000 boxes.
 

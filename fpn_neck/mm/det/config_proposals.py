@@ -36,7 +36,7 @@ def check_proposal_files(cfg: Config, *splits: str) -> None:
             elif loads_proposals(part.get("pipeline", [])):
                 raise ValueError(
                     f"{split}_dataloader.dataset.proposal_file is missing, and its pipeline loads "
-                    "proposals; tools/make_proposals.py writes the file"
+                    "proposals; fpn-neck make_proposals writes the file"
                 )
 
 

@@ -38,7 +38,7 @@ class ShapesDetectionDataset(_BackgroundLastDataset):
 
 @DATASETS.register_module()
 class ClothingDetectionDataset(_BackgroundLastDataset):
-    """Boxes, masks (from ``tools/prepare_clothing.py``) and label maps of the clothing photos."""
+    """Boxes, masks (from ``fpn-neck prepare_clothing``) and label maps of the clothing photos."""
 
     METAINFO = {"classes": clothing.CLASSES[1:], "palette": clothing.PALETTE[1:]}
 

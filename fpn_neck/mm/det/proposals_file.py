@@ -3,7 +3,7 @@
 The format is that of mmdet 3.3's ``DumpProposals``, for ``BaseDetDataset.load_proposals``: a pickle
 of one dictionary from ``folder/name.jpg`` (the last two parts of the photo's path) to ``bboxes``,
 float (n, 4) as x1, y1, x2, y2 in px of the photo as it is on disk, and ``scores``, float (n,).
-``tools/make_proposals.py`` adds each photo's file size, ``photo_bytes``, since the key is the same
+``fpn-neck make_proposals`` adds each photo's file size, ``photo_bytes``, since the key is the same
 for train/images/000001.jpg and val/images/000001.jpg.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from fpn_neck.utils.text import first_few
 from fpn_neck.weights.array_pickles import ArrayUnpickler
 
-_REMAKE = "make the file again for this data set with tools/make_proposals.py"
+_REMAKE = "make the file again for this data set with fpn-neck make_proposals"
 _TOLERANCE = 1.0  # px that a box may reach over the photo's border
 
 
@@ -74,7 +74,7 @@ def load_proposals(path: str | Path, *, for_mmdet: bool = False) -> dict[str, Pr
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"proposals {path}: no such file; tools/make_proposals.py writes it"
+            f"proposals {path}: no such file; fpn-neck make_proposals writes it"
         )
     try:
         content = _read(path)
@@ -105,7 +105,7 @@ def _check_mmdet_reads(path: Path, content: dict) -> None:
     if path.suffix == ".json" or not all(arrays):
         raise ValueError(
             f"proposals {path}: mmdet trains and tests only with a pickle of InstanceData; "
-            f"{_REMAKE} (tools/predict.py --proposals takes this file too)"
+            f"{_REMAKE} (fpn-neck predict --proposals takes this file too)"
         )
 
 

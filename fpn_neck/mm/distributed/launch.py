@@ -44,7 +44,7 @@ def process_group(cfg: Config) -> Iterator[None]:
     if variable not in os.environ:
         raise ValueError(
             f"--launcher {cfg.launcher}: {variable} is not set in the environment; start the "
-            f"processes by {starter}, see docs/distributed.md"
+            f"processes by {starter}"
         )
     with _restored_environment():
         os.environ["LOCAL_RANK"] = os.environ[variable]

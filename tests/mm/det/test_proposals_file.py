@@ -176,7 +176,7 @@ def test_a_moved_root_passes(data, tmp_path):
 def test_a_renamed_folder_is_refused(data):
     moved = data.folder.rename(data.folder.with_name("pictures"))
     data.photos = [p._replace(path=moved / p.path.name) for p in data.photos]
-    refused(data, "moved", "'images/0.jpg'", "'pictures/0.jpg'", "make_proposals.py")
+    refused(data, "moved", "'images/0.jpg'", "'pictures/0.jpg'", "fpn-neck make_proposals")
 
 
 def test_another_split_with_the_same_names_is_refused(data):
