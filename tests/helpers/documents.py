@@ -59,10 +59,10 @@ def blocks_of(path: Path) -> list[CodeBlock]:
 
 
 def python_blocks_with(word: str) -> list[str]:
-    """The code of all Python blocks that contain ``word``; one or more."""
-    codes = [block.code for block in _python_blocks() if word in block.code]
+    """The code of all Python blocks that contain ``word``, each once; one or more."""
+    codes = dict.fromkeys(block.code for block in _python_blocks() if word in block.code)
     assert codes, f"no code block has {word!r}"
-    return codes
+    return list(codes)
 
 
 def _python_blocks() -> Iterator[CodeBlock]:
