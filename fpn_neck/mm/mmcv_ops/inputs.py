@@ -16,9 +16,7 @@ def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.float() if t.dtype in half else t for t in tensors)
 
 
-def safe_regions(
-    rois: Tensor, shape: Sequence[int], spatial_scale: float
-) -> tuple[Tensor, Tensor]:
+def safe_regions(rois: Tensor, shape: Sequence[int], spatial_scale: float) -> tuple[Tensor, Tensor]:
     """Regions that torchvision's kernels can read without ending the process.
 
     Args:
