@@ -1,13 +1,22 @@
-"""Feature Pyramid Network neck and segmentation head; needs torch only."""
+"""Feature Pyramid Network neck and segmentation head; needs torch only.
+
+Names are loaded when they are asked for; the import itself loads nothing, not even torch.
+"""
+
+from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm import checkpoint_reader, mmcv_ops
 from fpn_neck.mm.config import own_configs
-from fpn_neck.models.fpn import FPN
-from fpn_neck.models.seg_head import SegHead
-from fpn_neck.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from fpn_neck.losses import CrossEntropyLoss as CrossEntropyLoss
+    from fpn_neck.losses import DiceLoss as DiceLoss
+    from fpn_neck.models.fpn import FPN as FPN
+    from fpn_neck.models.seg_head import SegHead as SegHead
+    from fpn_neck.models.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
 
@@ -21,12 +30,18 @@ own_configs.announce_own_configs()
 
 __all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__version__", "load"]
 
-# Names that need more than torch: their modules are loaded when they are asked for.
+# A name's module is loaded when the name is asked for. So a name may need more than torch, and
+# ``fpn-neck predict model.onnx`` needs no torch.
 _LAZY = {
+    "CrossEntropyLoss": "fpn_neck.losses",
+    "DiceLoss": "fpn_neck.losses",
+    "FPN": "fpn_neck.models.fpn",
     "FPNBackbone": "fpn_neck.models.torchvision_backbone",
     "FPNHead": "fpn_neck.mm.seg.head",
     "PanopticFPNHead": "fpn_neck.mm.det.panoptic_head",
     "PyramidBackbone": "fpn_neck.models.pyramid_backbone",
+    "SegHead": "fpn_neck.models.seg_head",
+    "Segmenter": "fpn_neck.models.segmenter",
     "TimmBackbone": "fpn_neck.models.timm_backbone",
     "load": "fpn_neck.mm.predict.load",
 }

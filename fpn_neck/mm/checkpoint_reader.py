@@ -1,7 +1,7 @@
 """Lets mmengine, mmdet and mmseg read checkpoints by `fpn_neck.weights.checkpoints` only.
 
 On torch 2.6 and later mmengine 0.10 cannot read its own files, and it runs the code in downloads.
-This module does not import mmengine (`on_import`).
+This module does not import mmengine (`on_import`), nor torch before a file is read.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-import torch
-
 from fpn_neck.mm.on_import import change_when_imported
-from fpn_neck.weights.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
@@ -42,6 +39,8 @@ def read_urls_safely() -> None:
 
 def load_from_file(filename: str, map_location: MAP_LOCATION = None) -> Any:
     """`load_checkpoint` under a name that mmengine logs as "file backend"."""
+    from fpn_neck.weights.checkpoints import load_checkpoint
+
     return load_checkpoint(filename, "cpu" if map_location is None else map_location)
 
 
@@ -57,6 +56,8 @@ def _read_url(
         OSError: the download fails.
         ValueError: see `load_checkpoint`; names the URL and the downloaded file.
     """
+    import torch
+
     folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / Path(urlparse(url).path).name
     if not path.exists():
