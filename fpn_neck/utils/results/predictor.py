@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.photo_files import find_photos
 from fpn_neck.utils.results.result import Result
+from fpn_neck.utils.values import check_whole
 
 Photo = Path | np.ndarray  # a file; or uint8 (H, W, 3) in RGB, (H, W) in grey
 _PLAIN_MODES = ("RGB", "L")
