@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,18 @@ def print_json(content: Mapping[str, Any], schema: int = 1) -> None:
         schema: grows when a program that reads the document would have to change.
     """
     print(json.dumps({"schema": schema, **content}))
+
+
+def size_argument(text: str) -> tuple[int, int]:
+    """``HxW`` -> (height, width) in px.
+
+    Raises:
+        ValueError: another text, or no pixels.
+    """
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not found or not int(found[1]) * int(found[2]):
+        raise ValueError(f"--size {text}: expected height x width in px, e.g. --size 800x1216")
+    return int(found[1]), int(found[2])
 
 
 def run_tool(main: Callable[[], int | None]) -> None:

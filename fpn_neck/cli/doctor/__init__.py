@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import sys
 import warnings
@@ -13,6 +12,7 @@ from contextlib import redirect_stdout
 
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
+from fpn_neck.utils.command_line import size_argument
 from fpn_neck.utils.text import one_line
 
 
@@ -75,13 +75,6 @@ def main() -> int:
     args = parser.parse_args()
     if args.size and not args.config:
         parser.error("--size goes with a CONFIG")
-    sections = diagnose(args.config, _size(args.size) if args.size else None)
+    sections = diagnose(args.config, size_argument(args.size) if args.size else None)
     print_report(sections)
     return int(any(section.problems for section in sections))
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not found or not int(found[1]) * int(found[2]):
-        raise ValueError(f"--size {text}: expected height x width in px, e.g. --size 800x1216")
-    return int(found[1]), int(found[2])
