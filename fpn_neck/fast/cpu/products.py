@@ -23,7 +23,7 @@ from torch import Tensor
 TILE, WINDOW = 4, 6
 ALIGNMENT = 16  # numbers; a buffer that begins at a multiple of it can be viewed in other dtypes
 LEAST_GROUP = 96  # channels, from where on oneDNN's is faster on AMD's processors
-LEAST_TILES = 500  # from where on a weight that is used once is worth packing
+LEAST_TILES = 700  # for each thread, from where on a weight that is used once is worth packing
 
 Grid = tuple[int, int]  # rows R and columns T of tiles in a block
 
@@ -184,7 +184,7 @@ def best_products(weight: Tensor, tiles: int | None) -> Products:
     Args:
         tiles: how many they are used for, or None if they are kept.
     """
-    used = tiles is None or tiles >= LEAST_TILES
+    used = tiles is None or tiles >= LEAST_TILES * torch.get_num_threads()
     grouped = used and weight.dtype == torch.float32 and takes_onednn(*weight.shape[1:])
     return GroupedProducts(weight) if grouped else BatchedProducts(weight)
 
