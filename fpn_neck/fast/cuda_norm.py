@@ -191,14 +191,14 @@ def gradients(
     sums = x.new_empty((len(x), chunks, 2, channels), dtype=torch.float32)
     gradient_sum_launch(grad, x, mean, rstd, *affine, sums).run()
     by_photo = sums.sum(1)  # (N, 2, C)
-    by_bias, by_weight = by_photo.sum(0)
+    # Two sums, not one: an operator's results must not share memory.
+    by_bias, by_weight = (part.sum(0) for part in by_photo.unbind(1))
     numbers = channels // groups * x.shape[2] * x.shape[3]
     shares = (by_photo * (weight.float() / numbers)).unflatten(2, (groups, -1)).sum(3)
     out = torch.empty_like(x)
     shares = shares.transpose(0, 1).contiguous()  # (2, N, groups)
     gradient_launch(grad, x, mean, rstd, *affine, shares, out).run()
-    # An operator's results must not share memory.
-    return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype, copy=True)
+    return out, by_weight.to(weight.dtype), by_bias.to(bias.dtype)
 
 
 def gradient_sum_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:

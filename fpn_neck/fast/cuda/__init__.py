@@ -5,7 +5,6 @@ Triton comes with torch on Linux. Nothing here imports it before it is needed.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import warnings
@@ -16,12 +15,25 @@ import torch
 _LEAST_CAPABILITY = (8, 0)  # the oldest GPU for which the tests compile the kernels
 
 
-@functools.cache
+_found: bool | None = None
+
+
 def available() -> bool:
     """Whether Triton is there and can run a kernel, on this machine's GPU or in its interpreter.
 
     The first call on a GPU compiles and runs a small kernel (about a second, then cached on disk).
+    In the middle of the capture of a CUDA graph that is not possible: what is captured then,
+    without a call before, has torch's operators.
     """
+    global _found
+    if _found is None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return False
+        _found = _find()
+    return _found
+
+
+def _find() -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     if os.environ.get("TRITON_INTERPRET") == "1":

@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers.kernels import need_kernels
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
@@ -210,6 +212,45 @@ def test_data_parallel_and_scaled_losses(device, tmp_path):
             assert_same([p.grad for p in wanted], expected)
     finally:
         distributed.destroy_process_group()
+
+
+def test_fully_sharded(device, tmp_path):
+    """FSDP's parameters are whole while the neck runs."""
+    fpn, inputs = build(device), maps(device)
+    wanted = dict(fpn.named_parameters())
+    expected = plain(fpn, inputs)
+    grads = torch.autograd.grad(sum(y.square().sum() for y in expected), wanted.values())
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        fully_shard(fpn, mesh=init_device_mesh(device.type, (1,)))
+        ours = fpn(inputs)
+        assert "Merge" in str(merge_nodes(ours[0]))
+        assert_same(ours, expected)
+        sum(y.square().sum() for y in ours).backward()
+        found = {n: p.grad.full_tensor() for n, p in fpn.named_parameters()}
+        assert_same([found[n] for n in wanted], grads)
+    finally:
+        distributed.destroy_process_group()
+
+
+def merge_nodes(y):
+    """Names of a result's node of autograd and of those before it."""
+    names, nodes = [], [y.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            names.append(node.name())
+            nodes += [before for before, _ in node.next_functions]
+    return names
+
+
+def test_float64_derivatives_of_the_plain_path(device):
+    fpn = build(device, num_outs=3).double()
+    inputs = maps(device, [(3, 2), (2, 1), (1, 1)], dtype=torch.float64)
+    assert not takes_kernels(fpn, inputs)
+    leaf = fpn.lateral_convs[0].conv.bias
+    assert torch.autograd.gradcheck(lambda *x: fpn(x[:3]), [*inputs, leaf], fast_mode=True)
 
 
 def test_exported_it_needs_no_kernel(device):
