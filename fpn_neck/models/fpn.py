@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,14 +166,14 @@ class FPN(nn.Module):
         """
         finest = None
         if eager() and self._is_paper_neck():
-            laterals = self._modules["lateral_convs"]._modules
-            finest = start_finest(laterals, inputs, self.start_level)
+            finest = start_finest(self._blocks()[0], inputs, self.start_level)
         if finest is None:
             check_maps("FPN", inputs, self.in_channels)
-        by_kernels = finest is not None and are_right("FPN", inputs, self.in_channels)
+        elif not are_right("FPN", inputs, self.in_channels):
+            finest = None
         used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
         found = None
-        if by_kernels:
+        if finest is not None:
             found = pyramid_on_gpu(*self._blocks(), used, finest)
         elif records_kernels(used[0]):
             found = pyramid_in_graph(*self._blocks(), used) if self._is_paper_neck() else None
@@ -215,8 +215,13 @@ class FPN(nn.Module):
 
     def _blocks(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The laterals and the smoothing 3x3 convolutions."""
-        laterals, smooths = (self._modules[n]._modules for n in ("lateral_convs", "fpn_convs"))
-        return [*laterals.values()], [*smooths.values()][: self.num_smooth]
+        # Not by nn.Module.__getattr__ and ModuleList.__iter__, which take two microseconds.
+        laterals, smooths = (
+            cast(nn.ModuleList, self._modules[name])._modules
+            for name in ("lateral_convs", "fpn_convs")
+        )
+        blocks = cast("list[nn.Module]", [*laterals.values(), *smooths.values()])
+        return blocks[: len(laterals)], blocks[len(laterals) :][: self.num_smooth]
 
     def output_strides(self, strides: Sequence[int]) -> list[int]:
         """Strides of the maps it returns, from the strides of its inputs, in image pixels."""

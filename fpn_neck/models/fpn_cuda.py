@@ -7,7 +7,7 @@ each of their signatures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -21,11 +21,11 @@ _MOST_SIGNATURES = 1024  # of images of many sizes
 _known: set[tuple] = set()
 
 
-def start_finest(lateral_convs: Mapping[str, nn.Module], maps: object, level: int) -> Tensor | None:
+def start_finest(laterals: Sequence[nn.Module], maps: object, level: int) -> Tensor | None:
     """The finest lateral of maps that are not checked yet; None where kernels do not serve it.
 
     Args:
-        lateral_convs: the laterals' blocks, finest first.
+        laterals: 1x1 blocks, finest first.
         maps: what the neck got. level: of the finest map that it uses.
     """
     if not isinstance(maps, (list, tuple)) or len(maps) <= level:
@@ -33,10 +33,10 @@ def start_finest(lateral_convs: Mapping[str, nn.Module], maps: object, level: in
     x = maps[level]
     if type(x) not in PLAIN_TYPES or x.dim() != 4 or not takes_triton(x):
         return None
-    conv = plain_conv(lateral_convs["0"], 1)
+    conv = plain_conv(laterals[0], 1)
     if conv is None or type(conv[0]) not in PLAIN_TYPES or x.shape[1] != conv[0].shape[1]:
         return None
-    return start_lateral(x, conv, len(lateral_convs) == 1, memory_format_of((x,)))
+    return start_lateral(x, conv, len(laterals) == 1, memory_format_of((x,)))
 
 
 def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int]) -> bool:
