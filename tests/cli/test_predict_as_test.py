@@ -130,6 +130,32 @@ CASES = {
     "scoped names": (SCOPED, {}, "8 bits"),
     "classes": (CLASSES, {}, "8 bits"),
     "classes, 16 bits": (CLASSES, SIXTEEN_BITS, "16 bits"),
+    "with alpha": (NAMES, {}, "RGBA"),
+    "four channels": (
+        NAMES,
+        {
+            "options": "color_type='unchanged'",
+            "in_channels": 4,
+            "mean": [110.0] * 4,
+            "std": [50.0] * 4,
+        },
+        "RGBA",
+    ),
+    "a palette": (NAMES, {}, "P"),
+    "a palette by pillow": (NAMES, {"options": "imdecode_backend='pillow'"}, "P"),
+    "grey photos in colour": (NAMES, {}, "L"),
+    "four colours": (NAMES, {"suffix": ".jpg"}, "CMYK"),
+    "numbers of 32 bits": (
+        NAMES,
+        {
+            "options": "color_type='unchanged', to_float32=True",
+            "suffix": ".tif",
+            "in_channels": 1,
+            "mean": [110.0],
+            "std": [50.0],
+        },
+        "F",
+    ),
     "one logit": (NAMES, BINARY, "8 bits"),
     "reduce_zero_label": (NAMES, {"more": "reduce_zero_label=True"}, "8 bits"),
 }
@@ -144,7 +170,12 @@ def save_photo(path, content, seed):
         photo = photo.astype(np.uint16) * 16  # 12 bits of 16, as cameras have them
     if content == "16 bits of grey":
         photo = photo[..., 0].astype(np.uint16) * 257
-    if content == "turned":
+    if content in ("RGBA", "P", "L", "CMYK", "F"):
+        picture = Image.fromarray(photo).convert(content)
+        if content == "RGBA":
+            picture.putalpha(Image.fromarray(photo[..., 1]))
+        picture.save(path)
+    elif content == "turned":
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.fromarray(photo).save(path, exif=exif)
