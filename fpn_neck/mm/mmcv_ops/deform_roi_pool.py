@@ -32,7 +32,7 @@ def deform_roi_pool_forward(
     """Overwrite `output`."""
     size = pooled_height, pooled_width
     features, moves = at_least_float32(input, offset)
-    regions, finite = safe_regions(*at_least_float32(rois), input.shape, spatial_scale)
+    regions, finite = safe_regions(at_least_float32(rois)[0], input.shape, spatial_scale)
     values = _pool(features, moves, regions, size, spatial_scale, sampling_ratio, gamma)
     output.copy_(values.where(finite[:, None, None, None], torch.nan))
 
@@ -51,7 +51,7 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Overwrite the gradients of input and, if there are any, of the offsets."""
-    regions, finite = safe_regions(*at_least_float32(rois), input.shape, spatial_scale)
+    regions, finite = safe_regions(at_least_float32(rois)[0], input.shape, spatial_scale)
     grad = grad_output.where(finite[:, None, None, None], 0)
     pool = partial(
         _pool,
