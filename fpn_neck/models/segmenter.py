@@ -60,6 +60,7 @@ class Segmenter(nn.Module):
         super().__init__()
         options = neck_options(neck, fpn)
         self.facts: Facts | None = None
+        self._num_classes = num_classes
         self._architecture = {
             "backbone": backbone if isinstance(backbone, str) else None,
             "num_classes": num_classes,
@@ -143,7 +144,7 @@ class Segmenter(nn.Module):
 
     def _numbers(self) -> tuple[str, ...]:
         """A name for every label, if nobody has given one."""
-        return tuple(map(str, range(max(2, self._architecture["num_classes"]))))
+        return tuple(map(str, range(max(2, self._num_classes))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W), float -> logits (N, K, H, W)."""

@@ -46,8 +46,9 @@ def config_in_checkpoint(content: Any, name: str) -> Config:
     try:
         found = literals(text, *_NEEDED)
         loader = found.get("test_dataloader") or {}
-        pipeline = next(data_sets(loader.get("dataset")), {}).get("pipeline")
-        found["test_dataloader"] = {"dataset": {"pipeline": pipeline}}
+        part = next(data_sets(loader.get("dataset")), {})
+        kept = {key: part[key] for key in ("pipeline", "reduce_zero_label") if key in part}
+        found["test_dataloader"] = {"dataset": kept}
         _check_types(found, found.get("default_scope"))
         found |= _augmentation(text, found.get("default_scope"))
     except (ValueError, AttributeError) as e:

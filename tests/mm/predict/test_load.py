@@ -1,0 +1,61 @@
+"""fpn_neck.load: a checkpoint of training only, any kind of photo, the same answer as predict's."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fpn_neck
+
+for _package in ("mmseg", "mmdet", "timm", "pycocotools"):
+    pytest.importorskip(_package)
+
+
+@pytest.fixture
+def photo():
+    small = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((96, 64), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def test_a_checkpoint_of_training_is_enough_for_photos_of_any_kind(
+    trained, varied, photo, tmp_path, call_tool
+):
+    predictor = fpn_neck.load(varied, device="cpu")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(photo).save(folder / "a.png")
+    expected = fpn_neck.load(varied, trained.config, "cpu")(folder / "a.png")
+    assert len(np.unique(expected.labels)) > 1
+    np.testing.assert_array_equal(expected.image, photo)
+    several = predictor([photo, photo[:50], folder], batch=3)
+    assert several[1].labels.shape == (50, 96) and several[2].photo == str(folder / "a.png")
+    for given in (photo, Image.fromarray(photo), str(folder / "a.png")):
+        np.testing.assert_array_equal(predictor(given).labels, expected.labels)
+    for result in (several[0], several[2]):  # in a batch
+        np.testing.assert_array_equal(result.labels, expected.labels)
+    assert sum(expected.areas.values()) == 64 * 96 and set(expected.areas) <= {*predictor.classes}
+
+    options = ["--json", "--device", "cpu", "--overlay", "alone", "--batch", 2]
+    done = call_tool("predict", varied, folder, "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)  # nothing else is there
+    assert "1 of 1 photos" in done.stderr
+    assert document == json.loads((tmp_path / "out/results.json").read_text())
+    assert document["schema"] == 1 and document["photos"][0]["areas"] == expected.areas
+    labels = np.asarray(Image.open(tmp_path / "out/labels/a.png"))
+    np.testing.assert_array_equal(labels, expected.labels)
+
+    augmented = fpn_neck.load(varied, device="cpu", tta=True)(photo)
+    assert augmented.labels.shape == (64, 96)
+    assert (augmented.labels == expected.labels).mean() > 0.5
+
+
+def test_what_holds_no_config_says_what_to_give(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match="bare.pth holds no config: give the config"):
+        fpn_neck.load(tmp_path / "bare.pth")
+    with pytest.raises(FileNotFoundError, match="gone.pth"):
+        fpn_neck.load(tmp_path / "gone.pth")
