@@ -17,11 +17,13 @@ from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.utils.arguments import check_whole
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import command_parser, stdout_for_programs
 from fpn_neck.utils.files import check_folder, write_whole
 from fpn_neck.utils.progress import with_progress
 
 SPLITS = ("train", "val", "test")
+STDOUT = Path("-")
+SCHEMA = 1  # of the JSON
 EPILOG = f"""\
 Every photo and mask is decoded as in training, and every annotation is read. The config's heads and
 class weights are compared with the data. A class is called rare if it occurs in one photo only or
@@ -43,7 +45,14 @@ def parse_args() -> Namespace:
         metavar="N",
         help="number of processes (default: one for each core)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=STDOUT,
+        type=Path,
+        metavar="FILE",
+        help="write the report as JSON too; without FILE on stdout, and what people read on stderr",
+    )
     parser.add_argument(
         "--limit",
         type=int,
@@ -75,6 +84,7 @@ def print_histogram(counts: Histogram) -> None:
 
 def as_json(config: str, findings: list[Finding], reports: list[Report]) -> dict[str, Any]:
     return {
+        "schema": SCHEMA,
         "config": config,
         "findings": [
             {"file": file, "value": value, "rule": kind.rule, "remedy": kind.remedy}
@@ -142,8 +152,19 @@ def main() -> int:
     args = parse_args()
     check_whole("--workers", args.workers, 1)
     check_whole("--limit", args.limit, 0)
-    if args.json:
+    if args.json and args.json != STDOUT:
         require_writable(args.json)
+    with stdout_for_programs(args.json == STDOUT):
+        content, findings = run_check(args)
+    if args.json == STDOUT:
+        print(json.dumps(content))
+    elif args.json:
+        write_report(args.json, json.dumps(content, indent=1))
+    return 1 if findings else 0
+
+
+def run_check(args: Namespace) -> tuple[dict[str, Any], list[Finding]]:
+    """Check, print the report, and give it as plain data with its findings."""
     cfg = load_config(args.config, args.cfg_options)
     sources = data_sources(cfg, *args.splits)
     if not sources:
@@ -156,6 +177,4 @@ def main() -> int:
     for report in reports:
         show(report)
     print(RefusedData(findings).report(args.limit) if findings else "nothing found")
-    if args.json:
-        write_report(args.json, json.dumps(as_json(args.config, findings, reports), indent=1))
-    return 1 if findings else 0
+    return as_json(args.config, findings, reports), findings

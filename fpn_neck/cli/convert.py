@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import (
+    add_json_argument,
+    command_parser,
+    print_json,
+    stdout_for_programs,
+)
 from fpn_neck.utils.files import write_whole
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 from fpn_neck.weights.conversion import Conversion, convert
@@ -45,6 +50,7 @@ def parse_args() -> Namespace:
         help="write OUT even if keys are unmapped or missing: a start for training, not an equal "
         "model",
     )
+    add_json_argument(parser, "the account of every key")
     return parser.parse_args()
 
 
@@ -105,9 +111,25 @@ def main() -> None:
     checkpoint = load_checkpoint(args.input)
     weights = find_state_dict(checkpoint)
     conversion = convert(weights, args.source, args.target, norm=args.norm)
-    print_account(conversion, notes(conversion, args.source, args.target))
+    advice = list(notes(conversion, args.source, args.target))
+    with stdout_for_programs(args.json):
+        print_account(conversion, advice)
     if not args.allow_unmapped:
         check_equal(conversion)
     content = checkpoint_of(conversion.state_dict, args.target, kept_meta(checkpoint, args.source))
     write_whole(args.output, partial(torch.save, content))
-    print(f"{len(conversion.state_dict)} keys written: {args.output}")
+    if args.json:
+        print_json(account(conversion, advice) | {"written": str(args.output)})
+    else:
+        print(f"{len(conversion.state_dict)} keys written: {args.output}")
+
+
+def account(conversion: Conversion, advice: list[str]) -> dict[str, Any]:
+    """Every key, as plain data."""
+    return {
+        "mapped": conversion.mapped,
+        "ignored": conversion.ignored,
+        "unmapped": conversion.unmapped,
+        "missing": conversion.missing,
+        "advice": advice,
+    }

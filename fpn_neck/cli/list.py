@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import fpn_neck
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import add_json_argument, command_parser, print_json
 
 CONFIGS = Path(fpn_neck.__file__).parent / ".mim/configs"
 _EPILOG = """\
@@ -15,7 +15,11 @@ _base_ = 'fpn_neck::segmentation/fpn_lite0_demo_shapes-256x320.py'.
 
 
 def main() -> None:
-    command_parser(__doc__, _EPILOG).parse_args()
+    parser = command_parser(__doc__, _EPILOG)
+    add_json_argument(parser, "the names")
+    if parser.parse_args().json:
+        print_json({"configs": config_names()})
+        return
     for name in config_names():
         print(name)
 

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
-from fpn_neck.utils.command_line import size_argument
+from fpn_neck.utils.command_line import add_json_argument, print_json, size_argument
 from fpn_neck.utils.text import one_line
 
 
@@ -72,9 +72,13 @@ def main() -> int:
     parser.add_argument(
         "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
     )
+    add_json_argument(parser, "the report")
     args = parser.parse_args()
     if args.size and not args.config:
         parser.error("--size goes with a CONFIG")
     sections = diagnose(args.config, size_argument(args.size) if args.size else None)
-    print_report(sections)
+    if args.json:
+        print_json({"sections": [section.as_dict() for section in sections]})
+    else:
+        print_report(sections)
     return int(any(section.problems for section in sections))

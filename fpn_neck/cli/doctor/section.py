@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _NO_WRAPPING = 10_000  # characters; wider than any row
 
@@ -25,6 +25,16 @@ class Section:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     header: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The section as plain data."""
+        problems = [problem._asdict() for problem in self.problems]
+        return {
+            "title": self.title,
+            "header": list(self.header),
+            "rows": [list(row) for row in self.rows],
+            "problems": problems,
+        }
 
     def text(self, width: int | None = None) -> str:
         """Title and table; columns are aligned if rich is installed.
