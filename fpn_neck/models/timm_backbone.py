@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -167,7 +168,7 @@ def _create(
     """A timm model that returns its maps, with its ``feature_info``."""
     options = options if out_indices is None else options | {"out_indices": tuple(out_indices)}
     if not timm.is_model(model_name.split(".")[0]):
-        near = timm.list_models(f"*{model_name[:6]}*")[:5]
+        near = get_close_matches(model_name, timm.list_models(), n=5)
         raise ValueError(f"model_name={model_name!r}: timm has no such model; near: {near}")
     try:
         try:

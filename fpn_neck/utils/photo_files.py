@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from glob import glob
+from glob import glob, has_magic
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +48,8 @@ def find_photos(arguments: list[str], outputs: list[Path]) -> Found:
         else:
             matches = sorted(map(Path, glob(argument, recursive=True)))
             files = _without(own, [f for f in matches if _can_be_read(f)])
+        if not files and not path.exists() and not has_magic(argument):
+            raise ValueError(f"{argument}: no such file; give files, folders or globs")
         if not files:
             why = f" ({_text(Counter(left_out.values()))} left out)" if left_out else ""
             raise ValueError(f"{argument}: no photos there{why}; give files, folders or globs")

@@ -44,6 +44,8 @@ def check_photo_file(path: Path) -> None:
     """
     if path.exists() and not path.is_file():  # reading a pipe would wait
         raise PhotoError("not a file")
+    if path.exists() and not path.stat().st_size:
+        raise PhotoError("not a readable photo: the file is empty")
     check_pixels(_declared_size(path))
 
 

@@ -226,6 +226,13 @@ def test_an_unreadable_photo_is_named_and_the_others_are_done(predict, photos, c
     assert files_of(out) == outputs("a", "b", "c")
 
 
+def test_an_empty_file_and_a_missing_one_are_named_so(predict, assert_refused, photos):
+    (photos / "empty.png").touch()
+    done, _ = predict(photos)
+    assert "empty.png: not a readable photo: the file is empty" in done.stderr
+    assert_refused(predict(photos / "nothing.jpg")[0], "nothing.jpg: no such file")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
 def test_a_pipe_is_no_photo(predict, assert_refused, photos):
     os.mkfifo(photos / "deep/pipe.jpg")

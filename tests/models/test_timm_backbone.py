@@ -516,3 +516,11 @@ def test_weights_exist_once_while_it_is_built(monkeypatch):
     backbone = TimmBackbone("resnet18", frozen_levels=1)
     real = [net for net in built if next(net.parameters()).device.type != "meta"]
     assert len(built) > 1 and real == [backbone.net]
+
+
+@pytest.mark.parametrize(
+    "wrong, right", [("convnext_tinny", "convnext_tiny"), ("resnet19", "resnet18")]
+)
+def test_a_misspelt_name_gets_the_nearest_ones(wrong, right):
+    with pytest.raises(ValueError, match=f"near: .*'{right}'"):
+        TimmBackbone(wrong)

@@ -24,6 +24,8 @@ from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.utils.arguments import check_choice, check_whole, check_wholes
 
+MMSEGS_LOSS = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}
+
 
 @MODELS.register_module()
 class FPNHead(BaseDecodeHead):
@@ -37,7 +39,8 @@ class FPNHead(BaseDecodeHead):
             resized to that grid, for 1 / (n * n) of the work and memory. 1 is mmseg's loss at full
             size. An odd n takes the centre of every cell, an even n a pixel half a px beside it.
         **kwargs: the rest of mmseg's ``BaseDecodeHead``: in_channels, in_index, num_classes,
-            dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ...
+            dropout_ratio, norm_cfg, align_corners, loss_decode, ignore_index, ... The default
+            loss is mmseg's under any default scope.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class FPNHead(BaseDecodeHead):
         check_choice("merge", merge, MERGES)
         merged = channels * (levels if merge == "cat" else 1)
         kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
+        kwargs.setdefault("loss_decode", dict(MMSEGS_LOSS))
         layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         super().__init__(channels=merged, **layers, **kwargs)
         check_one_logit(self)

@@ -767,3 +767,21 @@ def test_format_only_writes_labels_and_measures_nothing(tmp_path):
     )
     assert metric.evaluate(1) == {}
     assert (np.asarray(Image.open(tmp_path / "one.png")) == labels).all()
+
+
+@pytest.mark.parametrize("scope", ["fpn_neck", "mmengine", "mmdet", "mmseg"])
+def test_the_default_loss_is_mmsegs_under_any_scope(scope):
+    from mmseg.models.losses import CrossEntropyLoss
+
+    import fpn_neck.registry  # noqa: F401
+
+    cfg = dict(
+        type="fpn_neck.FPNHead",
+        in_channels=CHANNELS,
+        in_index=[0, 1, 2, 3],
+        feature_strides=STRIDES,
+        channels=16,
+        num_classes=K,
+    )
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(MODELS.build(cfg).loss_decode) is CrossEntropyLoss
