@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 PLOTTED_METRICS = (
     "mIoU",
@@ -53,7 +54,9 @@ def _parse(line: str) -> dict | None:
     return row if isinstance(row, dict) and "step" in row else None
 
 
-def draw_curves(series: Series, path: Path, metrics: Iterable[str] = PLOTTED_METRICS) -> None:
+def draw_curves(
+    series: Series, path: Path | BinaryIO, metrics: Iterable[str] = PLOTTED_METRICS
+) -> None:
     """Draw the losses (left) and the validation metrics (right) into a PNG file."""
     from matplotlib.figure import Figure  # unlike pyplot, it needs no display and keeps no figure
 

@@ -1,0 +1,104 @@
+"""What a test run of a segmenter finds, label by label and photo by photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from fpn_neck.mm.photos import picture_in
+
+
+class PhotoResult(NamedTuple):
+    """A photo with its labels.
+
+    Attributes:
+        score: mean IoU over the labels in its truth, 0 to 1.
+        accuracy: share of its pixels with the right label, 0 to 1.
+        photo: uint8 (H, W, 3), RGB.
+        truth, prediction: labels (H, W).
+    """
+
+    score: float
+    accuracy: float
+    path: str
+    photo: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+class EvaluationHook(Hook):
+    """Counts pixels by true and predicted label, and keeps the best and the worst photos.
+
+    A photo whose truth holds only ignored pixels is left out.
+
+    Args:
+        keep: how many photos of each kind.
+
+    Attributes:
+        confusion: pixels of (true label, predicted label), int64 (K, K).
+        holding: photos whose truth holds the label, int64 (K,).
+        best, worst: at most ``keep`` photos each, the most extreme one first.
+        metrics: what the run's metrics say.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.best: list[PhotoResult] = []
+        self.worst: list[PhotoResult] = []
+        self.metrics: dict[str, float] = {}
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        dataset = runner.test_loop.dataloader.dataset
+        self.classes: Sequence[str] = dataset.metainfo["classes"]
+        self.palette: Sequence[Sequence[int]] = dataset.metainfo["palette"]
+        count = len(self.classes)
+        self.confusion = np.zeros((count, count), np.int64)
+        self.holding = np.zeros(count, np.int64)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        for sample in outputs:
+            self._add(runner.test_loop.dataloader.dataset, sample)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = dict(metrics or {})
+
+    def _add(self, dataset: Any, sample: Any) -> None:
+        truth, prediction = (
+            segments.data[0].cpu().numpy().astype(np.int64)
+            for segments in (sample.gt_sem_seg, sample.pred_sem_seg)
+        )
+        matrix = confusion_of(truth, prediction, len(self.classes))
+        occurs = matrix.sum(1) > 0
+        if not occurs.any():
+            return
+        self.confusion += matrix
+        self.holding += occurs
+        score = float(np.mean(iou_of(matrix)[occurs]))
+        accuracy = float(matrix.trace() / matrix.sum())
+        for kept, sign in ((self.best, -1), (self.worst, 1)):
+            if len(kept) == self.keep and sign * score >= sign * kept[-1].score:
+                continue
+            photo = picture_in(dataset, sample.img_path)
+            kept.append(PhotoResult(score, accuracy, sample.img_path, photo, truth, prediction))
+            kept.sort(key=lambda result: sign * result.score)
+            del kept[self.keep :]
+
+
+def confusion_of(truth: np.ndarray, prediction: np.ndarray, count: int) -> np.ndarray:
+    """Pixels of (true label, predicted label), int64 (count, count); other labels are ignored."""
+    known = (truth >= 0) & (truth < count) & (prediction >= 0) & (prediction < count)
+    pairs = count * truth[known] + prediction[known]
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def iou_of(confusion: np.ndarray) -> np.ndarray:
+    """Intersection over union of each label, (K,); NaN for a label that occurs nowhere."""
+    right = confusion.diagonal().astype(float)
+    union = confusion.sum(0) + confusion.sum(1) - right
+    return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
