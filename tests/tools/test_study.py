@@ -2,13 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
-import study
-from helpers.tools import SEGMENTATION
-from mmengine.config import Config
+import torch
 
-for _package in ("mmseg", "timm"):
+for _package in ("mmseg", "timm", "segmentation_models_pytorch"):
     pytest.importorskip(_package)
+
+import study  # noqa: E402 (imports fpn_neck, which lets mmseg be imported)
+from benchmarks import article_masks, smp_head  # noqa: E402, F401 (register)
+from helpers.project import PROJECT  # noqa: E402
+from helpers.tools import SEGMENTATION  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import Compose  # noqa: E402
+from mmengine.registry import DATASETS, MODELS, DefaultScope  # noqa: E402
+
+from fpn_neck.mm.config.load import drop_pretraining  # noqa: E402
 
 STUDY = """
 base = {base!r}
@@ -111,9 +120,22 @@ def test_mistakes_are_one_line(call_tool, assert_refused, study_file, arguments,
     assert_refused(call_tool("study", study_file, *arguments), *words)
 
 
-def test_every_factor_of_the_clothing_study_has_a_place():
-    from helpers.project import PROJECT
+@pytest.mark.parametrize("path", sorted((PROJECT / "tools/studies").glob("*.py")), ids=str)
+def test_every_factor_has_a_place_and_a_part(path):
+    """All parts of the models are built; their losses, transforms and data sets exist."""
+    found = study.Study(str(path))
+    for name in found.factors:
+        cfg = found.config(name)
+        assert cfg.val_dataloader.dataset.split == "choosing"
+        drop_pretraining(cfg.model)
+        data = cfg.train_dataloader.dataset
+        with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"):
+            model = MODELS.build(cfg.model)
+            assert model.decode_head.num_classes == (9 if name == "nine" else 59)
+            assert Compose(data.pipeline).transforms and DATASETS.get(data.type)
 
-    clothing = study.Study(str(PROJECT / "tools/studies/clothing.py"))
-    for name in clothing.factors:
-        assert clothing.config(name).val_dataloader.dataset.split == "choosing"
+
+def test_the_articles_masks_lose_their_labels():
+    truth = np.arange(59, dtype=np.uint8).repeat(300).reshape(100, 177)
+    masks = article_masks.ArticleMasks(size=(64, 48)).transform({"gt_seg_map": truth})
+    assert masks["gt_seg_map"].shape == (64, 48) and not masks["gt_seg_map"].any()

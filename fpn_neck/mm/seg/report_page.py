@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def _picture(result: PhotoResult, found: EvaluationHook) -> tuple[str, str]:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=88)
     caption = (
-        f"{result.path}: mean IoU of its labels {100 * result.score:.1f}, "
+        f"{Path(result.path).name}: mean IoU of its labels {100 * result.score:.1f}, "
         f"pixel accuracy {100 * result.accuracy:.1f}"
     )
     return caption, _data_url(file.getvalue(), "jpeg")
