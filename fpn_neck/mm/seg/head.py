@@ -146,4 +146,5 @@ class FPNHead(BaseDecodeHead):
             if not (labels.is_cuda or torch.compiler.is_compiling()):
                 check_sample(sample, labels, mmseg_classes(self), self.ignore_index)
         n = self.loss_stride
-        return super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
+        labels = super()._stack_batch_gt(batch_data_samples)[..., n // 2 :: n, n // 2 :: n]
+        return labels.contiguous()  # mmseg's LovaszLoss takes a view of all labels

@@ -194,6 +194,18 @@ def test_gradient_reaches_every_weight_and_level(merge):
     assert all(m.grad.abs().max() > 0 for m in maps)
 
 
+def test_lovasz_loss_on_a_thinned_grid():
+    """mmseg's loss takes a view of all labels, which are every second one of every second row."""
+    lovasz = dict(type="LovaszLoss", reduction="none")
+    ours = head("fpn_neck.FPNHead", norm_cfg=GN, loss_stride=2, loss_decode=lovasz)
+    maps, (samples, labels) = pyramid(40, 28), truth(40, 28)
+    found = ours.loss(maps, samples, train_cfg={})["loss_lovasz"]
+    thin = labels[:, 1::2, 1::2].contiguous()
+    logits = F.interpolate(ours(maps), thin.shape[1:], mode="bilinear", align_corners=False)
+    expected = MODELS.build(lovasz)(logits, thin, ignore_index=255)
+    torch.testing.assert_close(found, expected, atol=ATOL, rtol=0)
+
+
 def test_our_dice_gets_the_heads_ignore_index():
     dice = dict(type="fpn_neck.DiceLoss")
     ours = head("fpn_neck.FPNHead", loss_decode=dice, ignore_index=2)
