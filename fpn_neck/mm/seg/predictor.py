@@ -61,7 +61,7 @@ class SegmentationPredictor(Predictor):
         self.cfg = cfg
         self.classes = tuple(model.dataset_meta["classes"])
         self._palette = model.dataset_meta["palette"]
-        self._first_value = int(_reduces_zero_label(cfg, model.dataset_meta))
+        self._first_value = int(reduces_zero_label(cfg, model.dataset_meta))
         self._model = PhotoModel(model, cfg, scope="mmseg")
 
     def predict(self, photos: Sequence[Photo]) -> list[Result]:
@@ -85,7 +85,7 @@ class SegmentationPredictor(Predictor):
         )
 
 
-def _reduces_zero_label(cfg: Config, meta: Mapping[str, Any]) -> bool:
+def reduces_zero_label(cfg: Config, meta: Mapping[str, Any]) -> bool:
     """Whether class 0 is 1 in the masks: the config's data set says it, as in testing.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Models in files that other programs run; `metadata` and `runtime` need no torch."""
