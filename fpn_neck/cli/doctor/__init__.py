@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
+from fpn_neck.mm.mmcv_ops.serve import serve_operators
 from fpn_neck.utils.command_line import add_json_argument, print_json, size_argument
 from fpn_neck.utils.text import one_line
 
@@ -73,7 +74,16 @@ def main() -> int:
         "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
     )
     add_json_argument(parser, "the report")
+    parser.add_argument(
+        "--serve-ops",
+        choices=("on", "off"),
+        help="only write (or remove) one line in the installed mmcv-lite, mmcv/_ext.py: mmdet and "
+        "mmseg then find its operators without import fpn_neck",
+    )
     args = parser.parse_args()
+    if args.serve_ops:
+        print(serve_operators(args.serve_ops == "on"))
+        return 0
     if args.size and not args.config:
         parser.error("--size goes with a CONFIG")
     sections = diagnose(args.config, size_argument(args.size) if args.size else None)

@@ -15,6 +15,7 @@ from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.fast.cpu.products import prefers_onednn, processor_vendor
 from fpn_neck.fast.cpu.threads import available_threads
 from fpn_neck.mm import mmcv_ops
+from fpn_neck.mm.mmcv_ops.serve import are_served
 from fpn_neck.utils.text import one_line
 
 INSTALL_MM = "pip install 'fpn_neck[mm]'"
@@ -121,6 +122,8 @@ def _operators() -> str:
         return "none: mmcv is missing"
     if mmcv_ops.install():
         return "fpn_neck's bridge to torchvision's (mmcv came without its compiled extension)"
+    if are_served():
+        return "fpn_neck's, by mmcv/_ext.py (doctor --serve-ops off removes it)"
     return "mmcv's own compiled extension"
 
 
