@@ -98,7 +98,7 @@ def test_a_segmenter_of_mmseg(trained, tmp_path, case, labels):
     assert len(found.unique()) > 1
 
 
-@pytest.mark.parametrize("case", ["softmax", "one logit", "align_corners", "BGR"])
+@pytest.mark.parametrize("case", ["softmax", "align_corners", "BGR"])
 def test_labels_on_a_photo_are_those_of_predict(trained, tmp_path, case):
     """The file prepares the photo as the config's pipeline does; most labels are equal."""
     from fpn_neck.mm.seg.export import exportable
