@@ -9,16 +9,19 @@ pixel's logit of class k is::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from fpn_neck.fast.cpu.memory import compute_dtype
+from fpn_neck.fast.cpu.threads import run_in_threads
 from fpn_neck.losses import check_range, sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
+
+Result = TypeVar("Result")
 
 
 class Strip(NamedTuple):
@@ -64,6 +67,12 @@ class ResizedLogits:
         shape = n, self.classes, height, width
         return strips_of(shape, self.dtype.itemsize, self.logits.device)
 
+    def for_each_strip(self, task: Callable[[Strip], Result]) -> Iterable[Result]:
+        """The results in order; on a CPU each thread takes a strip."""
+        if self.logits.device.type != "cpu":
+            return map(task, self.strips())
+        return run_in_threads(task, list(self.strips()))
+
     def cells(self, strip: Strip) -> tuple[slice, slice, slice]:
         """Index of a strip's cells in the logits."""
         return strip.images, slice(None), slice(*self.resize.span(strip.start, strip.end))
@@ -90,14 +99,18 @@ def class_sums(
 ) -> Tensor:
     """See `fpn_neck.strips.operators.class_sums`; ``lse`` is filled, if it is given."""
     maps = ResizedLogits(logits, target, ignore_index, align_corners)
-    total = logits.new_zeros((6, maps.classes), dtype=torch.float64)
-    for strip in maps.strips():
+
+    def sums(strip: Strip) -> Tensor:
         labels, pixels = maps.labels(strip)
         check_range(labels, maps.classes, ignore_index)
         part = _Part(maps.values(strip), labels, pixels, reads)
         if lse is not None:
             lse[strip.images, strip.start : strip.end] = part.lse()
-        total += part.sums()
+        return part.sums()
+
+    total = logits.new_zeros((6, maps.classes), dtype=torch.float64)
+    for part in maps.for_each_strip(sums):
+        total += part
     return total
 
 
@@ -112,12 +125,16 @@ def class_sums_backward(
     """See `fpn_neck.strips.operators.class_sums_backward`."""
     maps = ResizedLogits(logits, target, ignore_index, align_corners)
     derivatives = derivatives.to(maps.dtype)
-    grad = torch.zeros_like(logits, dtype=maps.dtype)
-    for strip in maps.strips():
+
+    def by_cell(strip: Strip) -> tuple[Strip, Tensor]:
         with torch.autocast(logits.device.type, enabled=False):  # backward may run under it
             p = maps.values(strip).softmax(1)
             by_pixel = _gradient(p, *maps.labels(strip), derivatives, reads)
-        grad[maps.cells(strip)] += maps.resize.transposed(by_pixel, strip.start, strip.end)
+        return strip, maps.resize.transposed(by_pixel, strip.start, strip.end)
+
+    grad = torch.zeros_like(logits, dtype=maps.dtype)
+    for strip, part in maps.for_each_strip(by_cell):  # in order: neighbours share a row of cells
+        grad[maps.cells(strip)] += part
     return grad.to(logits.dtype)
 
 
