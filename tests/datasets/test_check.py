@@ -636,6 +636,7 @@ def test_a_subset_of_the_categories_passes():
         (json.dumps(coco(box={})).replace('"area"', '"size"'), kinds.NOT_COCO, "area"),
         (json.dumps(coco()).replace('"height"', '"h"'), kinds.NOT_COCO, "images[0]"),
         (json.dumps(coco(image={"height": "8"})), kinds.NOT_COCO, "valid height"),
+        (json.dumps(coco(image={"height": False})), kinds.NOT_COCO, "valid height"),
         (json.dumps(coco(image={"id": [1]})), kinds.NOT_COCO, "valid id"),
         (json.dumps(coco(box={"category_id": {}})), kinds.NOT_COCO, "valid category_id"),
         (json.dumps(coco(categories=[{"id": 1, "name": None}])), kinds.NOT_COCO, "valid name"),

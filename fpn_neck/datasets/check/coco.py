@@ -71,10 +71,15 @@ def read_coco(path: Path, *, panoptic: bool = False) -> dict[str, Any]:
             raise InvalidFile(kinds.NOT_COCO, f"no list {name!r}")
         for i, entry in enumerate(entries):
             known = entry if isinstance(entry, dict) else {}
-            lacking = [k for k, t in keys.items() if k not in known or not isinstance(known[k], t)]
+            lacking = [k for k, t in keys.items() if k not in known or not _is_a(known[k], t)]
             if lacking:
                 raise InvalidFile(kinds.NOT_COCO, f"{name}[{i}] has no valid {', '.join(lacking)}")
     return content
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """`isinstance`, except that true and false are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _parse(path: Path) -> Any:

@@ -28,7 +28,7 @@ def check_sections(cfg: Mapping[str, Any]) -> None:
         if not isinstance(part, Mapping):
             raise _wrong(name, part, "a dict with the key 'type'")
         given = part.get("type")
-        if not isinstance(given, str) and not callable(given):
+        if not (given and isinstance(given, str)) and not callable(given):
             raise _wrong(f"{name}.type", given, "the name of a registered class, or a class")
 
 

@@ -40,6 +40,7 @@ from fpn_neck.utils.walk import type_name  # noqa: E402
         (r"pipeline\[1\]", {"test_dataloader": {"dataset": {"pipeline": [{"type": "A"}, None]}}}),
         ("default_hooks.logger", {"default_hooks": {"logger": 3}}),
         (r"custom_hooks\[0\].type", {"custom_hooks": [{"priority": 3}]}),
+        (r"custom_hooks\[0\].type", {"custom_hooks": [{"type": ""}]}),
         ("val_evaluator", {"val_evaluator": "mIoU"}),
         ("load_from", {"load_from": 3}),
     ],
