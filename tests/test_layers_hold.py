@@ -1,5 +1,7 @@
 """The contracts of the layers in pyproject.toml; `make lint` checks them too."""
 
+from collections import Counter
+
 import pytest
 from helpers.project import PROJECT
 
@@ -14,3 +16,10 @@ def test_every_contract_is_kept(monkeypatch, capsys):
     if result != cli.EXIT_STATUS_SUCCESS:
         pytest.fail(report, pytrace=False)
     assert "0 broken" in report
+
+
+def test_a_folder_of_the_package_holds_at_most_14_files():
+    files = [p for p in (PROJECT / "fpn_neck").rglob("*.py") if "integrations" not in p.parts]
+    held = Counter(path.parent.relative_to(PROJECT).as_posix() for path in files)
+    assert len(held) > 10
+    assert {folder: n for folder, n in held.items() if n > 14} == {}

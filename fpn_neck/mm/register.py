@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from fpn_neck.losses import CrossEntropyLoss, DiceLoss
-from fpn_neck.mm import select_levels  # noqa: F401 (registers)
 from fpn_neck.mm.distributed import (  # noqa: F401 (register)
     bfloat16_wrapper,
     cpu_data_parallel,
@@ -16,11 +15,13 @@ from fpn_neck.mm.training import install_hooks, report_hooks  # noqa: F401 (regi
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import CONVS
 from fpn_neck.models.pyramid_backbone import PyramidBackbone
+from fpn_neck.models.select_levels import SelectLevels
 
 MODELS.register_module(module=FPN)
 MODELS.register_module(module=CrossEntropyLoss)
 MODELS.register_module(module=DiceLoss)
 MODELS.register_module(module=PyramidBackbone)
+MODELS.register_module(module=SelectLevels)
 if find_spec("mmcv"):
     from mmcv.cnn import ConvAWS2d, ConvWS2d
     from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack

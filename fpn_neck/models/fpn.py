@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.eligible import eager, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
-from fpn_neck.models.fpn_cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
-from fpn_neck.models.fpn_fast import fast_pyramid, takes_fast_path
+from fpn_neck.models.fpn_paths.cpu import fast_pyramid, takes_fast_path
+from fpn_neck.models.fpn_paths.cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
 

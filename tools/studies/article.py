@@ -9,7 +9,7 @@ common = {
 size = (256, 256)
 factors = {
     "published": {
-        "custom_imports": dict(imports=["fpn_neck", "benchmarks.article_masks"]),
+        "custom_imports": dict(imports=["fpn_neck", "study_parts.article_masks"]),
         "train_dataloader.dataset.pipeline": [
             dict(type="LoadImageFromFile"),
             dict(type="LoadAnnotations"),

@@ -162,7 +162,7 @@ factors = {
         ),
     },
     "smp": {
-        "custom_imports": dict(imports=["fpn_neck", "benchmarks.smp_head"]),
+        "custom_imports": dict(imports=["fpn_neck", "study_parts.smp_head"]),
         "model.neck": None,
         "model.data_preprocessor.test_cfg": dict(size_divisor=32),
         "model.decode_head": {

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
-from fpn_neck.mm.mmcv_ops.serve import serve_operators
+from fpn_neck.cli.doctor.serve_operators import serve_operators
 from fpn_neck.utils.command_line import add_json_argument, print_json, size_argument
 from fpn_neck.utils.text import one_line
 

@@ -12,10 +12,10 @@ import torch
 
 from fpn_neck import __version__
 from fpn_neck.cli.doctor.section import Problem, Section
+from fpn_neck.cli.doctor.serve_operators import are_served
 from fpn_neck.fast.cpu.products import prefers_onednn, processor_vendor
 from fpn_neck.fast.cpu.threads import available_threads
 from fpn_neck.mm import mmcv_ops
-from fpn_neck.mm.mmcv_ops.serve import are_served
 from fpn_neck.utils.text import one_line
 
 INSTALL_MM = "pip install 'fpn_neck[mm]'"

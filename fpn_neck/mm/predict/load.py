@@ -47,7 +47,7 @@ def load(
     if is_pretrained(checkpoint):
         if config is not None or tta:
             raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
-        from fpn_neck.models.segmenter_predictor import SegmenterPredictor
+        from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
         return SegmenterPredictor(checkpoint, device)
     from fpn_neck.mm.config.in_checkpoint import config_in_checkpoint

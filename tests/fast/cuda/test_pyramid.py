@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
 from fpn_neck.fast import cuda_pyramid as pyramid
-from fpn_neck.models import fpn_cuda
+from fpn_neck.models.fpn_paths import cuda as fpn_cuda
 
 need_kernels()
 CHANNELS, WIDTH = [3, 4, 6], 8

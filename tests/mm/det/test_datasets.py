@@ -23,7 +23,7 @@ from fpn_neck.datasets import clothing, shapes  # noqa: E402
 from fpn_neck.mm.det.panoptic_quality import PanopticQualityMetric  # noqa: E402
 from fpn_neck.mm.det.pictures_hook import DetectionPicturesHook  # noqa: E402
 from fpn_neck.mm.registry import DATASETS  # noqa: E402
-from fpn_neck.mm.select_levels import SelectLevels  # noqa: E402
+from fpn_neck.models.select_levels import SelectLevels  # noqa: E402
 
 THINGS = len(shapes.CLASSES) - 1
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fpn_neck.fast.cuda_operators import recorded_pyramid
 from fpn_neck.fast.cuda_pyramid import Conv, cuda_pyramid, memory_format_of, start_lateral
 from fpn_neck.fast.eligible import PLAIN_TYPES, are_for_triton, takes_triton
-from fpn_neck.models.fpn_fast import plain_conv
+from fpn_neck.models.fpn_paths.cpu import plain_conv
 from fpn_neck.utils.arguments import check_maps
 
 _MOST_SIGNATURES = 1024  # of images of many sizes

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fpn_neck.mm.registry import MODELS
 from fpn_neck.utils.arguments import check_wholes
 
 
-@MODELS.register_module()
 class SelectLevels(nn.Module):
     """Selects levels, as in ``neck=[dict(type='fpn_neck.FPN', ...), dict(type=...)]``.
 

@@ -1,6 +1,6 @@
 """smp's FPN decoder as a decode head of mmseg, for a comparison at one recipe.
 
-A config names it with ``custom_imports=dict(imports=['fpn_neck', 'benchmarks.smp_head'])`` and
+A config names it with ``custom_imports=dict(imports=['fpn_neck', 'study_parts.smp_head'])`` and
 ``type='SmpFPNHead'``; ``tools/train.py`` finds the module beside itself.
 """
 

@@ -1,0 +1,1 @@
+"""Parts of other projects and of the article, for the configs of tools/studies."""
