@@ -1,4 +1,4 @@
-"""Write an HTML page about a trained segmenter: tools/report.py WORK_DIR [--out FILE].
+"""Write an HTML page about a trained segmenter: fpn-neck report WORK_DIR [--out FILE].
 
 The page shows metrics, curves, the IoU of every label, the confusion matrix, and the best and the
 worst photos. It is one file, which needs no network. The photos are those of the config's

@@ -1,4 +1,4 @@
-"""Segment photos or find objects in them: tools/predict.py CONFIG CHECKPOINT IMAGES... --out DIR.
+"""Segment photos or find objects in them: fpn-neck predict [CONFIG] MODEL IMAGES... --out DIR.
 
 The two ways: `trained`, a checkpoint with OpenMMLab; `exported`, an ONNX file, without torch.
 """
