@@ -62,9 +62,10 @@ def test_convert(call_tool, varied, tmp_path):
 
 def test_the_page_names_the_verbs_that_have_it():
     named = set(re.findall(r"^\| `(\w+) --json`", DOC, re.MULTILINE))
+    cli = PROJECT / "fpn_neck/cli"
     has = {
-        path.parent.name if path.name == "__init__.py" else path.stem
-        for path in (PROJECT / "fpn_neck/cli").rglob("*.py")
+        path.relative_to(cli).with_suffix("").parts[0]  # a verb is a file or a folder
+        for path in cli.rglob("*.py")
         if re.search(r'add_json_argument\(parser|"--json",', path.read_text(encoding="utf-8"))
     }
     assert named == has
