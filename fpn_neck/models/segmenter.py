@@ -61,13 +61,6 @@ class Segmenter(nn.Module):
         options = neck_options(neck, fpn)
         self.facts: Facts | None = None
         self._num_classes = num_classes
-        self._architecture = {
-            "backbone": backbone if isinstance(backbone, str) else None,
-            "num_classes": num_classes,
-            "backbone_options": dict(backbone_options or {}),
-            "neck": options,
-            "head": dict(head or {}),
-        }
         self.backbone = build_backbone(backbone, backbone_options)
         channels, strides = declared(
             self.backbone,
@@ -76,9 +69,17 @@ class Segmenter(nn.Module):
             remedy="give a module that declares both, or the name of a timm model",
         )
         self.neck = FPN(channels, **options)
-        head = {"strides": self.neck.output_strides(strides)} | check_options("head", head)
+        given = check_options("head", head)
+        head = {"strides": self.neck.output_strides(strides)} | given
         in_channels = [self.neck.out_channels] * self.neck.num_outs
         self.head = SegHead(in_channels, num_classes, **head)
+        self._architecture = {
+            "backbone": backbone if isinstance(backbone, str) else None,
+            "num_classes": num_classes,
+            "backbone_options": dict(backbone_options or {}),
+            "neck": options,
+            "head": given,
+        }
 
     def save_pretrained(
         self,

@@ -72,9 +72,9 @@ def trained(write_config, tmp_path_factory):
         images = picture(Metadata("features", (120.0,) * 3, (60.0,) * 3), 1, 64, 96)
         with torch.no_grad():  # every class is the most probable one somewhere
             logits = model.eval().decode_head(model.extract_feat(images))
-            classifier, spread = model.decode_head.conv_seg, logits.std() / 3
-            classifier.weight /= spread
-            classifier.bias.copy_(-logits.mean((0, 2, 3)) / spread)
+            classifier, spread = model.decode_head.conv_seg, logits.std((0, 2, 3)) / 3
+            classifier.weight /= spread[:, None, None, None]
+            classifier.bias.copy_((classifier.bias - logits.mean((0, 2, 3))) / spread)
         path = tmp_path_factory.mktemp("weights") / "model.pth"
         torch.save(model.state_dict(), path)
         return cfg, str(path)

@@ -49,7 +49,7 @@ def transform_weight(weight: Tensor, like: Tensor | None = None) -> Products:
     o, c = weight.shape[:2]
     weight = weight.detach().to(compute_dtype(weight.dtype))
     flat = weight.permute(2, 3, 0, 1).reshape(KERNEL**2, o * c)
-    tiles = None if like is None else like.shape[0] * like[0, 0].numel() // TILE**2
+    tiles = None if like is None else len(like) * like.shape[-2] * like.shape[-1] // TILE**2
     return best_products((_matrices(weight.dtype).kernel @ flat).view(WINDOW**2, o, c), tiles)
 
 
