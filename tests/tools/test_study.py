@@ -63,6 +63,7 @@ def test_runs_names_and_seeds_once_and_writes_the_table(run_tool, study_file, tm
     ]
 
 
+@pytest.mark.slow
 def test_minutes_become_iterations_by_a_timing(run_tool, study_file, tmp_path):
     command = ["study", study_file, "base", "--minutes", 0.001, "--out", tmp_path / "out"]
     done = run_tool(*command, cwd=tmp_path)
