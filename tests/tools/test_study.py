@@ -10,12 +10,12 @@ for _package in ("mmseg", "timm", "segmentation_models_pytorch"):
     pytest.importorskip(_package)
 
 import study  # noqa: E402 (imports fpn_neck, which lets mmseg be imported)
-from benchmarks import article_masks, smp_head  # noqa: E402, F401 (register)
 from helpers.project import PROJECT  # noqa: E402
 from helpers.tools import SEGMENTATION  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from study_parts import article_masks, smp_head  # noqa: E402, F401 (register)
 
 from fpn_neck.mm.config.load import drop_pretraining  # noqa: E402
 

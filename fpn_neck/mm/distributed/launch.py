@@ -51,18 +51,21 @@ def process_group(cfg: Config) -> Iterator[None]:
         _init_process_group(cfg)
         try:
             yield
-        except SystemExit:  # after SIGTERM
-            # Gloo's threads may abort a process that ends beside them. NCCL could wait for others.
-            if torch.distributed.get_backend() == "gloo":
-                torch.distributed.destroy_process_group()
-            raise
-        except RuntimeError as e:
-            if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
+        except BaseException as e:  # also SystemExit, after SIGTERM
+            lost = isinstance(e, torch.distributed.DistError)
+            if not lost and not (isinstance(e, RuntimeError) and "gloo" in str(e)):
+                _leave_gloo()
                 raise
             raise ConnectionError(
                 "another process of this run ended or can't be reached; its own error says why, "
                 f"and --resume goes on from the last checkpoint ({e})"
             ) from e
+        torch.distributed.destroy_process_group()
+
+
+def _leave_gloo() -> None:
+    """Gloo's threads may abort a process that ends beside them. NCCL could wait for others."""
+    if torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
 
