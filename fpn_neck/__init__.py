@@ -46,11 +46,11 @@ _LAZY = {
     "load": "fpn_neck.mm.predict.load",
 }
 
-_FOLDERS = ("fast", "losses", "models")  # after ``import fpn_neck`` alone
+_MODULES = ("fast", "losses", "models")  # ``fpn_neck.fast`` after ``import fpn_neck`` alone
 
 
 def __getattr__(name: str) -> object:
-    if name in _FOLDERS:
+    if name in _MODULES:
         return importlib.import_module(f"fpn_neck.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'fpn_neck' has no attribute {name!r}")

@@ -12,15 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.utils.arguments import (
-    check_flag,
-    check_float_map,
-    check_number,
-    check_numbers,
-    check_tensor,
-    check_whole,
-)
+from fpn_neck.utils.arguments import check_float_map, check_tensor
 from fpn_neck.utils.operators import operator
+from fpn_neck.utils.values import check_flag, check_number, check_numbers, check_whole
 
 _TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
 

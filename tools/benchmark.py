@@ -37,7 +37,7 @@ CASES_BY_NAME = {
 }
 DEFAULT_CASES = ["resnet50:800x1216", "resnet50:512x512", "tf_efficientnet_lite0:512x512"]
 MODES = ["forward", "step"]  # a step is forward and backward
-MOST_RATIO = 1.03  # of ours over torch's in a sweep; above it, ours is slower than can be by chance
+MOST_RATIO = 1.03  # our time over torch's in a sweep; above it, we are slower, and not by chance
 
 
 def parse_args() -> Namespace:

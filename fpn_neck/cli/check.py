@@ -16,10 +16,10 @@ from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, Report
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
-from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.command_line import command_parser, stdout_for_programs
 from fpn_neck.utils.files import check_folder, write_whole
 from fpn_neck.utils.progress import with_progress
+from fpn_neck.utils.values import check_whole
 
 SPLITS = ("train", "val", "test")
 STDOUT = Path("-")

@@ -9,9 +9,9 @@ from pathlib import Path
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.clothing.layout import CLASSES
 from fpn_neck.datasets.clothing.prepare import TINY, prepare
-from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.progress import with_progress
+from fpn_neck.utils.values import check_whole
 
 DESCRIPTION = """\
 SOURCE is either the authors' repository (https://github.com/bearpaw/clothing-co-parsing), which is

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fpn_neck.utils.arguments import check_options
+from fpn_neck.utils.values import check_options
 
 
 def _build_timm_backbone(name: str, **options: Any) -> nn.Module:

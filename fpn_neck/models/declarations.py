@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fpn_neck.utils.arguments import check_wholes
+from fpn_neck.utils.values import check_wholes
 
 
 def declares(backbone: Any, *names: str) -> bool:

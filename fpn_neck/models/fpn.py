@@ -16,7 +16,8 @@ from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.fpn_paths.cpu import fast_pyramid, takes_fast_path
 from fpn_neck.models.fpn_paths.cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
-from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
+from fpn_neck.utils.arguments import check_maps
+from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
 
 MOST_LEVELS = 32  # after 32 halvings every map is a single pixel
 EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
 from fpn_neck.fast.cuda_norm import norm_act
-from fpn_neck.utils.arguments import check_flag, check_whole
+from fpn_neck.utils.values import check_flag, check_whole
 
 Cfg = Mapping[str, Any]
 

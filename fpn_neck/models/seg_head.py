@@ -13,8 +13,9 @@ from fpn_neck.fast.cuda_norm import in_layout_of_tensor_cores
 from fpn_neck.fast.eligible import eager
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
-from fpn_neck.utils.arguments import check_choice, check_flag, check_maps, check_whole, check_wholes
+from fpn_neck.utils.arguments import check_maps
 from fpn_neck.utils.sizes import may_branch_on_sizes
+from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
 
 MERGES = ("add", "cat")
 RELU = {"type": "ReLU"}

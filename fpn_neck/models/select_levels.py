@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fpn_neck.utils.arguments import check_wholes
+from fpn_neck.utils.values import check_wholes
 
 
 class SelectLevels(nn.Module):

@@ -21,8 +21,8 @@ from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.strips.row_map import RowMap
-from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.sizes import ceil_div
+from fpn_neck.utils.values import check_whole
 
 PHOTO_TILE = 1216  # px
 PHOTO_MARGIN = 256  # px that a tile has around its used part

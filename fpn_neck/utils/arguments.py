@@ -11,14 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpn_neck.utils.values import check_choice as check_choice
-from fpn_neck.utils.values import check_flag as check_flag
-from fpn_neck.utils.values import check_number as check_number
-from fpn_neck.utils.values import check_numbers as check_numbers
-from fpn_neck.utils.values import check_options as check_options
-from fpn_neck.utils.values import check_whole as check_whole
-from fpn_neck.utils.values import check_wholes as check_wholes
-
 
 def check_tensor(name: str, x: Any) -> Tensor:
     """``x`` if it is a tensor of real numbers; else TypeError."""

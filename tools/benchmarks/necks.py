@@ -50,7 +50,7 @@ class NeckCase(Case):
 
 
 class Ratio(NamedTuple):
-    """The least time of ours over that of torch's operators in the same layout."""
+    """Our least time over that of torch's operators in the same layout."""
 
     size: tuple[int, int]
     width: int

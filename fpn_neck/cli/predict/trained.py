@@ -40,7 +40,6 @@ from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.predict.build import build_predictor
 from fpn_neck.mm.predict.load import load
 from fpn_neck.models.pretrained import is_pretrained
-from fpn_neck.utils.arguments import check_whole
 from fpn_neck.utils.command_line import (
     add_device_argument,
     add_json_argument,
@@ -55,6 +54,7 @@ from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
+from fpn_neck.utils.values import check_whole
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:

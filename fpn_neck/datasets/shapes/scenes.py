@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.values import check_whole
 
 __all__ = ["CLASSES", "PALETTE", "Instance", "Scene", "check_size", "make_scene"]
 

@@ -25,7 +25,7 @@ from fpn_neck.datasets.shapes.scenes import (
     check_size,
     make_scene,
 )
-from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.values import check_whole
 
 SPLITS = ("train", "val")
 _Task = tuple[str, int]  # split and index of a scene

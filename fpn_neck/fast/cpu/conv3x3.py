@@ -155,7 +155,7 @@ class _Conv3x3(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if not takes_fast_backward(grad) or not grad.numel():
+        if not takes_fast_backward(grad):
             return *aten_backward(grad, x, weight, wanted), None
         if not (grad.is_contiguous() or is_channels_last(grad)):
             grad = grad.contiguous(memory_format=torch.channels_last)

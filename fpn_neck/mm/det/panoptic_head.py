@@ -14,7 +14,7 @@ from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.sample_labels import LabelRule, check_sample
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import ScaleHeads
-from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.values import check_whole
 
 _FINEST_STRIDE = 4  # of the pyramid's level 0, as in mmdet
 

@@ -11,7 +11,7 @@ import torch
 from mmseg.evaluation import IoUMetric
 
 from fpn_neck.mm.registry import METRICS
-from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.values import check_whole
 
 
 @METRICS.register_module()

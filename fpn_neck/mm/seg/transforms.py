@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from fpn_neck.mm.registry import TRANSFORMS
-from fpn_neck.utils.arguments import check_number, check_whole
+from fpn_neck.utils.values import check_number, check_whole
 
 
 @TRANSFORMS.register_module()

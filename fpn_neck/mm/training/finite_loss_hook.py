@@ -20,7 +20,7 @@ from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.restoring_hook import RestoringHook
 from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
-from fpn_neck.utils.arguments import check_flag
+from fpn_neck.utils.values import check_flag
 
 MAX_SKIPPED = 50  # batches in a row
 _LOSS, _NORM = "loss", "norm of the gradient"

@@ -17,10 +17,10 @@ from fpn_neck.mm.curves import PLOTTED_METRICS, Series, draw_curves, read_scalar
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
-from fpn_neck.utils.arguments import check_flag, check_whole
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.photo_files import output_names
 from fpn_neck.utils.pictures import side_by_side
+from fpn_neck.utils.values import check_flag, check_whole
 
 
 @HOOKS.register_module()

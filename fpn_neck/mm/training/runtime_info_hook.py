@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from fpn_neck.mm.distributed.step_values import BadStep, StepValues
 from fpn_neck.mm.registry import HOOKS
-from fpn_neck.utils.arguments import check_whole
+from fpn_neck.utils.values import check_whole
 
 
 @HOOKS.register_module()
