@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 from fpn_neck.utils.text import one_line
 
@@ -84,6 +85,15 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     With FPN_NECK_TRACEBACK=1 in the environment, the whole traceback is shown instead.
     """
+    try:
+        _run(main)
+    except SystemExit as end:
+        if _in_process_group():
+            _end_at_once(end.code)
+        raise
+
+
+def _run(main: Callable[[], int | None]) -> NoReturn:
     # The name of a file may hold bytes that are not text.
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -101,6 +111,23 @@ def run_tool(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _in_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+
+
+def _end_at_once(code: Any) -> NoReturn:
+    """End without Python's clean-up: gloo's threads abort a process that frees objects beside them.
+
+    A pending operation calls Python at its end. Destroying the group would wait for processes that
+    may not answer.
+    """
+    atexit._run_exitfuncs()  # files of logs, processes that load data
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _message(error: Exception) -> str:

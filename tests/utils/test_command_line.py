@@ -1,6 +1,8 @@
 """What a command says of its user's mistakes."""
 
+import sys
 from pkgutil import iter_modules
+from subprocess import run
 
 import pytest
 from helpers.project import PROJECT
@@ -101,3 +103,31 @@ def test_without_mmengine_every_tool_gives_its_help_or_one_line(run_python):
     programs = [[str(path)] for path in tools] + [["fpn_neck", verb] for verb in verbs]
     out = run_python(f"PROGRAMS = {programs!r}\n{WITHOUT_MM}").splitlines()
     assert len(out) == len(programs) > 10
+
+
+ENDS = """
+import atexit, os, sys
+import torch.distributed as dist
+from fpn_neck.utils.command_line import run_tool
+
+class Aborts:
+    def __del__(self, abort=os.abort):
+        abort()
+
+kept = Aborts()  # Python's clean-up frees it, as the buckets of DDP
+
+def main():
+    atexit.register(print, "closed")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    {end}
+
+run_tool(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("raise ValueError('a')", 2), ("sys.exit(143)", 143), ("return 3", 3)]
+)
+def test_a_process_that_leaves_its_group_by_an_error_ends_without_cleaning_up(end, code):
+    done = run([sys.executable, "-c", ENDS.format(end=end)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "closed\n"), done.stderr

@@ -31,7 +31,8 @@ def process_group(cfg: Config) -> Iterator[None]:
     The config has been changed by `adapt_to_launcher`.
 
     mmengine's Runner would do it later, when the processes can't agree on an error any more, and
-    fails without a GPU. Without one the processes communicate over gloo.
+    fails without a GPU. Without one the processes communicate over gloo. After an error the process
+    stays in its group, see `fpn_neck.utils.command_line.run_tool`.
 
     Raises:
         ValueError: nothing has started several processes.
@@ -51,21 +52,13 @@ def process_group(cfg: Config) -> Iterator[None]:
         _init_process_group(cfg)
         try:
             yield
-        except BaseException as e:  # also SystemExit, after SIGTERM
-            lost = isinstance(e, torch.distributed.DistError)
-            if not lost and not (isinstance(e, RuntimeError) and "gloo" in str(e)):
-                _leave_gloo()
+        except RuntimeError as e:
+            if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
                 raise
             raise ConnectionError(
                 "another process of this run ended or can't be reached; its own error says why, "
                 f"and --resume goes on from the last checkpoint ({e})"
             ) from e
-        torch.distributed.destroy_process_group()
-
-
-def _leave_gloo() -> None:
-    """Gloo's threads may abort a process that ends beside them. NCCL could wait for others."""
-    if torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
 
