@@ -21,6 +21,7 @@ from helpers.toy_run import StopHook, toy_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
 
+from fpn_neck.datasets.shapes.write import write_shapes  # noqa: E402
 from fpn_neck.mm.curves import read_scalars  # noqa: E402
 from fpn_neck.mm.distributed.launch import adapt_to_launcher, process_group  # noqa: E402
 from fpn_neck.weights.checkpoints import load_checkpoint  # noqa: E402
@@ -194,14 +195,14 @@ def same_loss(write_config):
 def train(shapes_root, tmp_path_factory):
     """Run tools/train.py, or tools/dist_train.sh with two processes; returns the work dir."""
 
-    def run(config, *options, processes=2, resume=None):
+    def run(config, *options, processes=2, resume=None, root=shapes_root):
         cwd = tmp_path_factory.mktemp("work")
         script = ["dist_train.sh", config, processes] if processes > 1 else ["train.py", config]
         command = [PROJECT / "tools" / script[0], *script[1:], "--work-dir", cwd / "work"]
         command = command if processes > 1 else [sys.executable, *command]
         command += ["--resume", resume] if resume else []
         command += ["--cfg-options", *options] if options else []
-        (done,) = run_all([command], [{"SHAPES_ROOT": shapes_root}], cwd)
+        (done,) = run_all([command], [{"SHAPES_ROOT": root}], cwd)
         assert done.returncode == 0, done.stderr
         return cwd / "work"
 
@@ -268,14 +269,18 @@ def test_testing_by_two_processes_gives_the_same_metrics(trained, varied, shapes
 
 
 @slow
-def test_a_detector_is_measured_alike_by_two_processes(train, write_config, shapes_root, tmp_path):
-    """The validation at the end of a run of two, and tools/test.py alone on its checkpoint."""
+def test_a_detector_is_measured_alike_by_two_processes(train, write_config, tmp_path):
+    """The validation at the end of a run of two, and tools/test.py alone on its checkpoint.
+
+    Three scenes: one process has a scene that the other has already.
+    """
     pytest.importorskip("mmdet")
     config = write_config("rpn", RPN)
-    work_dir = train(config)
+    root = write_shapes(tmp_path / "shapes", train=4, val=3, size=(64, 96), workers=1)
+    work_dir = train(config, root=root)
     command = [sys.executable, PROJECT / "tools/test.py", config, work_dir / "iter_2.pth"]
     command += ["--work-dir", tmp_path / "test"]
-    (done,) = run_all([command], [{"SHAPES_ROOT": shapes_root}], tmp_path)
+    (done,) = run_all([command], [{"SHAPES_ROOT": root}], tmp_path)
     assert done.returncode == 0, done.stderr
     alone, two = metrics_of(tmp_path / "test"), read_scalars(work_dir)
     recalls = {name: value for name, value in alone.items() if "AR" in name}
@@ -287,7 +292,7 @@ RPN = """
 _base_ = '{configs}/detection/rpn_lite0_fpn_1xb4-250_shapes-256x320.py'
 model = dict(backbone=dict(checkpoint=None))
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False)
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=3))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2, save_best=None))
