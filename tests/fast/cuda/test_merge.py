@@ -149,9 +149,9 @@ def test_the_level_above_may_have_ones(layout, device):
 
 @pytest.mark.parametrize("strides", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_a_bias_of_float32_loses_nothing_as_channels(strides, layout, device):
-    bias = (torch.randn(1000) * torch.logspace(-6, 6, 1000)).to(device)
+    bias = (torch.randn(65) * torch.logspace(-6, 6, 65)).to(device)
     bias[0] = torch.inf
-    weight = torch.randn(1000, 2, 3, 3).to(device, memory_format=strides)
+    weight = torch.randn(65, 2, 3, 3).to(device, memory_format=strides)
     like = torch.empty(1, 10, 2, 2, device=device).to(memory_format=layout)
     found = bias_as_channels(weight, bias, like)
     further = found[:, 2:]
