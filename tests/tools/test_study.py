@@ -37,6 +37,7 @@ def study_file(write_config, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_runs_names_and_seeds_once_and_writes_the_table(run_tool, study_file, tmp_path):
     command = ["study", study_file, "base", "ema+thin", "--iters", 2, "--out", tmp_path / "out"]
     done = run_tool(*command, cwd=tmp_path)
@@ -121,7 +122,7 @@ def test_mistakes_are_one_line(call_tool, assert_refused, study_file, arguments,
     assert_refused(call_tool("study", study_file, *arguments), *words)
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "tools/studies").glob("*.py")), ids=str)
+@pytest.mark.parametrize("path", sorted((PROJECT / "tools/studies").glob("*.py")), ids=lambda p: p.name)
 def test_every_factor_has_a_place_and_a_part(path):
     """Models, with their losses, and the transforms of the training are built."""
     found = study.Study(str(path))
