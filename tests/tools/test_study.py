@@ -122,7 +122,9 @@ def test_mistakes_are_one_line(call_tool, assert_refused, study_file, arguments,
     assert_refused(call_tool("study", study_file, *arguments), *words)
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "tools/studies").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "tools/studies").glob("*.py")), ids=lambda p: p.name
+)
 def test_every_factor_has_a_place_and_a_part(path):
     """Models, with their losses, and the transforms of the training are built."""
     found = study.Study(str(path))
