@@ -18,6 +18,7 @@ NO_NETWORK = ("Failed to establish a new connection", "Temporary failure in name
 DATA = ["make_shapes", "shapes", "--train", 4, "--val", 2, "--size", 64, 96]
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 ONE_STEP = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "train_dataloader.batch_size=2"]
+EXPORTS = "fpn_neck.export.write"
 WITH_MM = ["mm", "onedl", "all"]
 PLAIN_TORCH = """
 import torch
@@ -47,9 +48,9 @@ def installed(wheel, tmp_path):
     folder.mkdir()
     python = tmp_path / "venv/bin/python"
 
-    def install(extra: str):
+    def install(extra: str, *others: str):
         run(sys.executable, "-m", "venv", tmp_path / "venv")
-        run(python, "-m", "pip", "install", f"fpn_neck{extra} @ {wheel.as_uri()}")
+        run(python, "-m", "pip", "install", f"fpn_neck{extra} @ {wheel.as_uri()}", *others)
         return lambda *arguments: run(python, "-W", "ignore", *arguments, cwd=folder)
 
     yield install
@@ -80,6 +81,14 @@ def test_no_extra(installed):
 def test_timm(installed):
     python = installed("[timm]")
     for code in python_blocks_with("Segmenter("):
+        if EXPORTS not in code:
+            python("-c", code)
+
+
+def test_export(installed):
+    """With the package of the segmenters that the page exports."""
+    python = installed("[export]", "timm")
+    for code in python_blocks_with(EXPORTS):
         python("-c", code)
 
 
