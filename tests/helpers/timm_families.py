@@ -85,24 +85,29 @@ def examine(name: str) -> dict[str, Any]:
     ``wrong_sizes`` are the sizes of images whose maps have other sizes than they should.
     ``off`` says for every map how far dots are seen from their places, in cells.
     """
+    torch.manual_seed(0)
     try:
         backbone = TimmBackbone(name)
     except ValueError as e:
         return {"refused": str(e)}
-    torch.manual_seed(0)
-    shake(backbone)
     m = backbone.multiple  # else the middle of the padded image is not that of the image
+    whole = [max(m, n // m * m) for n in SIZES[0]]
+    shake(backbone, whole)
     return {
         "strides": backbone.strides,
         "multiple": backbone.multiple,
         "wrong_sizes": [size for size in SIZES if not has_its_sizes(backbone, size)],
-        "off": offsets(backbone, [max(m, n // m * m) for n in SIZES[0]]),
+        "off": offsets(backbone, whole),
     }
 
 
 @torch.no_grad()
-def shake(backbone: TimmBackbone) -> None:
-    """Random weights without the zeros of an initialization, which would hide whole branches."""
+def shake(backbone: TimmBackbone, size: Sequence[int]) -> None:
+    """Random weights without the zeros of an initialization, which would hide whole branches.
+
+    Batch norms get the statistics of images of ``size``. From padded images they get too small a
+    variance: later maps then grow without bound, and sigmoids that are all 0 give NaN.
+    """
     for name, p in backbone.named_parameters():
         if name.endswith("bias"):
             p.normal_(0, 0.1)
@@ -114,7 +119,7 @@ def shake(backbone: TimmBackbone) -> None:
         if isinstance(m, _BatchNorm):
             m.momentum = 1.0
     backbone.train()
-    backbone(torch.randn(2, backbone.in_channels, *SIZES[1]))
+    backbone(torch.randn(2, backbone.in_channels, *size))
     backbone.eval()
 
 
