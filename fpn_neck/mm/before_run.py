@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
 from fpn_neck.mm.config.evaluators import check_masks
-from fpn_neck.mm.config.sections import check_length, check_levels, check_metrics, require
-from fpn_neck.mm.config.types import framework
+from fpn_neck.mm.config.sections import (
+    check_length,
+    check_levels,
+    check_loader,
+    check_metrics,
+    require,
+)
+from fpn_neck.mm.config.types import framework, type_class
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -37,14 +47,14 @@ def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Refuse proposals, missing sections, a training of no step, levels of the pyramid, metrics.
+    """Refuse proposals, missing sections, loaders, a training of no step, levels, metrics.
 
     Args:
         splits: the first one is 'train' or 'test', which the run is for.
 
     Raises:
-        FileNotFoundError, ValueError: see `check_proposal_files`, `require`, `check_length`,
-            `check_levels`, `check_metrics` and `check_masks`.
+        FileNotFoundError, ValueError, TypeError: see `check_proposal_files`, `require`,
+            `check_loader`, `check_length`, `check_levels`, `check_metrics` and `check_masks`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -52,9 +62,26 @@ def check_data(cfg: Config, *splits: str) -> None:
         check_proposal_files(cfg, *splits)
     last = "optim_wrapper" if splits[0] == "train" else f"{splits[0]}_evaluator"
     require(cfg, "model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg", last)
+    for split in splits:
+        if cfg.get(f"{split}_dataloader"):
+            check_loader(f"{split}_dataloader", cfg[f"{split}_dataloader"])
     if splits[0] == "train":
         check_length(cfg.train_cfg)
+        _check_optimizer(cfg)
     check_levels(cfg.model.get("module") or cfg.model)  # of a model for test-time augmentation
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
         check_masks(cfg, split)
+
+
+def _check_optimizer(cfg: Config) -> None:
+    """Refuse an optimizer at which mmengine fails without naming it."""
+    optimizer, name = cfg.optim_wrapper.get("optimizer"), "config: optim_wrapper.optimizer"
+    if not isinstance(optimizer, Mapping) or "type" not in optimizer:
+        return  # the config's own constructor knows its settings
+    if type_class(optimizer, OPTIMIZERS, cfg.get("default_scope")) is None:
+        near = get_close_matches(optimizer["type"], OPTIMIZERS.module_dict, n=3)
+        raise ValueError(f"{name}.type={optimizer['type']!r}: no such optimizer; near: {near}")
+    for key in ("lr", "weight_decay"):
+        if isinstance(optimizer.get(key), str):
+            raise TypeError(f"{name}.{key}={optimizer[key]!r}: expected a number, not a text")

@@ -155,7 +155,8 @@ def _build_error(cfg: Config, error: Exception, building: bool) -> str:
         return f"config: {' or '.join(places)}: {text}"
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return ""  # the tools show it in one line
-    return f"config: one of its parts: {type(error).__name__}: {text}"
+    cause = f"{type(error).__name__}: {text}" if str(error).strip() else _cause(error)
+    return f"config: one of its parts: {cause}"
 
 
 def _parts(cfg: Config) -> list[tuple[Place, dict[str, Any]]]:
@@ -196,10 +197,19 @@ def _step_error(cfg: Config, error: Exception, hook: StepHook) -> str:
     if of_worker:  # torch puts the whole traceback into the message
         cause = one_line(str(error).strip().splitlines()[-1].strip("'\""))
     else:
-        cause = one_line(error, with_type=True)
+        cause = _cause(error)
     saved = _checkpoint(cfg) or "; no checkpoint is saved yet"
     of_run = saved if hook.trains else ""
     return f"{hook.place}: {cause}{of_run}; FPN_NECK_TRACEBACK=1 shows the traceback"
+
+
+def _cause(error: Exception) -> str:
+    """Type and message of an error; the line of code that failed if it has no message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if str(error).strip() or not frames:
+        return one_line(error, with_type=True)
+    last = frames[-1]
+    return f"{type(error).__name__} in {last.filename}, line {last.lineno}: {last.line}"
 
 
 def _raised_here(error: Exception) -> bool:

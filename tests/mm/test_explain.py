@@ -1,5 +1,7 @@
 """Errors of building a config and of too little memory: one line that says what to do."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,16 @@ def test_an_unknown_type_is_named_at_any_step():
     with pytest.raises(ValueError) as caught, explained(cfg, "train", building=False):
         PARTS.build(cfg.model.init_cfg)
     assert str(caught.value).startswith("config: model.init_cfg (type 'Nonsense'): Nonsense is not")
+
+
+def test_an_error_without_a_message_shows_the_line_of_code():
+    """Such as mmdet's assertions."""
+    with pytest.raises(ValueError) as caught, explained(Config({}), "train") as step:
+        step.before_run(None)
+        step.place = "training step 3"
+        raise AssertionError
+    expected = r"training step 3: AssertionError in \S+test_explain.py, line \d+: raise Assert"
+    assert re.match(expected, str(caught.value))
 
 
 def test_the_innermost_part_is_named():

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fpn_neck.utils.values import check_whole
 from fpn_neck.utils.walk import data_sets, type_name
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TEXTS = ("default_scope", "work_dir", "load_from")
 _DICTS = (*_LOADERS, "default_hooks", "env_cfg", "auto_scale_lr", "optim_wrapper")
+_NEEDED = ("backbone", "decode_head", "rpn_head", "roi_head", "bbox_head")  # where a model has them
 _EVALUATORS = ("val_evaluator", "test_evaluator")
 _IOU_METRICS = ["mIoU", "mDice", "mFscore"]  # of mmseg
 
@@ -39,8 +41,12 @@ def _wrong(name: str, value: Any, expected: str) -> TypeError:
 def _parts(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every dict with a type that our tools read, with its name."""
     hooks = {f"default_hooks.{k}": hook for k, hook in (cfg.get("default_hooks") or {}).items()}
-    one_each = {"model": cfg.get("model"), "visualizer": cfg.get("visualizer")} | hooks
+    model = cfg.get("model")
+    one_each = {"model": model, "visualizer": cfg.get("visualizer")} | hooks
     yield from ((name, part) for name, part in one_each.items() if part is not None)
+    for name in _NEEDED:
+        if isinstance(model, Mapping) and model.get(name, {}) is None:
+            yield f"model.{name}", None
     yield from _each("custom_hooks", cfg.get("custom_hooks"))
     for name in _EVALUATORS:
         is_one = isinstance(cfg.get(name), Mapping)
@@ -127,6 +133,25 @@ def check_length(train_cfg: Any) -> None:
             raise ValueError(
                 f"config: train_cfg.{name}={given!r}: expected a whole number of at least 1"
                 + ("; validation is left out by val_cfg=None" * (name == "val_interval"))
+            )
+
+
+def check_loader(name: str, loader: Mapping[str, Any]) -> None:
+    """Refuse settings of a loader at which torch fails without saying which loader it is.
+
+    Raises:
+        TypeError, ValueError: names the setting.
+    """
+    for key, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
+        if key in loader and (key, loader[key]) != ("prefetch_factor", None):
+            check_whole(f"config: {name}.{key}", loader[key], least)
+    if "sampler" in loader and not isinstance(loader["sampler"], Mapping):
+        raise _wrong(f"{name}.sampler", loader["sampler"], "a dict with the key 'type'")
+    for key in ("persistent_workers", "prefetch_factor"):
+        if loader.get(key) and not loader.get("num_workers"):
+            raise ValueError(
+                f"config: {name}.{key}={loader[key]}: expected {name}.num_workers of at least 1; "
+                f"raise it, or set {key}={False if key == 'persistent_workers' else None}"
             )
 
 

@@ -102,6 +102,18 @@ def _refuse_batches(name: str, cfg: Mapping[str, Any], dataset: Any, *, endless:
     batches = build_batch_sampler(cfg, dataset, seed=0)
     if next(iter(batches), None) is None:
         raise no_batch(name, len(dataset), batches)
+    if name != "train_dataloader":
+        _refuse_left_out(name, batches)
+
+
+def _refuse_left_out(name: str, batches: Any) -> None:
+    """Refuse an evaluation whose last batch is dropped: its metric would say nothing about it."""
+    count, left = sum(1 for _ in batches.sampler), sum(map(len, batches))
+    if left < count:
+        raise ValueError(
+            f"config: {name}.drop_last=True leaves {count - left} of {count} samples out of the "
+            f"metric: set {name}.drop_last=False"
+        )
 
 
 def build_batch_sampler(cfg: Mapping[str, Any], dataset: Any, seed: int) -> Any:

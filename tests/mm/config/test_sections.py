@@ -16,6 +16,7 @@ from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.mm.config.sections import (  # noqa: E402
     check_length,
     check_levels,
+    check_loader,
     check_metrics,
     check_sections,
     require,
@@ -31,6 +32,8 @@ from fpn_neck.utils.walk import type_name  # noqa: E402
     [
         ("model", {"model": "FPN"}),
         ("model.type", {"model": {"backbone": {}}}),
+        ("model.backbone", {"model": {"type": "FasterRCNN", "backbone": None}}),
+        ("model.decode_head", {"model": {"type": "EncoderDecoder", "decode_head": None}}),
         ("train_dataloader", {"train_dataloader": [1]}),
         ("val_dataloader.dataset", {"val_dataloader": {"dataset": None}}),
         (
@@ -128,6 +131,33 @@ def test_a_training_of_no_step_is_refused(name, value):
 def test_a_train_cfg_that_is_no_dict_is_named():
     with pytest.raises(TypeError, match="config: train_cfg=True: expected a dict"):
         check_length(True)
+
+
+@pytest.mark.parametrize(
+    ("loader", "expected"),
+    [
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"batch_size": None}, "batch_size=None: expected a whole number, at least 1"),
+        ({"num_workers": -1}, "num_workers=-1: expected at least 0"),
+        ({"num_workers": "two"}, "num_workers='two': expected a whole number, at least 0"),
+        ({"sampler": None}, "sampler=None: expected a dict with the key 'type'"),
+        (
+            {"persistent_workers": True, "num_workers": 0},
+            "persistent_workers=True: expected val_dataloader.num_workers of at least 1",
+        ),
+        ({"prefetch_factor": 2}, "prefetch_factor=2: expected val_dataloader.num_workers of"),
+    ],
+)
+def test_a_loaders_setting_that_torch_refuses_is_named(loader, expected):
+    with pytest.raises((TypeError, ValueError), match=f"config: val_dataloader.{expected}"):
+        check_loader("val_dataloader", loader)
+
+
+def test_loaders_of_published_configs_pass():
+    several = dict(num_workers=2, persistent_workers=True, prefetch_factor=4)
+    check_loader("train_dataloader", dict(batch_size=1, sampler=dict(type="A"), **several))
+    check_loader("train_dataloader", dict(num_workers=0, prefetch_factor=None))
+    check_loader("train_dataloader", {})
 
 
 MASK_HEAD = {"type": "FCNMaskHead"}

@@ -86,6 +86,16 @@ def test_a_validation_without_a_batch_is_refused(tmp_path):
     assert text.startswith("config: val_dataloader: the data set's 10 samples make no batch")
 
 
+def test_a_validation_that_drops_samples_is_refused(tmp_path):
+    """Its metric would say nothing about them."""
+    text = refusal(toy_config(tmp_path, val_dataloader=dict(batch_size=4, drop_last=True)))
+    assert text == (
+        "config: val_dataloader.drop_last=True leaves 2 of 10 samples out of the metric: set "
+        "val_dataloader.drop_last=False"
+    )
+    train(toy_config(tmp_path, steps=1, val_dataloader=dict(batch_size=5, drop_last=True)))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("by_epoch", [False, True], ids=["iterations", "epochs"])
 def test_a_data_set_without_a_sample_is_refused(tmp_path, monkeypatch, by_epoch, workers):
