@@ -90,27 +90,47 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     (grid, runs), (c, o) = _plan(x), (x.shape[1], grad.shape[1])
     if not runs:  # no images
         return x.new_zeros((o, c, KERNEL, KERNEL), dtype=compute_dtype(x.dtype))
-    # Each run has its own sum, so that the order of the additions stays the same.
-    total, *others = run_in_threads(lambda run: _weight_gradient_run(x, grad, grid, run), runs)
+    # Each run has its own sum, so that the order of the additions stays the same. Allocated here:
+    # memory that a thread allocates is not used again.
+    parts = [_WeightGradient(x, grad, grid, run) for run in runs]
+    total, *others = run_in_threads(_WeightGradient.sum, parts)
     for other in others:
         total += other
     flat = _matrices(total.dtype).kernel.t() @ total.view(WINDOW**2, c * o)
     return flat.view(KERNEL, KERNEL, c, o).permute(3, 2, 0, 1).contiguous()
 
 
-def _weight_gradient_run(x: Tensor, grad: Tensor, grid: tuple[int, int], run: Run) -> Tensor:
-    dtype, tiles, c, o = compute_dtype(x.dtype), grid[0] * grid[1], x.shape[1], grad.shape[1]
-    matrices, total = _matrices(dtype), x.new_zeros((WINDOW**2, c, o), dtype=dtype)
-    windows, transformed = total.new_empty(2, WINDOW**2, tiles * c)
-    grads, transformed_grads = (total.new_empty(n, tiles * o) for n in (TILE**2, WINDOW**2))
-    strips = _strips(rows_of(x), x, c, grid, run), _strips(rows_of(grad), x, o, grid, run)
-    for (_, _, strip), (_, _, grad_strip) in zip(*strips, strict=True):
-        _gather(strip, WINDOW, windows.view(WINDOW, WINDOW, *grid, -1))
-        torch.mm(matrices.window, windows, out=transformed)
-        _gather(grad_strip[:, 1:-1, 1:-1], TILE, grads.view(TILE, TILE, *grid, -1))
-        torch.mm(matrices.tile, grads, out=transformed_grads)
-        total.baddbmm_(transformed.view(-1, tiles, c).mT, transformed_grads.view(-1, tiles, o))
-    return total
+class _WeightGradient:
+    """The part of a run in the transformed weight's gradient, and the buffers for it.
+
+    Args:
+        x, grad: input and gradient of the output.
+        grid: rows R and columns T of tiles in a block.
+    """
+
+    def __init__(self, x: Tensor, grad: Tensor, grid: tuple[int, int], run: Run) -> None:
+        self.maps, self.grid, self.run = (x, grad), grid, run
+        tiles, (c, o) = grid[0] * grid[1], (x.shape[1], grad.shape[1])
+        self.total = x.new_zeros((WINDOW**2, c, o), dtype=compute_dtype(x.dtype))
+        new = self.total.new_empty
+        self.windows, self.transformed = new(2, WINDOW**2, tiles * c)
+        self.grads, self.transformed_grads = new(TILE**2, tiles * o), new(WINDOW**2, tiles * o)
+
+    def sum(self) -> Tensor:
+        """(36, C, O)."""
+        matrices, tiles = _matrices(self.total.dtype), self.grid[0] * self.grid[1]
+        strips = (_strips(rows_of(m), m, m.shape[1], self.grid, self.run) for m in self.maps)
+        for (_, _, strip), (_, _, grad_strip) in zip(*strips, strict=True):
+            _gather(strip, WINDOW, self.windows.view(WINDOW, WINDOW, *self.grid, -1))
+            torch.mm(matrices.window, self.windows, out=self.transformed)
+            _gather(grad_strip[:, 1:-1, 1:-1], TILE, self.grads.view(TILE, TILE, *self.grid, -1))
+            torch.mm(matrices.tile, self.grads, out=self.transformed_grads)
+            x, grad = (
+                flat.view(WINDOW**2, tiles, -1)
+                for flat in (self.transformed, self.transformed_grads)
+            )
+            self.total.baddbmm_(x.mT, grad)
+        return self.total
 
 
 def rows_of(x: Tensor) -> FillRows:
