@@ -63,6 +63,18 @@ def test_label_maps_agree_and_take_no_step():
     assert [tuple(c.run()[0].shape) for c in entered] == [(1, 64, 96)] * 2
 
 
+def test_contestants_that_round_say_so_and_what_is_not_installed_is_named():
+    pytest.importorskip("mmdet", reason="mmdet is not installed")
+    entered, missing = build_contestants(NeckCase(**CASE), lambda name: "OpenVINO" in name)
+    names = [f"mmdet, OpenVINO{rounded}" for rounded in ("", ", bfloat16", ", int8")]
+    installed = [c.name for c in entered]
+    assert [*installed, *(text.partition(":")[0] for text in missing)] == names
+    assert all("not installed" in text for text in missing)
+    assert {c.arithmetic for c in entered} <= {None, "bfloat16", "int8"}
+    errors = [c.error for c in entered]
+    assert errors == sorted(errors)  # rougher and rougher
+
+
 @pytest.mark.parametrize("kind", [LossCase, DiceLossCase])
 def test_losses_agree_and_take_steps(kind):
     case = kind(**CASE, batch=2, classes=7)

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case
-from benchmarks.exported import onnxruntime, openvino
+from benchmarks.exported import ROUNDED, onnxruntime, openvino
 from benchmarks.measure import Contestant, Maps, Skip
 from fpn_neck import fast
 
 OURS = "fpn_neck"
 PLAIN = "fpn_neck, plain"  # without the fast paths
-TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2}  # relative to the largest value
+# Relative to the largest value.
+TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "bfloat16": 2e-2, "int8": 0.2}
 # Share of all pixels; rounding decides between two nearly equal logits.
-MAX_DIFFERENT_LABELS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.2}
+MAX_DIFFERENT_LABELS = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.2, "int8": 0.5}
 _numbers = count()
 
 
@@ -68,7 +69,8 @@ def build_contestants(
         try:
             contestant = make(name, inputs)
             if not name.startswith(case.not_compared):
-                contestant.error = check(contestant, expected, case.arithmetic)
+                arithmetic = contestant.arithmetic or case.arithmetic
+                contestant.error = check(contestant, expected, arithmetic)
         except Skip as e:
             missing.append(f"{name}: {e}")
         except Exception as e:
@@ -101,7 +103,9 @@ def _makers(case: Case, ours: nn.Module) -> dict[str, Callable[[str, list[Tensor
     if case.exported and case.device == "cpu":
         exported = builders[case.exported]
         makers[f"{case.exported}, ONNX Runtime"] = lambda name, x: onnxruntime(name, exported(), x)
-        makers[f"{case.exported}, OpenVINO"] = lambda name, x: openvino(name, exported(), x)
+        for rounded in (None, *ROUNDED):
+            name = ", ".join(filter(None, (case.exported, "OpenVINO", rounded)))
+            makers[name] = lambda name, x, r=rounded: openvino(name, exported(), x, r)
     return makers
 
 

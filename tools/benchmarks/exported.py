@@ -41,25 +41,49 @@ def onnxruntime(name: str, module: nn.Module, inputs: list[Tensor]) -> Contestan
     return Contestant(name, lambda: session.run(None, feed))
 
 
-def openvino(name: str, module: nn.Module, inputs: list[Tensor]) -> Contestant:
+# Names of contestants that round to these; OpenVINO's other ones compute in the inputs' dtype.
+ROUNDED = ("bfloat16", "int8")
+
+
+def openvino(
+    name: str, module: nn.Module, inputs: list[Tensor], rounded: str | None = None
+) -> Contestant:
+    """A contestant.
+
+    Args:
+        rounded: 'bfloat16' or 'int8', in which it computes a float32 model: its results are
+            rougher than those of the others.
+
+    Raises:
+        Skip: OpenVINO, or NNCF for int8, is not installed.
+    """
     try:
         import openvino as runtime
+
+        if rounded == "int8":
+            import nncf
     except ImportError as e:
         raise Skip(f"not installed ({e})") from e
-    hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[inputs[0].dtype]  # of the arithmetic
+    dtype = str(inputs[0].dtype).removeprefix("torch.")
+    if rounded and dtype != "float32":
+        raise Skip("of a float32 model only")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        _export(module, inputs, path)
+        model = runtime.Core().read_model(path)
+    feed = [x.float().numpy() for x in inputs]
+    if rounded == "int8":
+        model = nncf.quantize(model, nncf.Dataset([feed]), subset_size=1)
+    hint = "bf16" if "bfloat16" in (rounded, dtype) else "f32"  # of what is not int8
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        _export(module, inputs, path)
-        model = runtime.Core().compile_model(runtime.Core().read_model(path), "CPU", settings)
-    request, feed = model.create_infer_request(), [x.float().numpy() for x in inputs]
+    request = runtime.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def run() -> Maps:
         results = request.infer(feed, share_inputs=True)
         return [results[i] for i in range(len(results))]
 
-    return Contestant(name, run)
+    return Contestant(name, run, arithmetic=rounded)

@@ -32,6 +32,7 @@ class Contestant:
         run: forward without gradients.
         step: forward and backward; None if it has no backward.
         error: see `contestants.check`; None if it is not compared.
+        arithmetic: its own, if it rounds more than the case, see `Case.arithmetic`; also 'int8'.
         has_peak: whether a call allocates its memory; a CUDA graph has allocated it before.
         seconds, peak: by mode, 'forward' or 'step'; ``peak`` in bytes.
     """
@@ -40,6 +41,7 @@ class Contestant:
     run: Callable[[], Maps]
     step: Callable[[], object] | None = None
     error: float | None = None
+    arithmetic: str | None = None
     has_peak: bool = True
     seconds: dict[str, list[float]] = field(default_factory=dict)
     peak: dict[str, int | None] = field(default_factory=dict)
