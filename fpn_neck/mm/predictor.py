@@ -25,11 +25,16 @@ from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_an
 from fpn_neck.utils.arguments import check_device
 from fpn_neck.utils.results.predictor import Photo
 from fpn_neck.utils.walk import data_sets
-from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint, matching_weights
+from fpn_neck.weights.checkpoints import Checkpoint, find_state_dict, matching_weights
 
 
 def load_model(
-    cfg: Config, checkpoint: str, device: str, *, scope: str, allow_mismatch: bool = False
+    cfg: Config,
+    checkpoint: str | Checkpoint,
+    device: str,
+    *,
+    scope: str,
+    allow_mismatch: bool = False,
 ) -> BaseModel:
     """Build a config's model with the weights of a checkpoint, for evaluation.
 
@@ -37,7 +42,7 @@ def load_model(
 
     Args:
         cfg: the config that the checkpoint was trained with; it is not changed.
-        checkpoint: a file; every weight must be in it.
+        checkpoint: a file, or what was read of it; every weight must be in it.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', ..., see `check_device`.
         scope: 'mmseg' or 'mmdet', for a config without ``default_scope``.
         allow_mismatch: load the weights that fit the model, and warn of the others, and of settings
@@ -49,7 +54,9 @@ def load_model(
             was trained with other settings, or a part of the config cannot be built.
     """
     device = check_device(device)
-    content = load_checkpoint(checkpoint)
+    if isinstance(checkpoint, str):
+        checkpoint = Checkpoint.read(checkpoint)
+    content, name = checkpoint.content, checkpoint.name
     state = find_state_dict(content)
     with (
         explained(cfg, "test"),
@@ -57,8 +64,8 @@ def load_model(
     ):
         model = revert_sync_batchnorm(MODELS.build(_without_pretraining(cfg.model)))
     inner = without_augmentation(model)
-    state = matching_weights(inner.state_dict(), state, checkpoint, allow_mismatch=allow_mismatch)
-    check_settings(cfg.model, content.get("meta"), checkpoint, allow_mismatch=allow_mismatch)
+    state = matching_weights(inner.state_dict(), state, name, allow_mismatch=allow_mismatch)
+    check_settings(cfg.model, content.get("meta"), name, allow_mismatch=allow_mismatch)
     inner.load_state_dict(state, strict=not allow_mismatch)
     model.dataset_meta = _dataset_meta(content)
     return model.to(device).eval()
@@ -86,7 +93,9 @@ def _dataset_meta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {key.lower(): value for key, value in found.items() if value is not None}
 
 
-def complete_names(model: BaseModel, cfg: Config, checkpoint: str, *keys: str, scope: str) -> None:
+def complete_names(
+    model: BaseModel, cfg: Config, checkpoint: str | Checkpoint, *keys: str, scope: str
+) -> None:
     """Take what a checkpoint does not say of its labels from the config's test data set.
 
     Args:
@@ -120,7 +129,7 @@ def complete_names(model: BaseModel, cfg: Config, checkpoint: str, *keys: str, s
         )
 
 
-def _check_number(cfg: Config, checkpoint: str, names: Mapping[str, Any]) -> None:
+def _check_number(cfg: Config, checkpoint: str | Checkpoint, names: Mapping[str, Any]) -> None:
     findings = check_classes("the config", "test_dataloader", cfg.model, names)
     if findings:
         raise ValueError(

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,22 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 _AVERAGED = ("n_averaged", "steps")
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3  # names and shapes of each kind of difference
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that has been read; as a text it is its name."""
+
+    name: str
+    content: Any
+
+    @classmethod
+    def read(cls, path: str | Path) -> Checkpoint:
+        """See `load_checkpoint`."""
+        return cls(str(path), load_checkpoint(path))
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def load_checkpoint(path: str | Path, map_location: MAP_LOCATION = "cpu") -> Any:

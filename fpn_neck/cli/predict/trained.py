@@ -35,7 +35,6 @@ from rich.progress import track
 
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.config.in_checkpoint import config_in_checkpoint
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.predict.build import build_predictor
 from fpn_neck.mm.predict.load import load
@@ -55,7 +54,6 @@ from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.values import check_whole
-from fpn_neck.weights.checkpoints import load_checkpoint
 
 if TYPE_CHECKING:
     from fpn_neck.mm.det.predictor import ProposalSource
@@ -134,20 +132,15 @@ def load_predictor(args: Namespace) -> Predictor:
                 "--cfg-options are for checkpoints of mmseg and mmdet"
             )
         return load(args.checkpoint, device=args.device)
-    if args.config:
-        cfg = load_config(args.config, args.cfg_options)
-    else:
-        cfg = config_in_checkpoint(load_checkpoint(args.checkpoint), args.checkpoint)
-        cfg.merge_from_dict(args.cfg_options or {})
     return build_predictor(
-        cfg,
         args.checkpoint,
+        args.config,
         args.device,
+        options=args.cfg_options,
         allow_mismatch=args.allow_mismatch,
         proposals=make_proposals(args) if args.proposals or args.rpn else None,
         score_thr=args.score_thr,
         tta=args.tta,
-        name=args.config or args.checkpoint,
     )
 
 

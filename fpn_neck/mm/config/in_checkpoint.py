@@ -7,20 +7,47 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import check_sections
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets, dicts
+from fpn_neck.weights.checkpoints import Checkpoint
 
 _NEEDED = ("default_scope", "model", "test_dataloader")
 _AUGMENTED = ("tta_model", "tta_pipeline")
 _SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "fpn_neck")
 _MOST_CHARACTERS = 2_000_000
 _REMEDY = "give the config it was trained with (predict CONFIG CHECKPOINT, or load(config=))"
+
+
+def read_trained(
+    checkpoint: str | Path,
+    config: str | Path | Config | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Config, Checkpoint]:
+    """A checkpoint, which is read once, and the config of its model.
+
+    Args:
+        config: a file, ``package::path`` or mmengine's Config; None for the one in the checkpoint.
+        options: settings to override, {'model.neck.out_channels': 128}.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_config`, `config_in_checkpoint` and
+            `fpn_neck.weights.checkpoints.load_checkpoint`.
+    """
+    if isinstance(config, (str, Path)):
+        return load_config(str(config), options), Checkpoint.read(checkpoint)
+    read = Checkpoint.read(checkpoint)
+    cfg = config_in_checkpoint(read.content, read.name) if config is None else config
+    if options:
+        cfg.merge_from_dict(dict(options))
+    return cfg, read
 
 
 def config_in_checkpoint(content: Any, name: str) -> Config:

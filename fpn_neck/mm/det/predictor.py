@@ -28,6 +28,7 @@ from fpn_neck.utils.results.arrays import SCORE_THR, Segment
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.walk import type_name
+from fpn_neck.weights.checkpoints import Checkpoint
 
 # A photo -> boxes, float (n, 4), in its px.
 ProposalSource = Callable[[Photo], np.ndarray]
@@ -55,7 +56,7 @@ class DetectionPredictor(Predictor):
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | Checkpoint,
         device: str = "auto",
         *,
         allow_mismatch: bool = False,

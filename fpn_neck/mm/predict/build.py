@@ -1,12 +1,14 @@
-"""The predictor of a config and a checkpoint."""
+"""The predictor of a checkpoint of mmseg or mmdet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
+from fpn_neck.mm.config.in_checkpoint import read_trained
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import FRAMEWORKS, framework
 from fpn_neck.utils.results.arrays import SCORE_THR
@@ -17,44 +19,44 @@ if TYPE_CHECKING:
 
 
 def build_predictor(
-    cfg: Config,
-    checkpoint: str,
+    checkpoint: str | Path,
+    config: str | Path | Config | None = None,
     device: str = "auto",
     *,
+    options: Mapping[str, Any] | None = None,
     allow_mismatch: bool = False,
     proposals: Callable[[], ProposalSource] | None = None,
     score_thr: float = SCORE_THR,
     tta: bool = False,
-    name: str = "the config",
 ) -> Predictor:
     """A predictor of mmseg's or mmdet's, by the config's framework.
 
     Args:
-        cfg: of the model; it is not changed.
-        checkpoint, device, allow_mismatch, score_thr, tta: see `fpn_neck.mm.det.predictor`.
+        checkpoint, config, options: see `fpn_neck.mm.config.in_checkpoint.read_trained`.
+        device, allow_mismatch, score_thr, tta: see `fpn_neck.mm.det.predictor`.
         proposals: makes the source of the boxes of a detector without an RPN.
-        name: the config's, for the message.
 
     Raises:
-        ValueError: the config is of another framework, and see the predictors.
+        FileNotFoundError, ValueError: see `read_trained`; the config is of another framework, and
+            see the predictors.
     """
+    cfg, read = read_trained(checkpoint, config, options)
     require_photos(cfg)
     scope = framework(cfg)
     if scope not in FRAMEWORKS:
+        name = config if isinstance(config, (str, Path)) else checkpoint
         raise ValueError(f"{name}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     if scope == "mmseg":
         if proposals:
             raise ValueError("--proposals and --rpn are for an mmdet config of Fast R-CNN")
         from fpn_neck.mm.seg.predictor import SegmentationPredictor
 
-        return SegmentationPredictor(
-            cfg, checkpoint, device, allow_mismatch=allow_mismatch, tta=tta
-        )
+        return SegmentationPredictor(cfg, read, device, allow_mismatch=allow_mismatch, tta=tta)
     from fpn_neck.mm.det.predictor import DetectionPredictor
 
     return DetectionPredictor(
         cfg,
-        checkpoint,
+        read,
         device,
         allow_mismatch=allow_mismatch,
         proposal_source=proposals() if proposals else None,

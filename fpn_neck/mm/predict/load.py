@@ -50,15 +50,6 @@ def load(
         from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
         return SegmenterPredictor(checkpoint, device)
-    from fpn_neck.mm.config.in_checkpoint import config_in_checkpoint
-    from fpn_neck.mm.config.load import load_config
     from fpn_neck.mm.predict.build import build_predictor
-    from fpn_neck.weights.checkpoints import load_checkpoint
 
-    if config is None:
-        cfg = config_in_checkpoint(load_checkpoint(checkpoint), str(checkpoint))
-    elif isinstance(config, (str, Path)):
-        cfg = load_config(str(config))
-    else:
-        cfg = config
-    return build_predictor(cfg, str(checkpoint), device, score_thr=score_thr, tta=tta)
+    return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)

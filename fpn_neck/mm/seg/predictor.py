@@ -20,6 +20,7 @@ from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets
+from fpn_neck.weights.checkpoints import Checkpoint
 
 
 class SegmentationPredictor(Predictor):
@@ -45,7 +46,7 @@ class SegmentationPredictor(Predictor):
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | Checkpoint,
         device: str = "auto",
         *,
         allow_mismatch: bool = False,

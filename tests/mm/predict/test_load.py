@@ -53,6 +53,14 @@ def test_a_checkpoint_of_training_is_enough_for_photos_of_any_kind(
     assert (augmented.labels == expected.labels).mean() > 0.5
 
 
+@pytest.mark.parametrize("with_config", [False, True], ids=["its own config", "a config"])
+def test_a_checkpoint_is_read_once(trained, varied, monkeypatch, with_config):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **kw: read.append(path) or load(path, **kw))
+    fpn_neck.load(varied, trained.config if with_config else None, "cpu")
+    assert read == [varied]
+
+
 def test_what_holds_no_config_says_what_to_give(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "bare.pth")
     with pytest.raises(ValueError, match="bare.pth holds no config: give the config"):
