@@ -1,9 +1,12 @@
 """Rename weights: fpn-neck convert IN OUT --from LIBRARY --to LIBRARY.
 
 Neck, segmentation head and ResNet backbone move between mmdet, mmseg, torchvision, detectron2,
-segmentation_models_pytorch (smp) and the article's decoder. Every key is reported: mapped, ignored
-(other parts, such as detection heads), unmapped or missing. If a key is unmapped or missing, the
-result would not be equal, and nothing is written; --allow-unmapped leaves such keys out.
+segmentation_models_pytorch (smp) and the article's decoder. `segmenter` is a folder of
+Segmenter.save_pretrained (safetensors and config.json): --from mmseg --to segmenter writes the
+model of a checkpoint of training, --from segmenter --to mmseg a checkpoint. Every key is reported:
+mapped, ignored (other parts, such as detection heads), unmapped or missing. If a key is unmapped or
+missing, the result would not be equal, and nothing is written; --allow-unmapped leaves such keys
+out.
 """
 
 from __future__ import annotations
@@ -28,16 +31,29 @@ from fpn_neck.weights.conversion import Conversion, convert
 from fpn_neck.weights.conversion_notes import notes
 from fpn_neck.weights.key_maps import LIBRARIES
 
+SEGMENTER = "segmenter"
 MM = ("mmdet", "mmseg")
 META = ("dataset_meta", "CLASSES", "PALETTE")  # as mm 3 and 1, and earlier ones, write it
 
 
 def parse_args() -> Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("input", type=Path, metavar="IN", help="a .pth, .safetensors or .pkl file")
-    parser.add_argument("output", type=Path, metavar="OUT", help="a .pth file")
-    parser.add_argument("--from", dest="source", required=True, choices=LIBRARIES)
-    parser.add_argument("--to", dest="target", required=True, choices=LIBRARIES)
+    parser.add_argument(
+        "input",
+        type=Path,
+        metavar="IN",
+        help="a .pth, .safetensors or .pkl file, or a segmenter's folder",
+    )
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="a .pth file, or a segmenter's folder"
+    )
+    choices = (*LIBRARIES, SEGMENTER)
+    parser.add_argument("--from", dest="source", required=True, choices=choices)
+    parser.add_argument("--to", dest="target", required=True, choices=choices)
+    parser.add_argument("--config", help="to a segmenter, of a checkpoint that holds no config")
+    parser.add_argument(
+        "--float16", action="store_true", help="to a segmenter: convolutions in float16"
+    )
     parser.add_argument(
         "--norm",
         choices=("GN", "LN"),
@@ -105,9 +121,25 @@ def kept_meta(checkpoint: Any, source: str) -> dict[str, Any]:
     return {k: meta[k] for k in META if k in meta} if isinstance(meta, Mapping) else {}
 
 
-def main() -> None:
-    args = parse_args()
-    check_output(args.output, args.input)
+def convert_segmenter(args: Namespace) -> Conversion:
+    """From a checkpoint of mmseg to a segmenter's folder, or back."""
+    if {args.source, args.target} != {"mmseg", SEGMENTER}:
+        raise ValueError(
+            f"from {args.source} to {args.target}: a {SEGMENTER} comes from mmseg or becomes mmseg"
+        )
+    if args.norm or args.allow_unmapped:
+        raise ValueError(f"--norm and --allow-unmapped don't go with a {SEGMENTER}: leave them out")
+    from fpn_neck.mm.seg import pretrained  # mmseg takes seconds
+
+    if args.target == SEGMENTER:
+        return pretrained.to_segmenter(
+            args.input, args.output, config=args.config, float16=args.float16
+        )
+    return pretrained.to_mmseg(args.input, args.output)
+
+
+def convert_library(args: Namespace) -> tuple[Conversion, list[str]]:
+    """From one library's names to another's; the conversion, and the options to set or check."""
     checkpoint = load_checkpoint(args.input)
     weights = find_state_dict(checkpoint)
     conversion = convert(weights, args.source, args.target, norm=args.norm)
@@ -118,6 +150,20 @@ def main() -> None:
         check_equal(conversion)
     content = checkpoint_of(conversion.state_dict, args.target, kept_meta(checkpoint, args.source))
     write_whole(args.output, partial(torch.save, content))
+    return conversion, advice
+
+
+def main() -> None:
+    args = parse_args()
+    if args.target != SEGMENTER:
+        check_output(args.output, args.input)
+        if args.config or args.float16:
+            raise ValueError(f"--config and --float16 go with --to {SEGMENTER}: leave them out")
+    if SEGMENTER in (args.source, args.target):
+        with stdout_for_programs(args.json):
+            conversion, advice = convert_segmenter(args), list[str]()
+    else:
+        conversion, advice = convert_library(args)
     if args.json:
         print_json(account(conversion, advice) | {"written": str(args.output)})
     else:

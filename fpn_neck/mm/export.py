@@ -16,6 +16,7 @@ from fpn_neck.mm.predictor import load_model, photo_pipeline
 from fpn_neck.utils.walk import type_name
 
 DEFAULT_SIZE = (512, 512)  # px, of a config whose test pipeline resizes nothing
+_NOT_KEPT = "can't be exported or converted"
 _LOADING = {"color_type": "color", "to_float32": False}
 
 
@@ -23,14 +24,14 @@ def image_metadata(model: BaseModel, cfg: Config, kind: str) -> Metadata:
     """How photos become the images of a model: by its data preprocessor and the test pipeline.
 
     Raises:
-        ValueError: a step that an exported file does not hold; names it.
+        ValueError: a step that neither an exported file nor a segmenter's folder holds; names it.
     """
     preprocessor = model.data_preprocessor
     if not getattr(preprocessor, "_enable_normalize", False):
-        raise ValueError("model.data_preprocessor without mean and std: set both to export it")
+        raise ValueError("model.data_preprocessor has no mean and std: set both")
     mean, std = (getattr(preprocessor, name).flatten().tolist() for name in ("mean", "std"))
     if len(mean) != 3:
-        raise ValueError(f"images of {len(mean)} channels: an export takes photos of three")
+        raise ValueError(f"images of {len(mean)} channels: expected photos of three")
     # mmcv's loader gives BGR. The names are mmseg's and mmengine's.
     names = ("channel_conversion", "_channel_conversion")
     swapped = any(getattr(preprocessor, name, False) for name in names)
@@ -47,15 +48,15 @@ def _resizing(cfg: Config) -> dict[str, Any]:
         if name == "LoadImageFromFile":
             changed = {k: options.get(k, v) for k, v in _LOADING.items()}
             if changed != _LOADING:
-                raise ValueError(f"the test pipeline's {name} with {changed} can't be exported")
+                raise ValueError(f"the test pipeline's {name} with {changed} {_NOT_KEPT}")
         elif name == "Resize" and not rule and isinstance(options.get("scale"), (list, tuple)):
             pair = tuple(options["scale"])
             keep = options.get("keep_ratio", False)
             rule = {"fit": (max(pair), min(pair))} if keep else {"exact": pair}
         elif not name.startswith(("Load", "Pack")):
             raise ValueError(
-                f"the test pipeline's {name}({options}) can't be exported: only one Resize with a "
-                "scale can"
+                f"the test pipeline's {name}({options}) {_NOT_KEPT}: only one Resize with a scale "
+                "can"
             )
     return rule
 

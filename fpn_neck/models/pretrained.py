@@ -28,6 +28,8 @@ class Facts:
         classes: a name for every label; of one logit two names.
         mean, std: of every channel, for pixels 0 to 255: the model gets (pixel - mean) / std.
         palette: RGB of every class, 0 to 255; () if there are no colours.
+        fit: (long, short) sides in px that `fpn_neck.load` fits a photo into, its ratio kept.
+        exact: (width, height) in px of every photo. Neither of both: a photo keeps its size.
 
     Raises:
         ValueError: a value breaks its rule; the message names it.
@@ -37,6 +39,8 @@ class Facts:
     mean: tuple[float, ...] = _IMAGENET[0]
     std: tuple[float, ...] = _IMAGENET[1]
     palette: tuple[tuple[int, int, int], ...] = ()
+    fit: tuple[float, float] | None = None
+    exact: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("classes", str), ("mean", (int, float)), ("std", (int, float))):
@@ -54,6 +58,17 @@ class Facts:
                 f"{len(self.classes)} classes, or ()"
             )
         object.__setattr__(self, "palette", tuple(tuple(map(int, one)) for one in self.palette))
+        for name in ("fit", "exact"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _sides(name, getattr(self, name)))
+        if self.fit and self.exact:
+            raise ValueError(f"fit={self.fit} and exact={self.exact}: give one of both")
+
+
+def _sides(name: str, values: Any) -> tuple[float, float]:
+    if not _is_list(values) or len(values) != 2 or not all(0 < n < math.inf for n in values):
+        raise ValueError(f"{name}={values!r}: expected two numbers of px above 0")
+    return values[0], values[1]
 
 
 def _is_list(values: Any) -> bool:
@@ -73,15 +88,19 @@ def save(
     state_dict: Mapping[str, Tensor],
     architecture: Mapping[str, Any],
     facts: Facts,
+    *,
+    float16: bool = False,
 ) -> None:
     """Write the folder; each file is whole or as it was, and the weights come first.
 
     Args:
         architecture: arguments of `fpn_neck.Segmenter`, as JSON holds them.
+        float16: see `fpn_neck.Segmenter.save_pretrained`.
 
     Raises:
         OSError: nothing can be written there.
-        ValueError: an argument of the architecture is not plain data.
+        ValueError: an argument of the architecture is not plain data; a weight is too large for
+            float16.
     """
     from safetensors.torch import save_file
 
@@ -91,10 +110,22 @@ def save(
         )
     except TypeError as e:
         raise ValueError(f"the segmenter's arguments are not plain data: {e}") from e
-    check_folder(folder)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    if float16:
+        tensors = {name: _in_float16(name, value) for name, value in tensors.items()}
+    check_folder(folder)
     write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path), sync=True)
     write_text(folder / CONFIG, text + "\n")
+
+
+def _in_float16(name: str, value: Tensor) -> Tensor:
+    """Convolutions and matrices; what has one dimension (biases, norms) is small and stays."""
+    if not value.is_floating_point() or value.dim() < 2:
+        return value
+    half = value.half()
+    if half.isinf().any():
+        raise ValueError(f"{name} has a weight above 65504, which float16 does not hold")
+    return half
 
 
 def is_pretrained(folder: str | Path) -> bool:
@@ -115,7 +146,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Facts]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema, architecture = content["schema"], content["architecture"]
-        facts = Facts(**{k: content[k] for k in ("classes", "mean", "std", "palette")})
+        needed = {k: content[k] for k in ("classes", "mean", "std", "palette")}
+        facts = Facts(**needed, fit=content.get("fit"), exact=content.get("exact"))
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is not what save_pretrained writes ({e!r})") from e
     if schema != SCHEMA or not isinstance(architecture, dict):

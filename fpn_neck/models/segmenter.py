@@ -18,6 +18,7 @@ from fpn_neck.models.seg_head import SegHead, resize
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map_operator
+from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.sizes import may_branch_on_sizes
 from fpn_neck.utils.values import check_options
@@ -90,27 +91,34 @@ class Segmenter(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         palette: Sequence[Sequence[int]] | None = None,
+        fit: Sequence[float] | None = None,
+        exact: Sequence[int] | None = None,
+        float16: bool = False,
     ) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder.
 
         `fpn_neck.load(folder)` predicts photos by it, `from_pretrained` gives the model.
 
         Args:
-            classes, mean, std, palette: see `fpn_neck.models.pretrained.Facts`. None: those of
-                ``facts``; else '0', '1', ..., ImageNet's and none.
+            classes, mean, std, palette, fit, exact: see `fpn_neck.models.pretrained.Facts`. None:
+                those of ``facts``; else '0', '1', ..., ImageNet's and none.
+            float16: half the file: convolutions and matrices are rounded to float16. The loaded
+                model is float32.
 
         Raises:
-            ValueError: a value breaks its rule, or an argument of the model is not plain data.
+            ValueError: a value breaks its rule, an argument of the model is not plain data, or a
+                weight is too large for float16.
             OSError: nothing can be written there.
         """
         given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
+        given |= {"fit": fit, "exact": exact}
         known = vars(self.facts) if self.facts else {"classes": self._numbers()}
         facts = Facts(**known | {k: v for k, v in given.items() if v is not None})
         if len(facts.classes) != len(self._numbers()):
             raise ValueError(
                 f"classes={facts.classes}: the model has {len(self._numbers())} labels"
             )
-        save(Path(folder), self.state_dict(), self._architecture, facts)
+        save(Path(folder), self.state_dict(), self._architecture, facts, float16=float16)
         self.facts = facts
 
     @classmethod
@@ -172,7 +180,13 @@ class Segmenter(nn.Module):
         return sum(values[1:], values[0])
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, tile: int | None = PHOTO_TILE) -> Tensor:
+    def predict(
+        self,
+        images: Tensor,
+        *,
+        tile: int | None = PHOTO_TILE,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Normalised images (N, 3, H, W), float -> labels (N, H, W), int64 in 0..K-1.
 
         With one logit they are 1 where its sigmoid is above 0.5, else 0.
@@ -183,28 +197,36 @@ class Segmenter(nn.Module):
             tile: images of more than ``2 * tile**2`` px are computed in overlapping tiles of about
                 ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never. Exported and
                 traced models take no tiles.
+            size: (height, width) of the labels, if the images are resized photos: the logits become
+                as large as the images and then as the photos, as in mmseg. None: of the images.
         """
         check_float_map("images", images)
-        size = images.shape[-2:]
-        if (
-            tile is None
-            or not may_branch_on_sizes()
-            or not is_large(size, tile)
-            or not can_tile(self, self.head, SegHead)
-        ):
-            return label_map_operator(self._logits(images), *size, self._align_corners)
-        labels = images.new_empty((len(images), *size), dtype=torch.int64)
+        of_images = images.shape[-2:]
+        in_tiles = (
+            tile is not None
+            and may_branch_on_sizes()
+            and is_large(of_images, tile)
+            and can_tile(self, self.head, SegHead)
+        )
+        if size is None and not in_tiles:
+            return label_map_operator(self._logits(images), *of_images, self._align_corners)
+        labels = images.new_empty((len(images), *(size or of_images)), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
-            self._fill_by_tiles(image, image_labels, tile)
+            maps = self._logit_rows(image, tile if in_tiles else None)
+            for target in (of_images, size or of_images):
+                maps = maps.resize(target, self._align_corners)
+            fill_labels(maps, image_labels)
         return labels
 
-    def _fill_by_tiles(self, image: Tensor, labels: Tensor, tile: int) -> None:
+    def _logit_rows(self, image: Tensor, tile: int | None) -> RowMap:
+        if tile is None:
+            return RowMap.from_tensor(self._logits(image)).finite()
+
         def pyramid_of(rows: slice, columns: slice) -> Sequence[Tensor]:
             return self.neck(self.backbone(image[..., rows, columns]))
 
         size, head = image.shape[-2:], self.head
-        logits = logits_by_tiles(pyramid_of, size, head.scale_heads, head.conv_seg, tile)
-        fill_labels(logits.resize(size, self._align_corners), labels)
+        return logits_by_tiles(pyramid_of, size, head.scale_heads, head.conv_seg, tile)
 
     def _logits(self, images: Tensor) -> Tensor:
         """At the pyramid's finest stride, (N, K, H/4, W/4)."""

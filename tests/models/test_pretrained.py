@@ -78,6 +78,9 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
         ({"classes": "abc"}, "classes='abc': expected a list"),
         ({"std": [1, 0, 1]}, "std=(1, 0, 1): expected numbers above 0"),
         ({"mean": [1, 2]}, "expected a number per channel"),
+        ({"fit": [96]}, "fit=[96]: expected two numbers of px above 0"),
+        ({"exact": [0, 64]}, "exact=[0, 64]: expected two numbers of px above 0"),
+        ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
         ({"palette": [[0, 0, 256]] * 3}, "three numbers 0 to 255 for each of 3 classes"),
     ],
 )
@@ -87,6 +90,13 @@ def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
     with pytest.raises(ValueError) as refused:
         model.save_pretrained(tmp_path / "model", **facts)
     assert words in str(refused.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_weight_that_float16_does_not_hold_is_refused(model, tmp_path):
+    torch.nn.init.constant_(model.head.conv_seg.weight, 7e4)
+    with pytest.raises(ValueError, match=r"head.conv_seg.weight has a weight above 65504"):
+        model.save_pretrained(tmp_path / "model", float16=True)
     assert not (tmp_path / "model").exists()
 
 

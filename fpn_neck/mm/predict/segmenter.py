@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fpn_neck.export.metadata import Metadata
+from fpn_neck.export.runtime import resize
 from fpn_neck.models.pretrained import normalised
 from fpn_neck.models.segmenter import Segmenter
 from fpn_neck.utils.arguments import check_device
@@ -19,7 +21,8 @@ from fpn_neck.utils.results.result import Result
 class SegmenterPredictor(Predictor):
     """Photos -> their labels, by a folder of `Segmenter.save_pretrained`.
 
-    The model gets photos in their own size, large ones in tiles.
+    A photo is resized by the folder's ``fit`` or ``exact``, else keeps its size. Labels have the
+    photo's size. Large images are predicted in tiles.
 
     Args:
         folder: see `Segmenter.from_pretrained`.
@@ -38,6 +41,8 @@ class SegmenterPredictor(Predictor):
         assert self._model.facts is not None
         self._facts = self._model.facts
         self.classes = self._facts.classes
+        rule = Metadata("segmentation", fit=self._facts.fit, exact=self._facts.exact)
+        self._resized = rule.resized
 
     def predict(self, photos: Sequence[Photo]) -> list[Result]:
         return [self._result(photo) for photo in photos]  # of any size, which no batch has
@@ -46,8 +51,13 @@ class SegmenterPredictor(Predictor):
         image = photo if isinstance(photo, np.ndarray) else read_photo(photo)
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, 2)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        labels = self._model.predict(normalised(pixels, self._facts))[0].cpu().numpy()
+        size = image.shape[0], image.shape[1]
+        resized = resize(image, self._resized(*size))
+        pixels = torch.from_numpy(np.ascontiguousarray(resized)).to(self._device)
+        found = self._model.predict(
+            normalised(pixels, self._facts), size=size if resized is not image else None
+        )
+        labels = found[0].cpu().numpy()
         labels = labels.astype(np.min_scalar_type(max(len(self.classes) - 1, 1)))
         name = None if isinstance(photo, np.ndarray) else str(photo)
         return Result(image, self.classes, self._facts.palette, photo=name, labels=labels)

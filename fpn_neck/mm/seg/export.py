@@ -40,7 +40,7 @@ def exportable(cfg: Config, checkpoint: str, *, labels: bool) -> Exportable:
     """
     model = load_model(cfg, checkpoint, "cpu", scope="mmseg")
     complete_names(model, cfg, checkpoint, "classes", "palette", scope="mmseg")
-    _check(model)
+    check_whole(model)
     head, meta = model.decode_head, model.dataset_meta
     threshold = head.threshold if model.out_channels == 1 else 0.5
     metadata = replace(
@@ -59,17 +59,23 @@ def exportable(cfg: Config, checkpoint: str, *, labels: bool) -> Exportable:
     return Exportable(graph.eval(), reference, ("labels" if labels else "logits",), metadata)
 
 
-def _check(model: nn.Module) -> None:
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model that does not predict a photo by one run on it, without padding.
+
+    Raises:
+        ValueError: names the setting.
+    """
     mode = model.test_cfg.get("mode", "whole") if isinstance(model, EncoderDecoder) else None
     if mode != "whole":
         raise ValueError(
-            f"model {type(model).__name__} with test_cfg.mode={mode!r} can't be exported whole: "
-            "only EncoderDecoder with mode='whole' can; --features exports backbone and neck"
+            f"model {type(model).__name__} with test_cfg.mode={mode!r} can't be exported or "
+            "converted whole: only EncoderDecoder with mode='whole' can; export --features exports "
+            "backbone and neck"
         )
     if getattr(model.data_preprocessor, "test_cfg", None):
         raise ValueError(
-            "model.data_preprocessor.test_cfg pads photos in testing, which an exported file does "
-            "not: leave it out, or give --features"
+            "model.data_preprocessor.test_cfg pads photos in testing, which exported and converted "
+            "models do not: leave it out, or export --features"
         )
 
 
