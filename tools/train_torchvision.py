@@ -39,7 +39,7 @@ from fpn_neck.datasets.check.instances import check_instances, highest_value
 from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
 from fpn_neck.utils.arguments import check_device
-from fpn_neck.utils.command_line import run_tool
+from fpn_neck.utils.command_line import add_device_argument, run_tool
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.values import check_whole
 
@@ -66,7 +66,7 @@ def parse_args() -> Namespace:
         help="shorter and longest side of a scene in the network, px",
     )  # fmt: skip
     parser.add_argument("--pictures", type=int, default=8, help="how many to draw")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add_device_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name, least in (("iters", 1), ("pictures", 0), ("seed", 0)):
@@ -301,7 +301,7 @@ def draw(scenes: Scenes, index: int, prediction: dict[str, Tensor]) -> Tensor:
 
 def main() -> int:
     args = parse_args()
-    check_device(args.device)
+    args.device = check_device(args.device)
     try:
         check(args.data, args.model)
     except RefusedData as refused:

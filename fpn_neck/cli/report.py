@@ -77,6 +77,7 @@ def main() -> None:
             cfg_options=args.cfg_options,
             work_dir=str(args.work_dir / "report"),  # its logs; those of the training stay
             launcher="none",
+            device="auto",
             show_dir=None,
             out=None,
             tta=False,

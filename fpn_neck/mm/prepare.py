@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -16,7 +16,7 @@ from fpn_neck.mm.config.load import drop_pretraining, load_config
 from fpn_neck.mm.config.sections import require
 from fpn_neck.mm.config.tta import use_tta
 from fpn_neck.mm.config.types import framework, type_class
-from fpn_neck.mm.distributed.launch import adapt_to_launcher
+from fpn_neck.mm.distributed.launch import adapt_to_launcher, use_device
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.mm.training.report_hooks import SummaryHook
@@ -34,6 +34,7 @@ def prepare_training(args: Namespace) -> Config:
         FileNotFoundError, ValueError, ImportError, TypeError: see `load_config`; a flag has no
             place in this config or on this machine.
     """
+    use_device(args.device, args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
@@ -65,6 +66,7 @@ def prepare_testing(args: Namespace) -> Config:
     Raises:
         FileNotFoundError, ValueError, ImportError, TypeError: see `prepare_training`.
     """
+    use_device(args.device, args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
@@ -106,7 +108,7 @@ def _evaluators(cfg: Config, name: str) -> list[dict]:
 def _use_mixed_precision(cfg: Config, amp: str | Literal[True]) -> None:
     require(cfg, "optim_wrapper")
     wrapper = mixed_precision(cfg.optim_wrapper, amp)
-    if "dtype" in wrapper and not torch.cuda.is_available():
+    if "dtype" in wrapper and get_device() == "cpu":
         raise ValueError(
             f"--amp {wrapper['dtype']}: mmengine's AmpOptimWrapper needs a GPU, and there is none; "
             "give --amp bfloat16, which runs on a CPU too"

@@ -171,6 +171,7 @@ def check_config(tmp_path, shapes):
     """What tools/train.py does with a config file before it builds anything."""
     file = tmp_path / "changed.py"
     args = Namespace(config=str(file), work_dir=str(tmp_path), cfg_options=None, launcher="none")
+    args.device = "auto"
     args.allow_mismatch = args.skip_nan = args.no_check = False
     args.auto_scale_lr = args.tensorboard = True
     args.amp = args.resume = None

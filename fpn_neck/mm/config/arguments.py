@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.config import DictAction
 
+from fpn_neck.utils.command_line import add_device_argument
+
 _DICT = re.compile(r"(^|[\[(,])(dict\(|\{[^,]*:)")
 
 
@@ -67,5 +69,6 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override settings, e.g. model.neck.out_channels=128",
     )
+    add_device_argument(parser)
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)  # set by launchers

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.device import utils as mmengine_device
 from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
+from fpn_neck.utils.arguments import check_device
 from fpn_neck.utils.walk import type_name
 
 # launcher -> (the command that starts it, its variable for a process's number on its machine)
@@ -60,6 +62,29 @@ def process_group(cfg: Config) -> Iterator[None]:
                 f"and --resume goes on from the last checkpoint ({e})"
             ) from e
         torch.distributed.destroy_process_group()
+
+
+def use_device(device: str, launcher: str) -> None:
+    """Let mmengine run on this device; it chooses one when it is imported.
+
+    Args:
+        device: see `fpn_neck.utils.arguments.check_device`; 'auto' leaves mmengine's choice.
+        launcher: the config's; each of its processes has its own GPU.
+
+    Raises:
+        ValueError: the device is not there, or is one GPU for several processes.
+    """
+    if device == "auto":
+        return
+    chosen = torch.device(check_device(device))
+    if chosen.type != "cpu" and launcher != "none":
+        raise ValueError(
+            f"--device {device} --launcher {launcher}: each process takes its own GPU; choose GPUs "
+            "by CUDA_VISIBLE_DEVICES"
+        )
+    if chosen.index is not None and chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    mmengine_device.DEVICE = chosen.type
 
 
 def adapt_to_launcher(cfg: Config) -> None:
