@@ -53,7 +53,7 @@ class SegmenterPredictor(Predictor):
             image = np.repeat(image[..., None], 3, 2)
         size = image.shape[0], image.shape[1]
         resized = resize(image, self._resized(*size))
-        pixels = torch.from_numpy(np.ascontiguousarray(resized)).to(self._device)
+        pixels = torch.tensor(resized, device=self._device)  # a copy: PIL's arrays are read-only
         found = self._model.predict(
             normalised(pixels, self._facts), size=size if resized is not image else None
         )
