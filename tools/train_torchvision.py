@@ -167,6 +167,7 @@ def check(data: Path, model: str) -> None:
     Raises:
         FileNotFoundError: an annotation file is missing.
         RefusedData: what would stop or spoil the training.
+        ValueError: a category is evaluated that no training box has.
     """
     for split in ("train", "val"):
         annotations, photos = places(data, split)
@@ -177,6 +178,19 @@ def check(data: Path, model: str) -> None:
         findings = check_instances(annotations, photos, outlines=model == "maskrcnn")
         if findings:
             raise RefusedData(findings)
+    known, evaluated = (drawn_categories(places(data, split)[0]) for split in ("train", "val"))
+    if new := sorted(evaluated - known):
+        raise ValueError(
+            f"{places(data, 'val')[0]}: categories {new} have boxes there and none in the training "
+            "file, so no box of them could be found: correct their names, or remove them"
+        )
+
+
+def drawn_categories(annotations: Path) -> set[str]:
+    """The names of the categories that have an annotation."""
+    content = json.loads(annotations.read_bytes())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    return {names[annotation["category_id"]] for annotation in content["annotations"]}
 
 
 def loader(scenes: Scenes, batch_size: int, shuffle: bool = False) -> DataLoader:

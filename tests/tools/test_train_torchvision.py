@@ -296,6 +296,21 @@ def test_labels_count_from_1_whatever_the_ids(small, tool):
     assert tool["Scenes"](data, "val", classes=["cat"])[0][1]["labels"].tolist() == []
 
 
+def test_a_category_that_only_validation_has_is_refused(small, tool):
+    """Its boxes were left out of the metric, down to a mAP of -1."""
+    data = small()
+    file = data / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"][0]["name"] = "Cat"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"instances_val.json: categories \['Cat'\] have boxes"):
+        tool["check"](data, "maskrcnn")
+    content["categories"][0]["name"] = "cat"
+    content["categories"][1]["name"] = "horse"  # without a box
+    file.write_text(json.dumps(content))
+    tool["check"](data, "maskrcnn")
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "word"),
     [
