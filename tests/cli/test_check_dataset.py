@@ -250,6 +250,23 @@ def test_binary_masks_pass(check, binary):
     assert check(binary)["findings"] == []
 
 
+@pytest.mark.parametrize(
+    ("count", "head", "fits"),
+    [(255, "", True), (256, "", False), (256, ", ignore_index=None", True), (300, "", False)]
+    + [(300, ", ignore_index=65535", False)],
+)
+def test_more_classes_than_8_bits_hold(check, write_config, data, count, head, fits):
+    """Masks are read with 8 bits: label 290 would be 34, and label 255 is ignored."""
+    text = LISTED.replace("ROOT", repr(str(data)))
+    text = text.replace("num_classes=len(CLASSES)", f"num_classes={count}{head}")
+    text = text.replace("CLASSES", f"[str(i) for i in range({count})]")
+    report = check(write_config("many", text + "val_dataloader = test_dataloader = None\n"))
+    if fits:
+        assert report["findings"] == []
+    else:
+        only(report, kinds.EIGHT_BITS, "many.py", f"train: labels are 0..{count - 1}")
+
+
 def test_masks_of_0_and_255(check, binary, data):
     change(mask(data), lambda m: m * 255)
     assert check(binary)["findings"] == []  # 255 is ignored where others hold label 1

@@ -71,6 +71,12 @@ NO_LABEL = Kind(
     "correct the mask or the number of classes; if labels count from 1 and 0 means nothing, set "
     "reduce_zero_label=True",
 )
+EIGHT_BITS = Kind(
+    "labels do not fit into 8 bits, in which mmseg's LoadAnnotations reads masks: it keeps the low "
+    "byte of a larger value, and 255 is ignored",
+    "take at most 255 classes (256, if ignore_index is not 255), or a loading transform of your "
+    "own with another name",
+)
 ZERO_255 = Kind(
     "mask holds only 0 and 255, and training ignores 255", "save label 1 instead of 255"
 )

@@ -60,6 +60,11 @@ class Reading(NamedTuple):
             labels[values == old] = new
         return labels
 
+    @property
+    def fits(self) -> bool:
+        """Whether the labels are values 0..255, none of which is ignored by mmseg's default."""
+        return self.num_classes <= (255 if self.ignore_index == 255 else 256)
+
     def describe(self) -> str:
         ignored = "" if self.ignore_index is None else f" and {self.ignore_index} (ignored)"
         text = f"labels are 0..{self.num_classes - 1}{ignored}"

@@ -131,6 +131,10 @@ class DatasetCheck:
 
     def _check_masks(self, source: DataSource, report: Report) -> None:
         reading = reading_of(source, self.model)
+        if reading and not reading.fits:
+            value = f"{report.name}: {reading.describe()}"
+            report.findings.append(Finding(kinds.EIGHT_BITS, self.config, value))
+            reading = None
         dataset, file = source.dataset, Path(source.dataset.ann_file or ".")
         if not attempt(partial(has_names, dataset=dataset), file, report.findings):
             return
@@ -176,6 +180,9 @@ class DatasetCheck:
         if classes and not isinstance(classes, str):
             self._check_boxes(source, Evaluated(file, content, [], classes, panoptic), report)
         reading = reading_of(source, self.model)
+        if reading and not reading.fits:
+            report.notes.append(f"label maps of {reading.num_classes} classes are not checked")
+            reading = None
         try:
             pairs = coco_pairs(dataset, content, reading is not None)
         except Exception as error:  # as above
