@@ -143,10 +143,15 @@ def check_loader(name: str, loader: Mapping[str, Any]) -> None:
         TypeError, ValueError: names the setting.
     """
     for key, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
-        if key in loader and (key, loader[key]) != ("prefetch_factor", None):
+        several = key == "batch_size" and loader.get("batch_sampler")  # may take a size per source
+        if key in loader and (key, loader[key]) != ("prefetch_factor", None) and not several:
             check_whole(f"config: {name}.{key}", loader[key], least)
     if "sampler" in loader and not isinstance(loader["sampler"], Mapping):
         raise _wrong(f"{name}.sampler", loader["sampler"], "a dict with the key 'type'")
+    size, of_sampler = (part.get("batch_size") for part in (loader, loader.get("sampler", {})))
+    if size and of_sampler and size != of_sampler:  # mmdet's mixes sources within its batches
+        what = f"config: {name}.sampler.batch_size={of_sampler}"
+        raise ValueError(f"{what}: expected the loader's batch_size, {size}: make both the same")
     for key in ("persistent_workers", "prefetch_factor"):
         if loader.get(key) and not loader.get("num_workers"):
             raise ValueError(

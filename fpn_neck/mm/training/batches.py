@@ -100,7 +100,13 @@ def _refuse_batches(name: str, cfg: Mapping[str, Any], dataset: Any, *, endless:
             f"its loop would wait for the end of them: {remedy}"
         )
     batches = build_batch_sampler(cfg, dataset, seed=0)
-    if next(iter(batches), None) is None:
+    try:
+        first = next(iter(batches), None)
+    except Exception as e:  # of batch samplers of other packages, such as mmdet's
+        what = f"{name}.batch_sampler" if cfg.get("batch_sampler") else f"{name}.sampler"
+        reason = one_line(e, with_type=True)
+        raise ValueError(f"config: {what}: no batch can be made ({reason})") from e
+    if first is None:
         raise no_batch(name, len(dataset), batches)
     if name != "train_dataloader":
         _refuse_left_out(name, batches)

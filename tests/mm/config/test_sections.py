@@ -142,6 +142,10 @@ def test_a_train_cfg_that_is_no_dict_is_named():
         ({"num_workers": "two"}, "num_workers='two': expected a whole number, at least 0"),
         ({"sampler": None}, "sampler=None: expected a dict with the key 'type'"),
         (
+            {"batch_size": 2, "sampler": {"type": "MultiSourceSampler", "batch_size": 4}},
+            "sampler.batch_size=4: expected the loader's batch_size, 2",
+        ),
+        (
             {"persistent_workers": True, "num_workers": 0},
             "persistent_workers=True: expected val_dataloader.num_workers of at least 1",
         ),
@@ -158,6 +162,8 @@ def test_loaders_of_published_configs_pass():
     check_loader("train_dataloader", dict(batch_size=1, sampler=dict(type="A"), **several))
     check_loader("train_dataloader", dict(num_workers=0, prefetch_factor=None))
     check_loader("train_dataloader", {})
+    sizes = dict(batch_size=[2, 1], batch_sampler=dict(type="MultiDataAspectRatioBatchSampler"))
+    check_loader("train_dataloader", sizes)
 
 
 MASK_HEAD = {"type": "FCNMaskHead"}

@@ -123,6 +123,25 @@ def test_an_empty_pass_ends(endless):
         list(SeededBatchSampler(batches, 0, endless=endless))
 
 
+def test_a_batch_sampler_that_makes_no_batch_is_named(tmp_path):
+    """mmdet's MultiDataAspectRatioBatchSampler wants a list as batch_size."""
+    from mmengine.registry import DATA_SAMPLERS
+
+    class Sizes(BatchSampler):
+        def __init__(self, sampler, batch_size):
+            super().__init__(sampler, batch_size, drop_last=False)
+
+        def __iter__(self):
+            yield [0] * self.batch_size[0]
+
+    DATA_SAMPLERS.register_module("TestSizes", module=Sizes, force=True)
+    cfg = toy_config(tmp_path, train_dataloader=dict(batch_sampler=dict(type="TestSizes")))
+    text = refusal(cfg)
+    assert text.startswith(
+        "config: train_dataloader.batch_sampler: no batch can be made (TypeError"
+    )
+
+
 def test_endless_samplers_of_any_class_are_known(tmp_path):
     from mmengine.registry import DATA_SAMPLERS
 
