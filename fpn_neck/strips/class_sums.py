@@ -195,8 +195,9 @@ class _Part:
         if self.values.device.type != "cpu":
             return self.values.max(1).indices == self.labels
         # On a CPU, `max` with indices takes ten times as long as everything here.
-        largest = self.values == self.top.unsqueeze(1)
-        if int(largest.count_nonzero()) > self.labels.numel():
+        largest = torch.empty_like(self.values)  # ones and zeros: in a quarter of a bool's time
+        torch.eq(self.values, self.top.unsqueeze(1), out=largest)
+        if int(largest.sum(dtype=torch.float64)) > self.labels.numel():
             return self.values.max(1).indices == self.labels
         return self.own == self.top
 
