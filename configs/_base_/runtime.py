@@ -28,7 +28,7 @@ default_hooks = dict(
 custom_hooks = [dict(type='fpn_neck.PicturesHook'), dict(type='fpn_neck.SummaryHook')]
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01, fused=True),
     paramwise_cfg=dict(
         norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys=dict(backbone=dict(lr_mult=0.5))),
     clip_grad=dict(max_norm=5.0))
