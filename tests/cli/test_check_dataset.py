@@ -27,6 +27,7 @@ CLOTHING = PROJECT.parent / "shared" / "clothing"
 SEGMENT = {"id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
 SEGMENTER = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 DETECTOR = PROJECT / "configs/detection/faster-rcnn_lite0_fpn_demo_shapes-256x320.py"
+MASK_DETECTOR = PROJECT / "configs/detection/mask-rcnn_lite0_fpn_1xb4-600_shapes-256x320.py"
 PANOPTIC = PROJECT / "configs/detection/panoptic-fpn_lite0_fpn_1xb4-600_shapes-256x320.py"
 
 # mmseg's own class on the scenes' files, which lists its folders.
@@ -770,6 +771,11 @@ train_dataloader = dict(dataset=dict(_delete_=True, type={wrapper!r}, {parts}))
 # ----------------------------------------------------------------------------- before training
 
 
+def turn_an_outline(root):
+    """mmdet would reshape its RLE, to a scrambled mask."""
+    edit(root, lambda content: content["annotations"][3]["segmentation"]["size"].reverse())
+
+
 @pytest.mark.parametrize(
     ("config", "spoil", "option", "words"),
     [
@@ -778,6 +784,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type={wrapper!r}, {parts}))
         (SEGMENTER, MASKS["no mask"][0], None, ["000003.jpg", "000003.png"]),
         (SEGMENTER, MASKS["empty photo"][0], None, ["000003.jpg", "0 bytes"]),
         (DETECTOR, BOXES["names"][0], None, ["instances_train.json", "sqare"]),
+        (MASK_DETECTOR, turn_an_outline, None, ["instances_train.json", "segmentation size"]),
     ],
 )
 def test_training_refuses(call_tool, data, tmp_path, config, spoil, option, words):

@@ -26,10 +26,8 @@ def wrong_outline(
         return kinds.NO_OUTLINE, f"segmentation {outline}"
     if not isinstance(outline, dict):
         reason = _wrong_polygons(outline)
-    elif outline.get("size") != [size[1], size[0]]:
-        shown = short(outline.get("size"))
-        value = f"segmentation size {shown} (height, width), photo {size[0]}x{size[1]}"
-        return kinds.MASK_SIZE, value
+    elif different := wrong_size(outline, size):
+        return kinds.MASK_SIZE, different
     else:
         reason = _wrong_runs(outline.get("counts"), size[0] * size[1])
     if reason:
@@ -37,6 +35,14 @@ def wrong_outline(
     if box is not None and isinstance(outline, list) and not _meets(outline, box):
         return kinds.OUTLINE_ELSEWHERE, f"segmentation {short(outline)}, bbox {list(box)}"
     return None
+
+
+def wrong_size(outline: dict[str, Any], size: tuple[Any, Any]) -> str:
+    """How the size of an RLE differs from its photo's, (width, height) in px; '' if it doesn't."""
+    if outline.get("size") == [size[1], size[0]]:
+        return ""
+    shown = short(outline.get("size"))
+    return f"segmentation size {shown} (height, width), photo {size[0]}x{size[1]}"
 
 
 def _meets(polygons: list[list[float]], box: Sequence[float]) -> bool:

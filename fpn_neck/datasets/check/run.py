@@ -17,6 +17,7 @@ from fpn_neck.datasets.check.coco import (
     Boxes,
     check_annotations,
     check_categories,
+    check_mask_sizes,
     check_panoptic,
     read_coco,
 )
@@ -100,7 +101,7 @@ class DatasetCheck:
         workers: number of processes.
         track: wraps the results, for a progress bar.
         quick: check that every file exists, but read only ``SAMPLE`` masks and photos' headers of a
-            data set, and no boxes.
+            data set, and of boxes only the sizes of outlines given as RLE.
     """
 
     config: str
@@ -216,6 +217,8 @@ class DatasetCheck:
                 name, content, classes, unique=not data.panoptic, outlines=outlines
             )
             self._add_boxes(boxes, len(content["images"]), classes, report)
+        elif outlines and not data.panoptic:
+            report.findings += check_mask_sizes(name, content, classes)
 
     def _add_boxes(self, found: Boxes, total: int, classes: Sequence[str], report: Report) -> None:
         report.findings += found.findings
