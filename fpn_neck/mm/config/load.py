@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,8 +117,13 @@ def _read_config(name: str) -> Config:
 
 
 def _package_config(name: str) -> Config:
-    package = name.split("::")[0]
+    package, _, path = name.partition("::")
     # mmengine would start to install a package that it knows and does not find.
-    if package not in MODULE2PACKAGE or find_spec(package) is None:
+    spec = find_spec(package) if package in MODULE2PACKAGE else None
+    if spec is None:
         raise ValueError(f"config {name}: package {package!r} is not installed or has no configs")
+    # mmengine's pattern knows no folders such as mmdet's gn+ws and legacy_1.x.
+    file = Path(spec.origin or "").parent / ".mim/configs" / path
+    if not re.match(r"\w*::\w*/\w*", name) and file.is_file():
+        return Config.fromfile(file)
     return get_config(name)

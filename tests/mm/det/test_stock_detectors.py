@@ -226,3 +226,16 @@ def test_the_same_weights_losses_and_predictions(name, options, output, shake, t
     assert len(of_interest) == 2 and all(t.float().std() > 0 for t in of_interest)
     assert all(t.std() > 1e-3 for n, t in b.items() if n.endswith(".scores"))
     assert_same(a, b, atol=TOLERANCE, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py",
+        "legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py",
+    ],
+)
+def test_a_folder_that_mmengines_pattern_leaves_out_is_read(name):
+    assert load_config(f"mmdet::{name}").model.backbone.type == "ResNet"
+    with pytest.raises(ValueError, match="mmdet::gn"):
+        load_config("mmdet::gn+ws/none.py")
