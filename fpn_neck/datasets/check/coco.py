@@ -147,7 +147,9 @@ def check_panoptic(file: str, content: Mapping[str, Any], classes: Sequence[str]
     return findings
 
 
-def check_mask_sizes(file: str, content: dict[str, Any], classes: Sequence[str]) -> list[Finding]:
+def check_mask_sizes(
+    file: str, content: Mapping[str, Any], classes: Sequence[str]
+) -> list[Finding]:
     """Outlines given as RLE of another size than their photo: mmdet would reshape them.
 
     Part of a quick check: a million annotations take a second.
