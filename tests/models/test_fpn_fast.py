@@ -224,6 +224,14 @@ def test_small_maps_take_torchs_operators(monkeypatch):
             assert fpn._takes_fast_path([large, above])
 
 
+def test_bfloat16_is_torchs_own_on_processors_where_that_is_faster(monkeypatch):
+    neck, inputs = build().bfloat16(), [x.bfloat16() for x in maps()]
+    assert neck._takes_fast_path(inputs)
+    monkeypatch.setattr(conv3x3, "has_faster_bfloat16", lambda: True)
+    assert not neck._takes_fast_path(inputs)
+    assert build()._takes_fast_path(maps())  # in float32
+
+
 # What needs torch's own operators ---------------------------------------------------------------
 
 

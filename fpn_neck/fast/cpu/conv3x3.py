@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from fpn_neck.fast.cpu import winograd
 from fpn_neck.fast.cpu.memory import new_map, same_bits
-from fpn_neck.fast.cpu.products import Products
+from fpn_neck.fast.cpu.products import Products, has_faster_bfloat16
 from fpn_neck.fast.eligible import are_plain_tensors, eager, is_plain_conv, takes_fast_backward
 from fpn_neck.fast.memory_format import is_channels_last
 
@@ -60,7 +60,9 @@ def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tens
 
 
 def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
-    """Whether Winograd's algorithm is faster than the direct one for maps of x's size."""
+    """Whether Winograd's algorithm is faster than the direct one for maps of x's size and dtype."""
+    if x.dtype == torch.bfloat16 and has_faster_bfloat16():
+        return False
     of_image = 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1]
     least = LEAST_MULTIPLY_ADDS * torch.get_num_threads()
     if torch.is_grad_enabled():
