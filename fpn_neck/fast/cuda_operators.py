@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpn_neck.fast import cuda_norm
 from fpn_neck.fast.cuda.merge import add_upsampled, new_map, sum_targets
+from fpn_neck.fast.cuda_head import norm as cuda_norm
 from fpn_neck.fast.eligible import takes_triton
 from fpn_neck.utils.operators import operator
 

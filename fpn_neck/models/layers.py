@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
-from fpn_neck.fast.cuda_norm import norm_act
+from fpn_neck.fast.cuda_head.norm import norm_act
 from fpn_neck.utils.values import check_flag, check_whole
 
 Cfg = Mapping[str, Any]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import in_faster_layout
-from fpn_neck.fast.cuda_norm import in_layout_of_tensor_cores
+from fpn_neck.fast.cuda_head.norm import in_layout_of_tensor_cores
 from fpn_neck.fast.eligible import eager
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs

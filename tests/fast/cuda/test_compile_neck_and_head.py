@@ -7,7 +7,7 @@ import torch
 from helpers.compiled_kernels import every_target, resources
 
 from fpn_neck.fast.cuda.merge import merge_launch, sum_launch, widen_launch
-from fpn_neck.fast.cuda_norm import (
+from fpn_neck.fast.cuda_head.norm import (
     gradient_launch,
     gradient_sum_launch,
     moment_launches,

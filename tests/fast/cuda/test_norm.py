@@ -7,7 +7,7 @@ from helpers.kernels import need_kernels
 from torch import nn
 
 from fpn_neck import SegHead, fast
-from fpn_neck.fast.cuda_norm import group_norm_relu
+from fpn_neck.fast.cuda_head.norm import group_norm_relu
 from fpn_neck.models.layers import ConvNormAct
 
 need_kernels()

@@ -1,4 +1,4 @@
-"""The kernels of `fpn_neck.fast.cuda_norm`: group norm and ReLU of maps in NHWC.
+"""The kernels of `fpn_neck.fast.cuda_head.norm`: group norm and ReLU of maps in NHWC.
 
 A map is read as (N, P, C), P pixels. A chunk is some pixels of one photo. ``mean`` and ``rstd``
 are (N, groups), float32; a group has WIDTH channels next to each other.

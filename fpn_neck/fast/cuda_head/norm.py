@@ -145,7 +145,7 @@ def moment_launches(
     """What fills ``moments``, then ``mean`` and ``rstd``."""
     from triton import next_power_of_2
 
-    from fpn_neck.fast.cuda.norm_kernels import chunk_moments, group_moments
+    from fpn_neck.fast.cuda_head.norm_kernels import chunk_moments, group_moments
 
     (photos, chunks), groups = moments.shape[:2], mean.shape[1]
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
@@ -172,7 +172,7 @@ def write_launch(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, out: Tensor
 ) -> Launch:
     """What fills ``out``."""
-    from fpn_neck.fast.cuda.norm_kernels import write_norm_relu
+    from fpn_neck.fast.cuda_head.norm_kernels import write_norm_relu
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "WIDTH": channels // mean.shape[1]} | _tile(channels)
@@ -203,7 +203,7 @@ def gradients(
 
 def gradient_sum_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
     """What fills the last of ``others``: mean, rstd, weight, bias, sums."""
-    from fpn_neck.fast.cuda.norm_kernels import chunk_gradients
+    from fpn_neck.fast.cuda_head.norm_kernels import chunk_gradients
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     mean, sums = others[0], others[-1]
@@ -213,7 +213,7 @@ def gradient_sum_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
 
 def gradient_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
     """What fills the last of ``others``: mean, rstd, weight, bias, shares, out."""
-    from fpn_neck.fast.cuda.norm_kernels import write_norm_gradient
+    from fpn_neck.fast.cuda_head.norm_kernels import write_norm_gradient
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "WIDTH": channels // others[0].shape[1]} | _tile(channels)

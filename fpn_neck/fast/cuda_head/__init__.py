@@ -1,0 +1,1 @@
+"""Kernels of the head for NVIDIA GPUs: group norm, ReLU, and the sum of the towers."""
