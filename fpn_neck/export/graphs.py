@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fpn_neck.export.metadata import Metadata
-from fpn_neck.models.seg_head import resize
 from fpn_neck.models.segmenter import Segmenter
+from fpn_neck.utils.sizes import resize
 
 Outputs = Sequence[Tensor]
 

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fpn_neck.fast.cuda.merge import add_upsampled, new_map, sum_targets
+from fpn_neck.fast.cuda_head import double
 from fpn_neck.fast.cuda_head import norm as cuda_norm
+from fpn_neck.fast.cuda_head.double import Addend
 from fpn_neck.fast.eligible import takes_triton
 from fpn_neck.utils.operators import operator
 
@@ -98,31 +100,62 @@ torch.library.register_autograd(merge_level_backward, _again, setup_context=_kee
 
 @operator(
     "group_norm_relu",
-    "(Tensor x, SymInt groups, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, SymInt groups, Tensor weight, Tensor bias, float eps, Tensor? other,"
+    " bool doubled) -> (Tensor, Tensor, Tensor)",
 )
 def group_norm_relu(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    other: Tensor | None,
+    doubled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """relu(group_norm(x)), differentiable; each group's mean and 1 / deviation (N, groups).
+    """relu(group_norm(x)) + other, differentiable; each group's mean and 1 / deviation (N, groups).
 
     Args:
         x: (N, C, H, W), floating point, dense in NHWC. weight, bias: (C,).
+        other: of x's dtype and shape; or (N, C, h, w) if ``doubled``, see `Addend`.
     """
     if takes_triton(x):
-        return cuda_norm.normalise(x, groups, weight, bias, eps)
+        return cuda_norm.normalise(x, groups, weight, bias, eps, other, doubled)
     wide = x.to(_sum_dtype(x)).contiguous()
     sizes = len(x), x.shape[1], x.shape[2] * x.shape[3], groups
     affine = weight.to(wide), bias.to(wide)
     out, mean, rstd = torch.ops.aten.native_group_norm(wide, *affine, *sizes, eps)
-    return torch.empty_like(x).copy_(out.relu()), mean, rstd
+    out = out.relu()
+    if other is not None:
+        out = out + Addend(other.to(out), doubled, align_corners=False).resized(x.shape[-2:])
+    return torch.empty_like(x).copy_(out), mean, rstd
 
 
 @torch.library.register_fake(group_norm_relu)
 def _(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    other: Tensor | None,
+    doubled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     moments = [x.new_empty((len(x), groups), dtype=_sum_dtype(x)) for _ in range(2)]
     return torch.empty_like(x), moments[0], moments[1]
+
+
+@operator("add_doubled_backward", "(Tensor grad, SymInt height, SymInt width) -> Tensor")
+def add_doubled_backward(grad: Tensor, height: int, width: int) -> Tensor:
+    """Gradient of a sum by an addend of that size that was doubled, see `Addend`."""
+    if takes_triton(grad):
+        return double.sum_doubled(grad, (height, width))
+    found = double.plain_gradient(grad, (height, width))
+    return new_map(grad, found.shape).copy_(found)
+
+
+@torch.library.register_fake(add_doubled_backward)
+def _(grad: Tensor, height: int, width: int) -> Tensor:
+    return new_map(grad, (*grad.shape[:2], height, width))
 
 
 @operator(
@@ -159,14 +192,26 @@ def _(
 
 
 def _keep_norm(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    x, _, weight, bias, _ = inputs
+    x, _, weight, bias, _, other, doubled = inputs
     ctx.save_for_backward(x, weight, bias, *output[1:])
+    ctx.size = other.shape[-2:] if other is not None and doubled else None
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     by_x, by_weight, by_bias = group_norm_relu_backward(grad, *ctx.saved_tensors)
-    return by_x, None, by_weight, by_bias, None
+    by_other = None
+    if ctx.needs_input_grad[5]:
+        by_other = grad if ctx.size is None else add_doubled_backward(grad, *ctx.size)
+    return by_x, None, by_weight, by_bias, None, by_other, None
+
+
+def _keep_target(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.target = inputs[0].shape[-2:]
+
+
+def _double_again(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return Addend(grad, doubled=True, align_corners=False).resized(ctx.target), None, None
 
 
 def _refuse(ctx: Any, *_: Tensor) -> None:
@@ -178,6 +223,7 @@ def _refuse(ctx: Any, *_: Tensor) -> None:
 
 torch.library.register_autograd(group_norm_relu, _norm_backward, setup_context=_keep_norm)
 torch.library.register_autograd(group_norm_relu_backward, _refuse)
+torch.library.register_autograd(add_doubled_backward, _double_again, setup_context=_keep_target)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ def cuda_pyramid(
     above = coarsest = None
     for i in reversed(range(len(maps))):
         if i or finest is None:
-            x = start_lateral(maps[i], laterals[i], above is None, memory_format)
+            x = maps[i].contiguous(memory_format=memory_format)
+            x = start_lateral(x, laterals[i], is_coarsest=above is None)
         else:
             x = finest
         above = x if above is None else merge(x, laterals[i][1], above, with_ones=ones)
@@ -79,14 +80,10 @@ def cuda_pyramid(
     return outs, coarsest
 
 
-def start_lateral(
-    x: Tensor, lateral: Conv, is_coarsest: bool, memory_format: torch.memory_format
-) -> Tensor:
+def start_lateral(x: Tensor, lateral: Conv, *, is_coarsest: bool) -> Tensor:
     """A map's 1x1 convolution; `merge` adds the bias, except of the coarsest."""
     weight, bias = lateral
-    return F.conv2d(
-        x.contiguous(memory_format=memory_format), weight, bias if is_coarsest else None
-    )
+    return F.conv2d(x, weight, bias if is_coarsest else None)
 
 
 def merge(lateral: Tensor, bias: Tensor, above: Tensor, *, with_ones: bool = False) -> Tensor:

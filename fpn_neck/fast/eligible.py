@@ -52,7 +52,7 @@ def eager() -> bool:
         _enabled
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
+        and not (torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"))
         and not has_global_hooks()
         and not in_dispatch_mode()
         and not _has_function_mode()
@@ -107,11 +107,11 @@ def takes_fast_backward(grad: Tensor) -> bool:
 
 def _has_function_mode() -> bool:
     """Whether a mode intercepts torch's functions, other than one that sets the default device."""
-    modes = torch.overrides._get_current_function_mode_stack()
-    if not modes:
+    if torch._C._len_torch_function_stack() == 0:
         return False
     from torch.utils._device import DeviceContext  # torch 2.6 loads it on demand
 
+    modes = torch.overrides._get_current_function_mode_stack()
     return any(type(mode) is not DeviceContext for mode in modes)
 
 

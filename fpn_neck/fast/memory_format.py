@@ -20,7 +20,11 @@ def in_layout_of(x: Tensor, like: Tensor) -> Tensor:
 
 def is_half(x: Tensor) -> bool:
     """Whether a convolution of ``x`` computes in half precision, by autocast or by its dtype."""
-    kind, dtype = x.device.type, x.dtype
-    if kind != "meta" and torch.is_autocast_enabled(kind):  # there is no autocast for meta
-        dtype = torch.get_autocast_dtype(kind)
-    return dtype.itemsize < 4
+    if x.dtype.itemsize < 4:
+        return True
+    if not torch._C._is_any_autocast_enabled():  # a fifth of the time that to ask by name takes
+        return False
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # there is no autocast for meta
+        return False
+    return torch.get_autocast_dtype(kind).itemsize < 4

@@ -167,7 +167,8 @@ class FPN(nn.Module):
         """
         finest = None
         if eager() and self._is_paper_neck():
-            finest = start_finest(self._blocks()[0], inputs, self.start_level)
+            blocks = cast(nn.Module, self._modules["lateral_convs"])
+            finest = start_finest(blocks, inputs, self.start_level)
         if finest is None:
             check_maps("FPN", inputs, self.in_channels)
         elif not are_right("FPN", inputs, self.in_channels):

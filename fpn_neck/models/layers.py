@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
+from fpn_neck.fast.cuda_head.double import Addend, add
 from fpn_neck.fast.cuda_head.norm import norm_act
 from fpn_neck.utils.values import check_flag, check_whole
 
@@ -140,11 +141,13 @@ class ConvNormAct(nn.Module):
             self.add_module(self.norm_name, norm)
         self.activate = None if act_cfg is None else _build_act(act_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, addend: Addend | None = None) -> Tensor:
+        """The block's map, plus an addend."""
         x = run_conv(self.conv, x)
         if self.norm_name is not None:
-            return norm_act(getattr(self, self.norm_name), self.activate, x)
-        return x if self.activate is None else self.activate(x)
+            return norm_act(getattr(self, self.norm_name), self.activate, x, addend)
+        x = x if self.activate is None else self.activate(x)
+        return x if addend is None else add(x, addend)
 
     def train(self, mode: bool = True) -> ConvNormAct:
         if mode:  # what inference keeps of the weight is no longer of use

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpn_neck.fast.cpu.conv3x3 import in_faster_layout
+from fpn_neck.fast.cuda_head.double import Addend, add
 from fpn_neck.fast.cuda_head.norm import in_layout_of_tensor_cores
-from fpn_neck.fast.eligible import eager
+from fpn_neck.fast.eligible import eager, is_unmodified, may_take_triton, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_maps
@@ -86,34 +87,31 @@ class ScaleHeads(nn.ModuleList):
         """
         check_maps("SegHead", pyramid, self.in_channels)
         pyramid = in_layout_of_tensor_cores(in_faster_layout(pyramid, self.channels))
+        return self._concatenated(pyramid) if self.merge == "cat" else self._sum(pyramid)
+
+    def _concatenated(self, pyramid: Sequence[Tensor]) -> Tensor:
         maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
         size = maps[0].shape[-2:]
-        if self.merge == "cat":
-            ends = [self._at_size(*end, size) for end in zip(maps, self.is_coarser, strict=True)]
-            return torch.cat(ends, dim=1)
-        merged = maps[0]  # (N, C, H_0, W_0)
-        for is_coarser, x in self._sums_by_size(maps[1:]):
-            x = self._at_size(x, is_coarser, size)
-            in_place = is_coarser and eager()  # an upsampled map is new, so it may change
-            merged = x.add_(merged) if in_place else merged + x
+        ends = zip(maps, self.is_coarser, strict=True)
+        return torch.cat([self._addend(*end).resized(size) for end in ends], dim=1)
+
+    def _sum(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Coarser towers of one size are summed before their last upsampling, which is linear."""
+        sums: dict[Any, Tensor] = {}
+        for i, x in enumerate(pyramid[1:], 1):
+            block, x = _begin(self[i], x)
+            key = self.is_coarser[i], x.shape[-2:] if may_branch_on_sizes() else i
+            before = Addend(sums[key], False, self.align_corners) if key in sums else None
+            sums[key] = _end(block, x, before)
+        addends = [self._addend(x, is_coarser) for (is_coarser, _), x in sums.items()]
+        first = addends[0] if addends else None
+        merged = _end(*_begin(self[0], pyramid[0]), first)  # (N, C, H_0, W_0)
+        for addend in addends[1:]:
+            merged = add(merged, addend)
         return merged
 
-    def _sums_by_size(self, maps: Sequence[Tensor]) -> list[tuple[bool, Tensor]]:
-        """The coarser towers' maps; those of one size are summed: the last upsampling is linear."""
-        ends = list(zip(self.is_coarser[1:], maps, strict=True))
-        if not may_branch_on_sizes():
-            return ends
-        sums: dict[tuple[bool, torch.Size], Tensor] = {}
-        for is_coarser, x in ends:
-            key = is_coarser, x.shape[-2:]
-            sums[key] = sums[key] + x if key in sums else x
-        return [(is_coarser, x) for (is_coarser, _), x in sums.items()]
-
-    def _at_size(self, x: Tensor, is_coarser: bool, size: Sequence[int]) -> Tensor:
-        """End a tower: x2, and for odd sizes, where that is a few pixels off, another resize."""
-        if is_coarser:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
-        return resize(x, size, self.align_corners)
+    def _addend(self, x: Tensor, is_coarser: bool) -> Addend:
+        return Addend(x, is_coarser, self.align_corners)
 
 
 class SegHead(nn.Module):
@@ -187,13 +185,6 @@ class SegHead(nn.Module):
         return in_layout_of(logits, pyramid[0])
 
 
-def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
-    if may_branch_on_sizes() and tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
-
-
 def _depths(strides: Sequence[int]) -> list[int]:
     """Number of x2 upsamplings from every stride to the finest one."""
     strides = check_wholes("strides", strides, 1)
@@ -219,3 +210,26 @@ def _tower(
     tower = nn.Sequential(*modules)
     init_convs(tower, {"type": "Kaiming"})
     return tower
+
+
+def _begin(tower: nn.Module, x: Tensor) -> tuple[ConvNormAct | None, Tensor]:
+    """A tower's last block and what it gets, so that its last pass may add something.
+
+    On a CPU, and of a tower with hooks: None and the tower's result.
+    """
+    if not may_take_triton(x) or not (eager() or records_kernels(x)):
+        return None, tower(x)
+    if type(tower) is not nn.Sequential or not is_unmodified(tower):
+        return None, tower(x)
+    *modules, last = tower
+    if type(last) is not ConvNormAct or not is_unmodified(last):
+        return None, tower(x)
+    for module in modules:
+        x = module(x)
+    return last, x
+
+
+def _end(block: ConvNormAct | None, x: Tensor, addend: Addend | None) -> Tensor:
+    if block is not None:
+        return block(x, addend)
+    return x if addend is None else add(x, addend)

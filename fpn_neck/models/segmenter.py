@@ -14,13 +14,13 @@ from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.pretrained import Facts, load_weights, read_config, save
-from fpn_neck.models.seg_head import SegHead, resize
+from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map_operator
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
-from fpn_neck.utils.sizes import may_branch_on_sizes
+from fpn_neck.utils.sizes import may_branch_on_sizes, resize
 from fpn_neck.utils.values import check_options
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 # torch 2.6 has no is_exporting(); there, compiled models take the way of exported ones.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -19,3 +23,10 @@ def ceil_div(length: int, divisor: int) -> int:
 def may_branch_on_sizes() -> bool:
     """Whether code may depend on sizes: a trace or an export keeps one branch for all sizes."""
     return not (torch.jit.is_tracing() or _is_exporting())
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
+    if may_branch_on_sizes() and tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)

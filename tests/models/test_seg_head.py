@@ -16,7 +16,8 @@ from torch import nn
 from fpn_neck import FPN, SegHead
 from fpn_neck.fast import enable
 from fpn_neck.fast.cpu.conv3x3 import in_faster_layout
-from fpn_neck.models.seg_head import ScaleHeads, resize
+from fpn_neck.models.seg_head import ScaleHeads
+from fpn_neck.utils.sizes import resize
 
 IN, WIDTH, CLASSES = [4, 6, 10, 12], 8, 5
 ODD = [(29, 37), (15, 19), (8, 10), (4, 5)]

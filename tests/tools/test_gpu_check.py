@@ -42,6 +42,15 @@ def test_every_part_runs(tmp_path):
     assert len(files) <= 8 and all(path.is_file() for path in files)
 
 
+def test_every_test_of_kernels_is_one_of_the_gpus():
+    """On a GPU only those with the mark ``cuda`` run."""
+    files = list((PROJECT / "tests/fast/cuda").glob("test_*.py"))
+    kernels = [path for path in files if "need_kernels()" in path.read_text()]
+    assert len(kernels) >= 7
+    for path in kernels:
+        assert "pytestmark = pytest.mark.cuda" in path.read_text(), path.name
+
+
 def test_a_part_that_hangs_is_ended_with_its_processes_and_keeps_its_output(tmp_path):
     late = tmp_path / "late"
     child = f"import time; time.sleep(6); open({str(late)!r}, 'w')"

@@ -37,10 +37,10 @@ def add_upsampled(
         The lateral or a new map, see `new_map`; with ones always a new map, in whose memory further
         channels follow, 8 of them, 1, 1, 1, 0, 0, 0, 0, 0.
     """
-    last = _is_last(lateral)
+    last = is_last(lateral)
     wide = widened(above)
-    if wide is None or _is_last(wide) != last:
-        wide = above.contiguous(memory_format=_memory_format(last))
+    if wide is None or is_last(wide) != last:
+        wide = above.contiguous(memory_format=dense_format(last))
     images, channels, *size = lateral.shape
     out = lateral
     if with_ones or not in_place:
@@ -67,11 +67,11 @@ def merge_launch(lateral: Tensor, bias: Tensor, above: Tensor, out: Tensor) -> L
 
     images, channels, height, width = lateral.shape
     h, w = above.shape[-2:]
-    last = _is_last(lateral)
-    columns, block = _tile(last, width, channels)
+    last = is_last(lateral)
+    columns, block = tile(last, width, channels)
     return Launch(
         kernel,
-        (images * height, _cover(width, columns), _cover(channels, block)),
+        (images * height, cover(width, columns), cover(channels, block)),
         (lateral, bias, above, out, height, width, h, w, h / height, w / width),
         {
             "C": channels, "ONES": out.shape[1] - channels, "ABOVE": above.shape[1],
@@ -92,10 +92,10 @@ def sum_targets(
     Returns:
         (N, C, h, w), of the gradient's dtype, and (C,) in float32 or None.
     """
-    last = _is_last(grad)
-    grad = grad.contiguous(memory_format=_memory_format(last))
+    last = is_last(grad)
+    grad = grad.contiguous(memory_format=dense_format(last))
     out = new_map(grad, (*grad.shape[:2], *size))
-    blocks = _cover(size[1], _tile(last, size[1], grad.shape[1])[0])
+    blocks = cover(size[1], tile(last, size[1], grad.shape[1])[0])
     sums = None
     if wants_sums:
         shape = len(grad) * size[0] * blocks, grad.shape[1]
@@ -110,14 +110,14 @@ def sum_launch(grad: Tensor, out: Tensor, sums: Tensor | None) -> Launch:
 
     images, channels, height, width = grad.shape
     h, w = out.shape[-2:]
-    last = _is_last(grad)
-    columns, block = _tile(last, w, channels)
+    last = is_last(grad)
+    columns, block = tile(last, w, channels)
     return Launch(
         kernel,
-        (images * h, _cover(w, columns), _cover(channels, block)),
+        (images * h, cover(w, columns), cover(channels, block)),
         (
             grad, out, out if sums is None else sums, height, width, h, w,
-            h / height, w / width, _cover(height, h) + 2, _cover(width, w) + 2,
+            h / height, w / width, cover(height, h) + 2, cover(width, w) + 2,
         ),
         {
             "C": channels, "DOUBLE": (height, width) == (2 * h, 2 * w), "SUMS": sums is not None,
@@ -152,7 +152,7 @@ def widen_launch(weight: Tensor, bias: Tensor, out: Tensor) -> Launch:
     from fpn_neck.fast.cuda.merge_kernels import widen_weight
 
     channels = weight.shape[1]
-    sizes = {"C": channels, "ONES": MORE_CHANNELS, "LAST": _is_last(out)}
+    sizes = {"C": channels, "ONES": MORE_CHANNELS, "LAST": is_last(out)}
     return Launch(
         widen_weight,
         (len(weight), 9),
@@ -161,22 +161,22 @@ def widen_launch(weight: Tensor, bias: Tensor, out: Tensor) -> Launch:
     )
 
 
-def _is_last(x: Tensor) -> bool:
+def is_last(x: Tensor) -> bool:
     """Whether a map is walked through in NHWC."""
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _memory_format(last: bool) -> torch.memory_format:
+def dense_format(last: bool) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
 def new_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """In NHWC if ``like`` is, else in NCHW."""
-    memory_format = _memory_format(_is_last(like))
+    memory_format = dense_format(is_last(like))
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _tile(last: bool, width: int, channels: int) -> tuple[int, int]:
+def tile(last: bool, width: int, channels: int) -> tuple[int, int]:
     """Columns and channels of a program, at most 4096 numbers; the inner ones are neighbours."""
     from triton import next_power_of_2
 
@@ -185,6 +185,6 @@ def _tile(last: bool, width: int, channels: int) -> tuple[int, int]:
     return min(128, next_power_of_2(width)), min(16, next_power_of_2(channels))
 
 
-def _cover(length: int, part: int) -> int:
+def cover(length: int, part: int) -> int:
     """Parts that cover a length."""
     return -(-length // part)

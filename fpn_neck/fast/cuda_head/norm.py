@@ -2,7 +2,8 @@
 
 torch's group norm knows only NCHW there: it copies the map before, and the next convolution copies
 it back. Autocast also makes the map float32. Here the map keeps layout and dtype; sums and the
-norm itself are float32.
+norm itself are float32. What is added to the map next comes along: a sum of the same size, or
+one of coarser maps, which is upsampled on the way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from fpn_neck.fast.cuda.launch import Launch
+from fpn_neck.fast.cuda_head.double import (
+    Addend,
+    add,
+    add_launch,
+    doubled_gradient,
+    in_format_of,
+    may_add,
+)
 from fpn_neck.fast.eligible import (
     are_for_triton,
     eager,
@@ -30,16 +39,23 @@ _CHUNK = 256  # pixels whose sums one program makes
 _MOST_CHANNELS = 1024
 
 
-def norm_act(norm: nn.Module, act: nn.Module | None, x: Tensor) -> Tensor:
-    """``act(norm(x))``, in two passes where both are plain group norm and ReLU."""
-    if _fits(norm, act, x):
-        plain = cast(nn.GroupNorm, norm)
-        arguments = x, plain.num_groups, plain.weight, plain.bias, plain.eps
-        if torch.compiler.is_compiling():
-            return torch.ops.fpn_neck.group_norm_relu.default(*arguments)[0]
-        return group_norm_relu(*arguments)
-    x = norm(x)
-    return x if act is None else act(x)
+def norm_act(
+    norm: nn.Module, act: nn.Module | None, x: Tensor, addend: Addend | None = None
+) -> Tensor:
+    """``act(norm(x))``, in two passes where both are plain group norm and ReLU; plus the addend."""
+    if not _fits(norm, act, x):
+        x = norm(x)
+        x = x if act is None else act(x)
+        return x if addend is None else add(x, addend)
+    plain = cast(nn.GroupNorm, norm)
+    own = x, plain.num_groups, plain.weight, plain.bias, plain.eps
+    rides = addend is not None and may_add(x, addend)
+    other, doubled = (addend.map, addend.doubled) if addend and rides else (None, False)
+    if torch.compiler.is_compiling():
+        out = torch.ops.fpn_neck.group_norm_relu.default(*own, other, doubled)[0]
+    else:
+        out = group_norm_relu(*own, other, doubled)
+    return out if addend is None or rides else add(out, addend)
 
 
 def _fits(norm: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
@@ -67,36 +83,68 @@ def in_layout_of_tensor_cores(maps: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def group_norm_relu(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    other: Tensor | None = None,
+    doubled: bool = False,
 ) -> Tensor:
-    """relu(group_norm(x)), of x's dtype; differentiable.
+    """relu(group_norm(x)) + other, of x's dtype; differentiable.
 
     Args:
         x: (N, C, H, W), dense in NHWC, float32, float16 or bfloat16.
         groups: divides C.
         weight, bias: (C,), of any float dtype.
+        other: of x's dtype and shape; or (N, C, h, w) if ``doubled``, see `add_doubled`.
     """
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias)):
-        return _GroupNormRelu.apply(x, groups, weight, bias, eps)
-    return normalise(x, groups, weight, bias, eps)[0]
+    arguments = x, groups, weight, bias, eps, other, doubled
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias, other)
+    ):
+        return _GroupNormRelu.apply(*arguments)
+    return normalise(*arguments)[0]
 
 
 def normalise(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    other: Tensor | None = None,
+    doubled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """relu(group_norm(x)), the groups' means and 1 / deviations (N, groups), float32."""
+    """relu(group_norm(x)) + other, the groups' means and 1 / deviations (N, groups), float32."""
     mean, rstd = _moments(x, groups, eps)
-    return _write(x, mean, rstd, weight, bias), mean, rstd
+    norm = mean, rstd, weight.contiguous(), bias.contiguous()
+    out = torch.empty_like(x)
+    if other is not None:
+        other = in_format_of(other, x)
+    if other is not None and doubled:
+        add_launch(x, other, out, norm).run()
+    else:
+        write_launch(x, *norm, out, other).run()
+    return out, mean, rstd
 
 
 class _GroupNormRelu(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
+        ctx: Any,
+        x: Tensor,
+        groups: int,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        other: Tensor | None,
+        doubled: bool,
     ) -> Tensor:
-        out, mean, rstd = normalise(x, groups, weight, bias, eps)
+        out, mean, rstd = normalise(x, groups, weight, bias, eps, other, doubled)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups, ctx.eps = groups, eps
+        ctx.size = other.shape[-2:] if other is not None and doubled else None
         return out
 
     @staticmethod
@@ -109,7 +157,10 @@ class _GroupNormRelu(Function):
         else:
             found = _plain_gradients(grad, x, ctx.groups, weight, bias, ctx.eps)
         by_x, by_weight, by_bias = (g if w else None for g, w in zip(found, wanted, strict=True))
-        return by_x, None, by_weight, by_bias, None
+        by_other = None
+        if ctx.needs_input_grad[5]:
+            by_other = grad if ctx.size is None else doubled_gradient(grad, ctx.size)
+        return by_x, None, by_weight, by_bias, None, by_other, None
 
 
 def _plain_gradients(
@@ -162,22 +213,23 @@ def moment_launches(
     )
 
 
-def _write(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    out = torch.empty_like(x)
-    write_launch(x, mean, rstd, weight.contiguous(), bias.contiguous(), out).run()
-    return out
-
-
 def write_launch(
-    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, out: Tensor
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    other: Tensor | None = None,
 ) -> Launch:
-    """What fills ``out``."""
+    """What fills ``out``; ``other`` is added, which has x's shape and strides."""
     from fpn_neck.fast.cuda_head.norm_kernels import write_norm_relu
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "WIDTH": channels // mean.shape[1]} | _tile(channels)
     grid = -(-pixels // sizes["ROWS"]), len(x)
-    return Launch(write_norm_relu, grid, (x, mean, rstd, weight, bias, out, pixels), sizes)
+    tensors = x, mean, rstd, weight, bias, x if other is None else other, out
+    return Launch(write_norm_relu, grid, (*tensors, pixels), sizes | {"ADD": other is not None})
 
 
 def gradients(

@@ -19,10 +19,10 @@ def tile(start, pixels, C: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.conste
 
 
 @triton.jit
-def normalised(x, at, inside, mean, rstd, weight, bias, photo, C: tl.constexpr,
-               WIDTH: tl.constexpr, CHANNELS: tl.constexpr):  # fmt: skip
+def normalised(
+    x, at, inside, mean, rstd, weight, bias, photo, channel, C: tl.constexpr, WIDTH: tl.constexpr
+):
     """The map without mean and deviation, and what the affine part makes of it, before ReLU."""
-    channel = tl.arange(0, CHANNELS)
     group, known = photo * (C // WIDTH) + channel // WIDTH, channel < C
     value = tl.load(x + at, inside, other=0.0).to(tl.float32)
     value -= tl.load(mean + group, known, other=0.0)[None, :]
@@ -96,15 +96,20 @@ def group_moments(
 
 @triton.jit(do_not_specialize=["pixels"])
 def write_norm_relu(
-    x, mean, rstd, weight, bias, out, pixels,
-    C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, mean, rstd, weight, bias, other, out, pixels,
+    C: tl.constexpr, WIDTH: tl.constexpr, ADD: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """out = relu(group_norm(x)); grid (blocks of pixels, N)."""
+    """out = relu(group_norm(x)), plus other if ADD; grid (blocks of pixels, N)."""
     photo = tl.program_id(1).to(tl.int64)
     at, inside = tile(tl.program_id(0) * ROWS, pixels, C, ROWS, CHANNELS)
     at += photo * pixels * C
-    _, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, C, WIDTH, CHANNELS)
-    tl.store(out + at, tl.maximum(value, 0.0).to(out.dtype.element_ty), inside)
+    channel = tl.arange(0, CHANNELS)
+    _, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, channel, C, WIDTH)
+    value = tl.maximum(value, 0.0)
+    if ADD:
+        value += tl.load(other + at, inside, other=0.0).to(tl.float32)
+    tl.store(out + at, value.to(out.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -117,15 +122,15 @@ def chunk_gradients(
     photo, start = tl.program_id(1).to(tl.int64), tl.program_id(0) * CHUNK
     plain = tl.zeros((CHANNELS,), tl.float32)
     weighted = tl.zeros((CHANNELS,), tl.float32)
+    channel = tl.arange(0, CHANNELS)
     for i in range(0, CHUNK, ROWS):
         at, inside = tile(start + i, pixels, C, ROWS, CHANNELS)
         at += photo * pixels * C
-        unit, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, C, WIDTH, CHANNELS)
+        unit, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, channel, C, WIDTH)
         passed = inside & (value > 0)
         part = tl.load(grad + at, passed, other=0.0).to(tl.float32)
         plain += tl.sum(part, 0)
         weighted += tl.sum(part * unit, 0)
-    channel = tl.arange(0, CHANNELS)
     sums += (photo * tl.num_programs(0) + tl.program_id(0)) * 2 * C + channel
     tl.store(sums, plain, channel < C)
     tl.store(sums + C, weighted, channel < C)
@@ -145,8 +150,8 @@ def write_norm_gradient(
     groups = C // WIDTH
     at, inside = tile(tl.program_id(0) * ROWS, pixels, C, ROWS, CHANNELS)
     at += photo * pixels * C
-    unit, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, C, WIDTH, CHANNELS)
     channel = tl.arange(0, CHANNELS)
+    unit, value = normalised(x, at, inside, mean, rstd, weight, bias, photo, channel, C, WIDTH)
     known, group = channel < C, photo * groups + channel // WIDTH
     by_unit = tl.load(grad + at, inside & (value > 0), other=0.0).to(tl.float32)
     by_unit *= tl.load(weight + channel, known, other=0.0).to(tl.float32)[None, :]

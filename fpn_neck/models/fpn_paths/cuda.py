@@ -8,12 +8,15 @@ each of their signatures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from fpn_neck.fast.cuda_operators import recorded_pyramid
 from fpn_neck.fast.cuda_pyramid import Conv, cuda_pyramid, memory_format_of, start_lateral
 from fpn_neck.fast.eligible import PLAIN_TYPES, are_for_triton, takes_triton
+from fpn_neck.fast.memory_format import is_half
 from fpn_neck.models.fpn_paths.cpu import plain_conv
 from fpn_neck.utils.arguments import check_maps
 
@@ -21,11 +24,11 @@ _MOST_SIGNATURES = 1024  # of images of many sizes
 _known: set[tuple] = set()
 
 
-def start_finest(laterals: Sequence[nn.Module], maps: object, level: int) -> Tensor | None:
+def start_finest(laterals: nn.Module, maps: object, level: int) -> Tensor | None:
     """The finest lateral of maps that are not checked yet; None where kernels do not serve it.
 
     Args:
-        laterals: 1x1 blocks, finest first.
+        laterals: the list of 1x1 blocks, finest first.
         maps: what the neck got. level: of the finest map that it uses.
     """
     if not isinstance(maps, (list, tuple)) or len(maps) <= level:
@@ -33,10 +36,16 @@ def start_finest(laterals: Sequence[nn.Module], maps: object, level: int) -> Ten
     x = maps[level]
     if type(x) not in PLAIN_TYPES or x.dim() != 4 or not takes_triton(x):
         return None
-    conv = plain_conv(laterals[0], 1)
-    if conv is None or type(conv[0]) not in PLAIN_TYPES or x.shape[1] != conv[0].shape[1]:
+    # Here every call of torch's is a tenth of a microsecond, and an iteration over modules one.
+    blocks = cast("dict[str, nn.Module]", laterals._modules)
+    conv = plain_conv(next(iter(blocks.values())), 1)
+    if conv is None or type(conv[0]) not in PLAIN_TYPES or x.size(1) != conv[0].size(1):
         return None
-    return start_lateral(x, conv, len(laterals) == 1, memory_format_of((x,)))
+    if is_half(x):
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif not x.is_contiguous():
+        x = x.contiguous(memory_format=memory_format_of((x,)))
+    return start_lateral(x, conv, is_coarsest=len(blocks) == 1)
 
 
 def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int]) -> bool:

@@ -7,6 +7,8 @@ import torch
 from helpers.compiled_kernels import every_target, resources
 
 from fpn_neck.fast.cuda.merge import merge_launch, sum_launch, widen_launch
+from fpn_neck.fast.cuda_head.double import add_launch
+from fpn_neck.fast.cuda_head.double import sum_launch as doubled_sum_launch
 from fpn_neck.fast.cuda_head.norm import (
     gradient_launch,
     gradient_sum_launch,
@@ -42,6 +44,25 @@ def neck_launches(layout, dtype):
     return made
 
 
+def double_launches(layout, dtype):
+    """At the head's finest map of eight photos of 512 x 512, and at an odd size."""
+    kind = {"dtype": dtype, "layout": layout}
+    x, other = empty(8, 128, 128, 128, **kind), empty(8, 128, 64, 64, **kind)
+    odd, column = empty(8, 128, 127, 127, **kind), empty(8, 128, 128, 1, **kind)
+    made = {
+        "sum": add_launch(x, other, x),
+        "sum, odd": add_launch(odd, other, odd),
+        "sum of columns": add_launch(column, other, column),
+        "gradient of the sum": doubled_sum_launch(x, other),
+        "gradient of the sum, odd": doubled_sum_launch(odd, other),
+    }
+    if layout == torch.channels_last:
+        norm = empty(8, 32), empty(8, 32), empty(128), empty(128)
+        made["norm and sum"] = add_launch(x, other, x, norm)
+        made["norm and sum, odd"] = add_launch(odd, other, odd, norm)
+    return made
+
+
 def norm_launches(dtype):
     """At the head's finest map of eight photos of 512 x 512."""
     x = empty(8, 128, 128, 128, dtype=dtype, layout=torch.channels_last)
@@ -52,6 +73,7 @@ def norm_launches(dtype):
         "moments of chunks": of_chunks,
         "moments of groups": of_groups,
         "norm": write_launch(x, mean, rstd, *affine, x),
+        "norm and sum of one size": write_launch(x, mean, rstd, *affine, x, x),
         "sums of gradients": gradient_sum_launch(x, x, mean, rstd, *affine, sums),
         "gradient of norm": gradient_launch(x, x, mean, rstd, *affine, shares, x),
     }
@@ -60,7 +82,7 @@ def norm_launches(dtype):
 @every_target
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_no_kernel_of_neck_or_head_spills(layout, dtype, capability):
-    launches = neck_launches(layout, dtype)
+    launches = neck_launches(layout, dtype) | double_launches(layout, dtype)
     if layout == torch.channels_last:
         launches |= norm_launches(dtype)
     needs = {name: resources(launch, capability) for name, launch in launches.items()}

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "name",
     [
+        "test_double.py",
         "test_labels.py",
         "test_loss_sums.py",
         "test_merge.py",

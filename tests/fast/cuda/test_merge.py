@@ -15,6 +15,7 @@ from fpn_neck.fast.cuda.merge import (
 from fpn_neck.fast.cuda.merge import sum_targets as gradients
 
 need_kernels()
+pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 SIZES = {  # of the lateral, of the level above
     "double": ((6, 8), (3, 4)),
     "odd": ((5, 7), (3, 4)),

@@ -11,6 +11,7 @@ from fpn_neck.fast.cuda_head.norm import group_norm_relu
 from fpn_neck.models.layers import ConvNormAct
 
 need_kernels()
+pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
 SHAPES = {  # photos, channels, groups, height, width
     "usual": (2, 8, 4, 5, 7),

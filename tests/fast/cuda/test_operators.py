@@ -8,6 +8,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fpn_neck import FPN, SegHead, fast
+from fpn_neck.fast.cuda_head.double import Addend
 from fpn_neck.models.layers import ConvNormAct
 
 need_kernels()
@@ -62,8 +63,8 @@ def test_norm_is_an_operator(dtype, device):
     x = torch.randn(2, 6, 4, 5, dtype=dtype).to(device, memory_format=torch.channels_last)
     affine = torch.randn(2, 6, dtype=dtype, device=device)
     leaves = [t.requires_grad_() for t in (x, *(a.clone() for a in affine))]
-    check(ops.group_norm_relu.default, leaves[0], 3, *leaves[1:], 1e-5)
-    ours, mean, rstd = ops.group_norm_relu(leaves[0], 3, *leaves[1:], 1e-5)
+    check(ops.group_norm_relu.default, leaves[0], 3, *leaves[1:], 1e-5, None, False)
+    ours, mean, rstd = ops.group_norm_relu(leaves[0], 3, *leaves[1:], 1e-5, None, False)
     theirs = F.relu(F.group_norm(leaves[0], 3, *leaves[1:]))
     assert ours.stride() == x.stride()
     assert_same([ours], [theirs])
@@ -71,6 +72,36 @@ def test_norm_is_an_operator(dtype, device):
     assert_same(*(torch.autograd.grad(y, leaves, grad) for y in (ours, theirs)))
     plain = [t.detach() for t in (grad, *leaves, mean, rstd)]
     torch.library.opcheck(ops.group_norm_relu_backward.default, plain)
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_norm_and_sum_are_an_operator(dtype, doubled, device):
+    """Of odd sizes, which takes every step of the kernel."""
+    kind = {"dtype": dtype, "device": device, "memory_format": torch.channels_last}
+    x, other = (torch.randn(2, 6, *s).to(**kind) for s in ((3, 5), (2, 3) if doubled else (3, 5)))
+    leaves = [t.requires_grad_() for t in (x, *torch.randn(2, 6).to(x).unbind(), other)]
+    arguments = leaves[0], 3, *leaves[1:3], 1e-5, other, doubled
+    check(ops.group_norm_relu.default, *arguments)
+    ours = ops.group_norm_relu(*arguments)[0]
+    addend = Addend(other, doubled, align_corners=False).resized((3, 5))
+    theirs = F.relu(F.group_norm(leaves[0], 3, *leaves[1:3])) + addend
+    assert ours.stride() == x.stride()
+    assert_same([ours], [theirs])
+    grad = torch.randn_like(ours)
+    assert_same(*(torch.autograd.grad(y, leaves, grad) for y in (ours, theirs)))
+
+
+def test_the_gradient_of_a_doubled_map_is_an_operator(layout, device):
+    grad = torch.randn(2, 3, 5, 7).to(device, memory_format=layout).requires_grad_()
+    check(ops.add_doubled_backward.default, grad, 3, 4)
+    ours = ops.add_doubled_backward(grad, 3, 4)
+    assert ours.is_contiguous(memory_format=layout)
+    leaf = torch.randn_like(ours).requires_grad_()
+    up = Addend(leaf, doubled=True, align_corners=False).resized((5, 7))
+    assert_same([ours], torch.autograd.grad(up, leaf, grad.detach()))
+    (again,) = torch.autograd.grad(ours, grad, leaf.detach())  # it is linear: the map, doubled
+    assert_same([again], [up])
 
 
 @pytest.mark.parametrize("dynamic", [True, None])
@@ -133,6 +164,33 @@ def test_a_compiled_head_in_channels_last(device):
     assert targets.count("fpn_neck.group_norm_relu.default") == 7
     wanted = list(head.parameters())
     assert_same(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)))
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_a_compiled_head_sums_in_the_norms_operator(odd, device):
+    """Without a break, whether sizes double or not."""
+    head = SegHead(4, 3, channels=8, norm_cfg={"type": "GN", "num_groups": 4}, strides=(4, 8, 16))
+    head = head.to(device, memory_format=torch.channels_last).eval()
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, dynamic=True, backend=counter)
+    for batch, side in (2, 12), (3, 16):
+        sizes = [
+            (side - odd, side + 8 - odd),
+            (side // 2, side // 2 + 4),
+            (side // 4, side // 4 + 2),
+        ]
+        kind = {"device": device, "memory_format": torch.channels_last}
+        pyramid = [torch.randn(batch, 4, *s).to(**kind) for s in sizes]
+        with fast.enable(False):
+            theirs = head(pyramid)
+        ours = compiled(pyramid)
+        assert_same([ours], [theirs])
+        wanted = list(head.parameters())
+        assert_same(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)))
+    nodes = [n for n in counter.graphs[0].graph.nodes if "group_norm_relu" in str(n.target)]
+    sums = [n.args[5:7] for n in nodes if len(n.args) > 5 and n.args[5] is not None]
+    assert [doubled for _, doubled in sums] == [False, True]
 
 
 @pytest.mark.parametrize("turned_off", [True, False])

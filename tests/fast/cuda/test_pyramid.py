@@ -13,6 +13,7 @@ from fpn_neck.fast import cuda_pyramid as pyramid
 from fpn_neck.models.fpn_paths import cuda as fpn_cuda
 
 need_kernels()
+pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 CHANNELS, WIDTH = [3, 4, 6], 8
 SIZES = {
     "even": [(8, 12), (4, 6), (2, 3)],
