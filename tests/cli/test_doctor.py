@@ -529,3 +529,16 @@ def test_nothing_is_wrong_with_the_recipes(config):
     sections = examine_config(str(config))
     assert [problem for section in sections for problem in section.problems] == []
     assert len(sections) == 3 and sections[-1].rows  # levels; C4 and C5 of the ablation are one
+
+
+def test_settings_of_the_config_are_overridden():
+    """A neck of 48 channels does not fit the head, which still takes 64."""
+    for package in ("mmseg", "timm"):
+        pytest.importorskip(package)
+    done = run("doctor", DEMO, "--size", "64x96", "--cfg-options", "model.neck.out_channels=48")
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"P2 +4 +48 ", done.stdout), done.stdout
+    assert "what is wrong" in done.stdout and "48" in done.stdout.partition("what is wrong")[2]
+    refused = run("doctor", DEMO, "--cfg-options", "neck")
+    assert refused.returncode == 2 and "expected KEY=VALUE" in refused.stderr
+    assert "go with a CONFIG" in run("doctor", "--cfg-options", "a=1").stderr

@@ -6,9 +6,10 @@ import io
 import shutil
 import sys
 import warnings
-from argparse import ArgumentParser
-from collections.abc import Sequence
+from argparse import Action, ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from typing import Any
 
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
@@ -17,12 +18,28 @@ from fpn_neck.utils.command_line import add_json_argument, print_json, size_argu
 from fpn_neck.utils.text import one_line
 
 
-def diagnose(config: str | None = None, size: tuple[int, int] | None = None) -> list[Section]:
+class _Options(Action):
+    """`fpn_neck.mm.config.arguments.Options`, which needs mmengine; the doctor does not."""
+
+    def __call__(
+        self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any, **more: Any
+    ) -> None:
+        from fpn_neck.mm.config.arguments import Options
+
+        Options(self.option_strings, self.dest, nargs="+")(parser, args, values, *rest, **more)
+
+
+def diagnose(
+    config: str | None = None,
+    size: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Section]:
     """Examine the installed packages and, if there is one, a config.
 
     Args:
         config: a file, or one of an installed package: ``mmdet::path``.
         size: (height, width) in px of the images in the pyramid table; None: the config's.
+        options: settings of the config to override.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, or is not a config.
@@ -31,11 +48,13 @@ def diagnose(config: str | None = None, size: tuple[int, int] | None = None) -> 
         warnings.simplefilter("ignore")
         sections = examine_environment()
         if config:
-            sections += _examine_config(config, size)
+            sections += _examine_config(config, size, options)
     return sections
 
 
-def _examine_config(name: str, size: tuple[int, int] | None) -> list[Section]:
+def _examine_config(
+    name: str, size: tuple[int, int] | None, options: Mapping[str, Any] | None
+) -> list[Section]:
     """See `config.examine_config`; without mmengine and the packages it needs, a problem."""
     try:
         from fpn_neck.cli.doctor.config import examine_config
@@ -46,7 +65,7 @@ def _examine_config(name: str, size: tuple[int, int] | None) -> list[Section]:
                 f"config {name}", problems=[Problem(f"{name} can't be read: {why}", INSTALL_MM)]
             )
         ]
-    return examine_config(name, size)
+    return examine_config(name, size, options)
 
 
 def print_report(sections: Sequence[Section]) -> None:
@@ -73,6 +92,7 @@ def main() -> int:
     parser.add_argument(
         "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
     )
+    parser.add_argument("--cfg-options", nargs="+", action=_Options, metavar="KEY=VALUE")
     add_json_argument(parser, "the report")
     parser.add_argument(
         "--serve-ops",
@@ -84,9 +104,10 @@ def main() -> int:
     if args.serve_ops:
         print(serve_operators(args.serve_ops == "on"))
         return 0
-    if args.size and not args.config:
-        parser.error("--size goes with a CONFIG")
-    sections = diagnose(args.config, size_argument(args.size) if args.size else None)
+    if (args.size or args.cfg_options) and not args.config:
+        parser.error("--size and --cfg-options go with a CONFIG")
+    size = size_argument(args.size) if args.size else None
+    sections = diagnose(args.config, size, args.cfg_options)
     if args.json:
         print_json({"sections": [section.as_dict() for section in sections]})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -21,18 +21,23 @@ from fpn_neck.utils.walk import data_sets, dicts, type_name
 _DEFAULT_SIZE = (512, 512)
 
 
-def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Section]:
+def examine_config(
+    name: str,
+    size: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Section]:
     """The sections of the config, of its classes and heads, and of its feature levels.
 
     Args:
         name: a file, or one of an installed package: ``mmdet::path``.
         size: (height, width) in px of the image; None: the config's own.
+        options: settings to override, see `load_config`.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, or is not a config.
     """
     section = Section(f"config {name}")
-    cfg = _load(name, section)
+    cfg = _load(name, section, options)
     if cfg is None:
         return [section]
     _examine_scope(cfg, section)
@@ -47,11 +52,11 @@ def examine_config(name: str, size: tuple[int, int] | None = None) -> list[Secti
     return sections
 
 
-def _load(name: str, section: Section) -> Any:
+def _load(name: str, section: Section, options: Mapping[str, Any] | None) -> Any:
     """The config; None, and a problem in the section, if its custom imports fail."""
     read_urls_safely()
     try:
-        return load_config(name)
+        return load_config(name, options)
     except ImportError as e:  # of custom_imports
         what = f"{name} imports what is not there: {one_line(e.__cause__ or e, with_type=True)}"
         remedy = "install it, or correct custom_imports in the config"
