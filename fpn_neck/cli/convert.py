@@ -26,7 +26,7 @@ from fpn_neck.utils.command_line import (
     stdout_for_programs,
 )
 from fpn_neck.utils.files import write_whole
-from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint
+from fpn_neck.weights.checkpoints import counts_by_part, find_state_dict, load_checkpoint
 from fpn_neck.weights.conversion import Conversion, convert
 from fpn_neck.weights.conversion_notes import notes
 from fpn_neck.weights.key_maps import LIBRARIES
@@ -71,16 +71,18 @@ def parse_args() -> Namespace:
 
 
 def print_account(conversion: Conversion, advice: Iterable[str]) -> None:
-    """Print every key under its heading, then the options that weights do not show."""
+    """Print every key under its heading, with the number of keys in each part of the model, then
+    the options that weights do not show."""
+    texts = list(advice)
     accounts = {
         "mapped": [f"{a} -> {b}" for a, b in conversion.mapped.items()],
         "ignored": conversion.ignored,
         "unmapped": [f"{name}: {reason}" for name, reason in conversion.unmapped.items()],
         "missing": [f"{name}: {reason}" for name, reason in conversion.missing.items()],
-        "to set or check": list(advice),
     }
     for heading, lines in accounts.items():
-        print(f"{heading}: {len(lines)}", *lines, sep="\n  ")
+        print(f"{heading}: {len(lines)}{counts_by_part(lines)}", *lines, sep="\n  ")
+    print(f"to set or check: {len(texts)}", *texts, sep="\n  ")
 
 
 def check_equal(conversion: Conversion) -> None:

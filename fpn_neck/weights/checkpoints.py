@@ -233,15 +233,15 @@ def differences(model: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -
         ],
     }
     return "; ".join(
-        f"{len(v)} {what}{_counts_by_part(v)}: {first_few(v, _SHOWN)}"
+        f"{len(v)} {what}{counts_by_part(v)}: {first_few(v, _SHOWN)}"
         for what, v in found.items()
         if v
     )
 
 
-def _counts_by_part(lines: list[str]) -> str:
+def counts_by_part(lines: list[str]) -> str:
     """`` (backbone 240, neck 16)`` for a list that is too long to be shown."""
     if len(lines) <= _SHOWN:
         return ""
-    parts = Counter(line.split(".")[0] for line in lines)
+    parts = Counter(line.partition(".")[0] for line in lines)
     return f" ({', '.join(f'{part} {count}' for part, count in parts.most_common(_SHOWN))})"
