@@ -104,6 +104,9 @@ class TimmBackbone(nn.Module):
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.outputs_nhwc = gives_nhwc(probe)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
+        if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
+            names = probe.state_dict()  # timm would warn of the classifier's
+            state_dict = {name: x for name, x in state_dict.items() if name in names}
         if state_dict:
             overlay = {"state_dict": state_dict} | timm_options.pop("pretrained_cfg_overlay", {})
             timm_options["pretrained_cfg_overlay"] = overlay

