@@ -1,5 +1,8 @@
 """Export a trained model: ONNX, OpenVINO or torch.export.
 
+MODEL is CONFIG CHECKPOINT, or a folder of Segmenter.save_pretrained. Without MODEL, the model of
+clothing photos that comes with the package is exported.
+
 The file is compared with the model each time, at four sizes if they are free. A file that gives
 something else does not stay.
 """
@@ -15,11 +18,9 @@ from fpn_neck.export.parity import ParityError
 from fpn_neck.export.write import FORMATS, export
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.mm.config.load import Config, load_config
-from fpn_neck.mm.config.sections import require_photos
-from fpn_neck.mm.config.types import FRAMEWORKS, framework
-from fpn_neck.mm.export import default_size, features
+from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.command_line import command_parser, size_argument
+from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
     from fpn_neck.export.graphs import Exportable
@@ -37,8 +38,12 @@ model that can't be exported."""
 
 def parse_args() -> Namespace:
     parser = command_parser(__doc__, _EPILOG)
-    parser.add_argument("config", help="the config the model was trained with")
-    parser.add_argument("checkpoint", help="its checkpoint file")
+    parser.add_argument(
+        "model",
+        nargs="*",
+        metavar="MODEL",
+        help="the config the model was trained with and its checkpoint; or a segmenter's folder",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="what to write")
     parser.add_argument(
         "--format",
@@ -56,33 +61,56 @@ def parse_args() -> Namespace:
         "--size", metavar="HxW", help="of the input in px; default: the config's, else 512x512"
     )
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if len(args.model) > 2 or (len(args.model) == 1 and not is_pretrained(args.model[0])):
+        parser.error("give CONFIG CHECKPOINT, or a segmenter's folder")
+    return args
 
 
-def exportable(cfg: Config, args: Namespace) -> Exportable:
-    """The part of the model that is asked for."""
+def exportable(args: Namespace) -> Exportable:
+    """The model, or the part of it that is asked for."""
+    if len(args.model) == 2:
+        return exportable_of_mm(*args.model, args)
+    from fpn_neck.export import graphs
+    from fpn_neck.models.segmenter import Segmenter
+
+    folder = args.model[0] if args.model else released_model()
+    if args.features or args.cfg_options:
+        raise ValueError(f"{folder} is a segmenter's folder: leave out --features, --cfg-options")
+    return graphs.segmenter(Segmenter.from_pretrained(folder), labels=args.labels)
+
+
+def exportable_of_mm(config: str, checkpoint: str, args: Namespace) -> Exportable:
+    """Of a model of mmseg or mmdet."""
+    from fpn_neck.mm.config.load import load_config
+    from fpn_neck.mm.config.sections import require_photos
+    from fpn_neck.mm.config.types import FRAMEWORKS, framework
+
+    read_urls_safely()
+    cfg = load_config(config, args.cfg_options)
     require_photos(cfg)
     scope = framework(cfg)
     if scope not in FRAMEWORKS:
-        raise ValueError(f"{args.config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
+        raise ValueError(f"{config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
     if args.labels and (args.features or scope != "mmseg"):
         raise ValueError("--labels is for a segmenter, whole")
     if args.features:
-        return features(cfg, args.checkpoint, scope)
+        from fpn_neck.mm.export import features
+
+        return features(cfg, checkpoint, scope)
     if scope == "mmseg":
         from fpn_neck.mm.seg import export as segmenter
 
-        return segmenter.exportable(cfg, args.checkpoint, labels=args.labels)
+        return segmenter.exportable(cfg, checkpoint, labels=args.labels)
     from fpn_neck.mm.det import export as detector
 
-    return detector.exportable(cfg, args.checkpoint)
+    return detector.exportable(cfg, checkpoint)
 
 
 def main() -> int:
     args = parse_args()
-    read_urls_safely()
-    made = exportable(load_config(args.config, args.cfg_options), args)
-    size = size_argument(args.size) if args.size else default_size(made.metadata)
+    made = exportable(args)
+    size = size_argument(args.size) if args.size else made.metadata.example_size
     if args.preprocess:
         made = made.with_preprocessing()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -108,9 +108,16 @@ class _Detections(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-def segmenter(model: Segmenter, metadata: Metadata, *, labels: bool = False) -> Exportable:
-    """A `Segmenter` whole: logits or labels at the images' size."""
+def segmenter(
+    model: Segmenter, metadata: Metadata | None = None, *, labels: bool = False
+) -> Exportable:
+    """A `Segmenter` whole: logits or labels at the images' size.
+
+    Args:
+        metadata: None: what the model's ``facts`` say.
+    """
     model = model.eval()
+    metadata = metadata or Metadata("segmentation", **(asdict(model.facts) if model.facts else {}))
     metadata = replace(
         metadata,
         kind="segmentation",

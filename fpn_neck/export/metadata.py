@@ -9,6 +9,7 @@ from typing import Any
 
 KEY = "fpn_neck"  # of the entry in ONNX's metadata_props
 SCHEMA = 1
+DEFAULT_SIZE = (512, 512)  # px, of a model whose photos keep their size
 KINDS = ("segmentation", "detection", "features")
 
 
@@ -67,6 +68,15 @@ class Metadata:
             return cls(**{key: _tuples(value) for key, value in content.items()})
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"incomplete: {e}") from e
+
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """(height, width) in px of the export's example."""
+        if self.exact:
+            return self.exact[1], self.exact[0]
+        if self.fit:
+            return int(min(self.fit)), int(max(self.fit))
+        return DEFAULT_SIZE
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in px that a photo of this size has in the model."""

@@ -15,7 +15,6 @@ from fpn_neck.export.metadata import Metadata
 from fpn_neck.mm.predictor import load_model, photo_pipeline
 from fpn_neck.utils.walk import type_name
 
-DEFAULT_SIZE = (512, 512)  # px, of a config whose test pipeline resizes nothing
 _NOT_KEPT = "can't be exported or converted"
 _LOADING = {"color_type": "color", "to_float32": False}
 
@@ -59,15 +58,6 @@ def _resizing(cfg: Config) -> dict[str, Any]:
                 "can"
             )
     return rule
-
-
-def default_size(metadata: Metadata) -> tuple[int, int]:
-    """(height, width) in px of the export's example."""
-    if metadata.exact:
-        return metadata.exact[1], metadata.exact[0]
-    if metadata.fit:
-        return int(min(metadata.fit)), int(max(metadata.fit))
-    return DEFAULT_SIZE
 
 
 def features(cfg: Config, checkpoint: str, scope: str) -> Exportable:

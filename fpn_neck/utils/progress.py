@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,7 +11,9 @@ Track = Callable[[Iterable[T], int], Iterable[T]]  # (results, their number) -> 
 
 
 def with_progress(results: Iterable[T], total: int, name: str = "photos") -> Iterable[T]:
-    """The results; a bar shows how many of ``total`` have come."""
+    """The results; a bar shows how many of ``total`` have come, if rich is installed."""
+    if not find_spec("rich"):
+        return results
     from rich.console import Console
     from rich.progress import track
 

@@ -16,7 +16,7 @@ from fpn_neck import Segmenter  # noqa: E402
 from fpn_neck.export.graphs import features, segmenter  # noqa: E402
 from fpn_neck.export.metadata import Metadata  # noqa: E402
 from fpn_neck.export.parity import ParityError, picture  # noqa: E402
-from fpn_neck.export.runtime import ExportedModel  # noqa: E402
+from fpn_neck.export.runtime import ExportedModel, resize  # noqa: E402
 from fpn_neck.export.write import OPSET, export, onnx_run  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.models.pyramid_backbone import PyramidBackbone  # noqa: E402
@@ -153,6 +153,39 @@ NAMES = Metadata("segmentation", classes=tuple("abcde"), palette=((0, 0, 0),) * 
 def test_a_segmenter_of_torch(tmp_path, labels):
     made = segmenter(plain_segmenter(), NAMES, labels=labels)
     assert export(made, tmp_path / "model.onnx", (75, 99), dynamic=True).difference <= 1e-4
+
+
+def test_the_verb_exports_a_segmenters_folder(tmp_path, call_tool, assert_refused):
+    pytest.importorskip("timm")
+    import fpn_neck
+
+    model = Segmenter("resnet10t", 3, neck={"out_channels": 8}, head={"channels": 32}).eval()
+    nn.init.normal_(model.head.conv_seg.weight, std=3.0)
+    palette = [[0, 0, 255], [255, 0, 0], [0, 200, 0]]
+    model.save_pretrained(
+        tmp_path / "model", classes=["a", "b", "c"], palette=palette, fit=(96, 64)
+    )
+    out = tmp_path / "model.onnx"
+    done = call_tool("export", tmp_path / "model", "--out", out, "--dynamic")
+    assert done.returncode == 0, done.stderr
+    photo = picture(Metadata("segmentation", preprocess=True), 1, 110, 150)[0].numpy()
+    expected, found = (
+        m(photo) for m in (fpn_neck.load(tmp_path / "model", device="cpu"), ExportedModel(out))
+    )
+    assert len(np.unique(expected.labels)) > 1
+    assert (found.labels == expected.labels).mean() > 0.999
+    assert found.classes == ("a", "b", "c") and [list(c) for c in found.palette] == palette
+    refused = call_tool("export", tmp_path / "model", "--out", out, "--features")
+    assert_refused(refused, "leave out --features, --cfg-options")
+
+
+@pytest.mark.parametrize("size", [(480, 320), (25, 35), (300, 200), (823, 547)])
+def test_photos_are_resized_as_by_opencv(size):
+    cv2 = pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 256, (825, 550, 3), dtype=np.uint8)
+    expected = cv2.resize(pixels, size[::-1]).astype(int)
+    differences = np.abs(resize(pixels, size) - expected)
+    assert differences.max() <= 1 and (differences > 0).mean() < 0.002
 
 
 def test_a_backbone_and_its_neck(tmp_path):

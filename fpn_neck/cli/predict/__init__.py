@@ -1,6 +1,7 @@
-"""Segment photos or find objects in them: fpn-neck predict [CONFIG] MODEL IMAGES... --out DIR.
+"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out DIR].
 
-The two ways: `trained`, a checkpoint with OpenMMLab; `exported`, an ONNX file, without torch.
+The two ways: `trained`, a checkpoint or a segmenter's folder; `exported`, an ONNX file, without
+torch.
 """
 
 from __future__ import annotations

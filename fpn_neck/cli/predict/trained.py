@@ -1,7 +1,8 @@
-"""Segment photos or find objects in them: fpn-neck predict [CONFIG] MODEL IMAGES... --out DIR.
+"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out DIR].
 
 MODEL is a checkpoint of mmseg or mmdet, or a folder of Segmenter.save_pretrained. A checkpoint of
-training holds its config; give CONFIG before one that doesn't. IMAGES are files, folders and globs.
+training holds its config; give CONFIG before one that doesn't. Without MODEL, the model of clothing
+photos that comes with the package is used. IMAGES are files, folders and globs.
 A folder gives its photos with common suffixes that are not hidden; what is left out is counted. The
 config's own transforms load the photos, as in testing.
 
@@ -30,13 +31,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import track
-
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.config.load import load_config
-from fpn_neck.mm.predict.build import build_predictor
 from fpn_neck.mm.predict.load import load
 from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.command_line import (
@@ -46,19 +42,28 @@ from fpn_neck.utils.command_line import (
     print_json,
     stdout_for_programs,
 )
-from fpn_neck.utils.photo_files import Found, find_photos, left_out_text, output_names
+from fpn_neck.utils.photo_files import (
+    SUFFIXES,
+    Found,
+    find_photos,
+    left_out_text,
+    output_names,
+)
 from fpn_neck.utils.pictures import OPACITY
+from fpn_neck.utils.progress import with_progress
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.values import check_whole
+from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
     from fpn_neck.mm.det.predictor import ProposalSource
 
 _CONFIGS = {".py", ".json", ".yaml", ".yml"}
+_OUT = Path("predictions")
 
 
 def parse_args() -> Namespace:
@@ -66,11 +71,16 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "model",
         nargs="+",
-        metavar="[CONFIG] MODEL IMAGES",
-        help="config (if the checkpoint holds none), checkpoint, photos: files, folders with all "
-        "folders in them, globs",
+        metavar="[[CONFIG] MODEL] IMAGES",
+        help="config (if the checkpoint holds none), checkpoint (default: the package's model), "
+        "photos: files, folders with all folders in them, globs",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where to write (default: {_OUT}, and with --json nowhere)",
+    )
     add_json_argument(parser, "the content of results.json")
     add_device_argument(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="photos at a time (1)")
@@ -114,17 +124,25 @@ def parse_args() -> Namespace:
     first = args.model[0]
     has_config = "::" in first or Path(first).suffix in _CONFIGS
     args.config = args.model.pop(0) if has_config else None
+    if not has_config and _are_photos(first):
+        args.model.insert(0, str(released_model()))
     if len(args.model) < 2:
-        parser.error("give a checkpoint and photos: [CONFIG] MODEL IMAGES...")
+        parser.error("give photos: [[CONFIG] MODEL] IMAGES...")
     args.checkpoint, *args.images = args.model
     if not args.out and not args.json:
-        parser.error("--out DIR is needed, or --json, which only prints")
+        args.out = _OUT
     return args
+
+
+def _are_photos(name: str) -> bool:
+    """A photo, a glob of photos, or a folder that is not a model's."""
+    return Path(name).suffix.lower() in SUFFIXES or (
+        Path(name).is_dir() and not is_pretrained(name)
+    )
 
 
 def load_predictor(args: Namespace) -> Predictor:
     """The predictor of the model that is named."""
-    read_urls_safely()
     if not args.config and is_pretrained(args.checkpoint):
         if args.tta or args.proposals or args.rpn or args.cfg_options:
             raise ValueError(
@@ -132,6 +150,9 @@ def load_predictor(args: Namespace) -> Predictor:
                 "--cfg-options are for checkpoints of mmseg and mmdet"
             )
         return load(args.checkpoint, device=args.device)
+    from fpn_neck.mm.predict.build import build_predictor  # it needs OpenMMLab
+
+    read_urls_safely()
     return build_predictor(
         args.checkpoint,
         args.config,
@@ -152,6 +173,8 @@ def make_proposals(args: Namespace) -> Callable[[], ProposalSource]:
 
         if args.proposals:
             return proposals_of_file(args.proposals)
+        from fpn_neck.mm.config.load import load_config
+
         config, checkpoint = args.rpn
         return proposals_of_rpn(load_config(config), checkpoint, args.device)
 
@@ -181,7 +204,7 @@ def predict(
     failed: dict[str, str] = {}
     groups = batches(found.photos, batch)
     total = -(-len(found.photos) // batch)
-    for group in track(groups, "photos", total=total, console=Console(stderr=True)):
+    for group in with_progress(groups, total):
         for photo, result in predict_batch(predictor, group):
             try:
                 if isinstance(result, Exception):

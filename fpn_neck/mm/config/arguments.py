@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentParser, Namespace
 from typing import Any
-
-from mmengine.config import DictAction
 
 from fpn_neck.utils.command_line import add_device_argument
 
 _DICT = re.compile(r"(^|[\[(,])(dict\(|\{[^,]*:)")
 
 
-class Options(DictAction):
-    """mmengine's, with messages for what it can't read.
+class Options(Action):
+    """mmengine's DictAction, with messages for what it can't read.
+
+    mmengine is imported when an option is given: a parser needs it only then.
 
     Raises:
         ValueError: an option without "=" is parsed; a value is a dict, or its brackets don't match.
     """
 
     def __call__(self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any) -> None:
+        from mmengine.config import DictAction
+
         for text in values:
             if "=" not in text:
                 raise ValueError(f"--cfg-options {text}: expected KEY=VALUE, without spaces")
             _check_value(*text.split("=", 1))
-        super().__call__(parser, args, values, *rest)
+        DictAction(self.option_strings, self.dest, self.nargs)(parser, args, values, *rest)
 
 
 def _check_value(key: str, value: str) -> None:
@@ -36,6 +38,8 @@ def _check_value(key: str, value: str) -> None:
             f"{option}: a dict can't be given here: give each of its settings, such as "
             f"{key}.type=NAME {key}.size=3, or write a config with _base_"
         )
+    from mmengine.config import DictAction
+
     try:
         parsed = DictAction._parse_iterable(value)
     except (AssertionError, RecursionError, IndexError):

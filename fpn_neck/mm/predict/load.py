@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
+from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
 def load(
-    checkpoint: str | Path,
+    checkpoint: str | Path | None = None,
     config: str | Path | Config | None = None,
     device: str = "auto",
     *,
@@ -29,7 +30,8 @@ def load(
 
     Args:
         checkpoint: a checkpoint of mmseg or mmdet, or a folder of
-            `fpn_neck.Segmenter.save_pretrained`, which needs neither of them.
+            `fpn_neck.Segmenter.save_pretrained`, which needs neither of them. None: the model of
+            clothing photos that comes with the package, see `fpn_neck.weights.released`.
         config: a config file, ``package::path`` or mmengine's Config, for a checkpoint without one.
         device: 'auto' (a GPU by CUDA if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
         score_thr: objects with a lower score are neither drawn nor counted in areas.
@@ -40,10 +42,13 @@ def load(
         `fpn_neck.utils.results.result.Result`.
 
     Raises:
-        FileNotFoundError: the checkpoint or the config does not exist.
+        FileNotFoundError: the checkpoint or the config does not exist, or the package comes
+            without a model.
         ValueError: they cannot be read or are of two models, or there is no config.
         ImportError: the framework of the model is not installed.
     """
+    if checkpoint is None:
+        checkpoint = released_model()
     if is_pretrained(checkpoint):
         if config is not None or tta:
             raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
