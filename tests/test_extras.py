@@ -118,6 +118,12 @@ def test_mm(extra, installed):
             python("-c", code)
 
 
+def test_demo(installed):
+    python = installed("[demo]")
+    assert "--detector" in python("-m", "fpn_neck", "demo", "--help")
+    python("-c", "import fpn_neck.cli.demo.page")
+
+
 def test_docs(installed, tmp_path):
     python = installed("[docs]")
     project = ["--config-file", PROJECT / "mkdocs.yml", "--site-dir", tmp_path / "site"]

@@ -7,37 +7,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fpn_neck.utils.text import one_line
 
 MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
-_TOO_LARGE = f"more than {MOST_PIXELS // 10**6} million px; cut the photo into parts, or reduce it"
 
 
 class PhotoError(ValueError):
     """A photo cannot be read, or its file does not give what the pipeline needs."""
 
 
-def read_photo(path: Path) -> np.ndarray:
+def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     """Read a photo as uint8 (H, W, 3), RGB, turned as its EXIF data say.
 
     Raises:
-        PhotoError: more than ``MOST_PIXELS`` (the header says it, before anything is decoded), or
+        PhotoError: more than ``most`` px (the header says it, before anything is decoded), or
             the photo cannot be read.
     """
     try:
-        check_photo_file(path)
+        check_photo_file(path, most)
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (MemoryError, PhotoError):
         raise
+    except UnidentifiedImageError as e:
+        raise PhotoError("not a readable photo") from e
     except Exception as e:  # decoders raise anything
         raise PhotoError(one_line(e)) from e
 
 
-def check_photo_file(path: Path) -> None:
-    """Refuse what is not a file, and a photo whose header declares more than ``MOST_PIXELS``.
+def check_photo_file(path: Path, most: int = MOST_PIXELS) -> None:
+    """Refuse what is not a file, and a photo whose header declares more than ``most`` px.
 
     Raises:
         PhotoError: says which.
@@ -46,23 +47,27 @@ def check_photo_file(path: Path) -> None:
         raise PhotoError("not a file")
     if path.exists() and not path.stat().st_size:
         raise PhotoError("not a readable photo: the file is empty")
-    check_pixels(_declared_size(path))
+    check_pixels(_declared_size(path, most), most)
 
 
-def check_pixels(size: Sequence[int]) -> None:
-    """Refuse a (width, height) of more than ``MOST_PIXELS``."""
-    if size[0] * size[1] > MOST_PIXELS:
-        raise PhotoError(f"{size[0]}x{size[1]} px, {_TOO_LARGE}")
+def check_pixels(size: Sequence[int], most: int = MOST_PIXELS) -> None:
+    """Refuse a (width, height) of more than ``most`` px."""
+    if size[0] * size[1] > most:
+        raise PhotoError(f"{size[0]}x{size[1]} px, {_too_large(most)}")
 
 
-def _declared_size(path: Path) -> tuple[int, int]:
+def _too_large(most: int) -> str:
+    return f"more than {most // 10**6} million px; cut the photo into parts, or reduce it"
+
+
+def _declared_size(path: Path, most: int) -> tuple[int, int]:
     """(width, height) in the header; (0, 0) for the few formats that only OpenCV can read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(path)
         except Image.DecompressionBombError as error:
-            raise PhotoError(_TOO_LARGE) from error
+            raise PhotoError(_too_large(most)) from error
         except Exception:  # of any type
             return 0, 0
         with image:

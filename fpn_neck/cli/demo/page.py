@@ -1,0 +1,131 @@
+"""The page itself, by gradio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio
+
+from fpn_neck.cli.demo.answer import Answer, Answers
+from fpn_neck.utils.photos import PhotoError
+from fpn_neck.utils.pictures import OPACITY
+
+_KEPT = 600  # s: uploaded photos and written files are deleted after it
+_ALL, _NINE = "59 classes", "nine classes"
+_STYLE = """
+#overlay img {max-height: 75vh; object-fit: contain}
+.legend {width: 100%; border-collapse: collapse}
+.legend, .legend tr, .legend td {border: 0 !important} .legend td {padding: 3px 8px}
+.legend td:first-child {width: 2em} .legend td:last-child {text-align: right}
+.legend span {display: inline-block; width: 1.1em; height: 1.1em; border-radius: 3px}
+footer {display: none !important}
+"""
+# The fonts of the browser's own machine: gradio's themes fetch theirs from a server.
+_FONTS: dict[str, list[str]] = {
+    "font": ["system-ui", "sans-serif"],
+    "font_mono": ["ui-monospace", "monospace"],
+}
+
+
+def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    page = build(answers)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        max_file_size=f"{megabytes}mb",
+        theme=gradio.themes.Default(**_FONTS),
+        css=_STYLE,
+        footer_links=[],
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"http://{host}:{port}", flush=True)
+    page.block_thread()
+
+
+def build(answers: Answers) -> gradio.Blocks:
+    """The page: a photo in; overlay, legend and files out."""
+    with gradio.Blocks(
+        title="fpn_neck", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)
+    ) as page:
+        gradio.Markdown(
+            "# fpn_neck\nDrop a photo, and see what the model finds in it. The photo stays on the "
+            f"machine that runs this page. At most {answers.megapixels} million pixels."
+        )
+        state = gradio.State(time_to_live=_KEPT)
+        with gradio.Row():
+            with gradio.Column():
+                photo = gradio.File(
+                    label="photo", file_types=["image"], height=140, elem_id="photo"
+                )
+                kind = gradio.Radio(
+                    [_ALL, _NINE],
+                    value=_ALL,
+                    label="labels",
+                    visible=answers.can_merge,
+                    elem_id="kind",
+                )
+                opacity = gradio.Slider(
+                    0, 1, OPACITY, step=0.05, label="opacity of the colours", elem_id="opacity"
+                )
+            with gradio.Column():
+                picture = gradio.Image(
+                    label="overlay", interactive=False, buttons=["fullscreen"], elem_id="overlay"
+                )
+                legend = gradio.HTML(elem_id="legend")
+                with gradio.Row():
+                    labels = gradio.DownloadButton("labels (PNG)", visible=False, elem_id="labels")
+                    table = gradio.DownloadButton(
+                        "areas and objects (JSON)", visible=False, elem_id="json"
+                    )
+        shown = [picture, legend, labels, table]
+
+        def wanted(answer: Answer, kind: str) -> Answer:
+            return answer.merged() if kind == _NINE else answer
+
+        def predict(path: str | None, kind: str, opacity: float) -> list[Any]:
+            if path is None:
+                return [None, *_nothing()]
+            try:
+                answer = answers.of(Path(path))
+            except PhotoError as error:
+                raise gradio.Error(str(error), print_exception=False) from error
+            return [answer, *show(answer, kind, opacity)]
+
+        def show(answer: Answer | None, kind: str, opacity: float) -> list[Any]:
+            if answer is None:
+                return _nothing()
+            answer = wanted(answer, kind)
+            return [answer.picture(opacity), answer.legend(), *map(_button, answers.save(answer))]
+
+        def paint(answer: Answer | None, kind: str, opacity: float) -> Any:
+            return answer and wanted(answer, kind).picture(opacity)
+
+        photo.change(predict, [photo, kind, opacity], [state, *shown])
+        kind.change(show, [state, kind, opacity], shown)
+        opacity.change(
+            paint,
+            [state, kind, opacity],
+            picture,
+            trigger_mode="always_last",
+            show_progress="hidden",
+        )
+    return page
+
+
+def _nothing() -> list[Any]:
+    return [None, "", _button(None), _button(None)]
+
+
+def _button(file: Path | None) -> gradio.DownloadButton:
+    return gradio.DownloadButton(value=file and str(file), visible=file is not None)
