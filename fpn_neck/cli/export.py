@@ -70,7 +70,8 @@ def parse_args() -> Namespace:
 def exportable(args: Namespace) -> Exportable:
     """The model, or the part of it that is asked for."""
     if len(args.model) == 2:
-        return exportable_of_mm(*args.model, args)
+        config, checkpoint = args.model
+        return exportable_of_mm(config, checkpoint, args)
     from fpn_neck.export import graphs
     from fpn_neck.models.segmenter import Segmenter
 

@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import warnings
-from argparse import Action, ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
@@ -14,19 +14,9 @@ from typing import Any
 from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, installed
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.cli.doctor.serve_operators import serve_operators
+from fpn_neck.mm.config.arguments import Options
 from fpn_neck.utils.command_line import add_json_argument, print_json, size_argument
 from fpn_neck.utils.text import one_line
-
-
-class _Options(Action):
-    """`fpn_neck.mm.config.arguments.Options`, which needs mmengine; the doctor does not."""
-
-    def __call__(
-        self, parser: ArgumentParser, args: Namespace, values: Any, *rest: Any, **more: Any
-    ) -> None:
-        from fpn_neck.mm.config.arguments import Options
-
-        Options(self.option_strings, self.dest, nargs="+")(parser, args, values, *rest, **more)
 
 
 def diagnose(
@@ -92,7 +82,7 @@ def main() -> int:
     parser.add_argument(
         "--size", metavar="HxW", help="of the images in the pyramid table; default: the config's"
     )
-    parser.add_argument("--cfg-options", nargs="+", action=_Options, metavar="KEY=VALUE")
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     add_json_argument(parser, "the report")
     parser.add_argument(
         "--serve-ops",
