@@ -14,6 +14,7 @@ from fpn_neck.mm.config import own_configs
 if TYPE_CHECKING:
     from fpn_neck.losses import CrossEntropyLoss as CrossEntropyLoss
     from fpn_neck.losses import DiceLoss as DiceLoss
+    from fpn_neck.mm.predict.load import load as load
     from fpn_neck.models.fpn import FPN as FPN
     from fpn_neck.models.seg_head import SegHead as SegHead
     from fpn_neck.models.segmenter import Segmenter as Segmenter
