@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+import fpn_neck.fast.cuda_operators  # noqa: F401 (what torch.compile records of a norm)
 from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
 from fpn_neck.fast.cuda_head.double import Addend, add
 from fpn_neck.fast.cuda_head.norm import norm_act

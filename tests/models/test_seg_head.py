@@ -6,6 +6,8 @@ Parity is to 1e-5 in float32, outputs and gradients, see `conftest._assert_parit
 import copy
 import io
 import math
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -404,3 +406,10 @@ def test_a_training_step_without_images():
     maps = [torch.randn(0, 64, 256 // s, 256 // s, requires_grad=True) for s in (1, 2, 4, 8)]
     head(maps).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
+
+
+def test_a_head_alone_has_its_operators():
+    """torch.compile of a head must not need that somebody imported a neck."""
+    code = "import torch; from fpn_neck import SegHead; torch.ops.fpn_neck.group_norm_relu.default"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
