@@ -19,6 +19,7 @@ for _package in ("mmdet", "timm", "pycocotools"):
 pytest.importorskip("mmdet.models")
 
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from pycocotools.coco import COCO  # noqa: E402
 
 from fpn_neck.datasets.shapes.write import CLASSES, PALETTE  # noqa: E402
 from fpn_neck.mm.config.load import drop_pretraining, load_config  # noqa: E402
@@ -109,6 +110,74 @@ def test_detections_are_mmdets(predict, detector, photos, kind):
     for path, detections in found.items():
         assert len(detections) >= 1
         assert_same(detections, inference(made.model, made.cfg, path), names)
+
+
+TTA = """
+_base_ = {config!r}
+tta_model = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=50))
+keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[
+    [dict(type='Resize', scale=(96, 64), keep_ratio=True)],
+    [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
+    [dict(type='PackDetInputs', meta_keys=keys)]])]
+"""
+
+
+def test_time_augmentation_is_mmdets(call_tool, assert_refused, detector, photos, tmp_path):
+    from mmengine.config import ConfigDict
+    from mmengine.dataset import Compose, pseudo_collate
+
+    made = detector("faster-rcnn")
+    config, photo = tmp_path / "tta.py", photos.folder / "000001.jpg"
+    config.write_text(TTA.format(config=str(made.config)))
+    done = call_tool("predict", config, made.path, photo, "--out", tmp_path / "out", "--tta")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "out/detections.json").read_text()).values()
+
+    cfg = load_config(str(config))
+    drop_pretraining(cfg.model)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(ConfigDict(**cfg.tta_model, module=cfg.model)).eval()
+        views = Compose(cfg.tta_pipeline)({"img_path": str(photo), "img_id": 0})
+    model.module.load_state_dict(made.model.state_dict())
+    assert len(views["inputs"]) == 2
+    with torch.inference_mode():
+        (sample,) = model.test_step(pseudo_collate([views]))
+    assert len(found) > 5
+    assert_same(found, sample)
+
+    plain = [made.config, made.path, photo, "--out", tmp_path / "out"]
+    assert_refused(call_tool("predict", *plain, "--tta"), "--tta needs tta_model and tta_pipeline")
+    assert call_tool("predict", *plain).returncode == 0
+    (without,) = json.loads((tmp_path / "out/detections.json").read_text()).values()
+    assert without != found
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own ids", "ids of a file"])
+def test_cocos_result_files_are_read_by_pycocotools(predict, photos, shapes_root, tmp_path, given):
+    truth = shapes_root / "annotations/instances_val.json"
+    options = ["--coco", truth] if given else ["--coco"]
+    done, found = predict("mask-rcnn", photos.folder, "--overlay", "none", *options)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out/coco"
+    assert sorted(p.name for p in folder.iterdir()) == ["bbox.json", "instances.json", "segm.json"]
+    coco = COCO(str(truth if given else folder / "instances.json"))
+    boxes, masks = (coco.loadRes(str(folder / f"{kind}.json")) for kind in ("bbox", "segm"))
+    names = {photo["id"]: photo["file_name"] for photo in coco.dataset["images"]}
+    labels = {one["id"]: one["name"] for one in coco.dataset["categories"]}
+    total = 0
+    for photo, detections in found.items():
+        (number,) = (i for i, name in names.items() if name.endswith(photo.rpartition("/")[2]))
+        results = boxes.imgToAnns[number]
+        total += len(results)
+        assert [labels[one["category_id"]] for one in results] == [d["label"] for d in detections]
+        for one, detection in zip(results, detections, strict=True):
+            x, y, w, h = one["bbox"]
+            np.testing.assert_allclose([x, y, x + w, y + h], detection["box"], rtol=0, atol=0.02)
+        for one in masks.imgToAnns[number]:
+            assert masks.annToMask(one).shape == (64, 96)
+    assert total == len(boxes.anns) == len(masks.anns) > 10
 
 
 def test_nothing_found_is_an_empty_list(predict, photos):

@@ -171,9 +171,8 @@ def tiny_resnet():
     return model
 
 
-@pytest.mark.parametrize("name", ["FasterRCNN", pytest.param("MaskRCNN", marks=pytest.mark.slow)])
-def test_a_detector_of_torchvision(tmp_path, name):
-    """The file holds its normalisation; photos are resized before."""
+def torchvisions(name):
+    """A small one of random weights that finds something."""
     torch.manual_seed(0)
     levels = P2_TO_P6 if name.endswith("RCNN") else P3_TO_P7
     backbone = FPNBackbone(tiny_resnet(), neck=levels | {"out_channels": 32})
@@ -185,7 +184,30 @@ def test_a_detector_of_torchvision(tmp_path, name):
             nn.init.normal_(weight, std=0.3)
         if key.endswith("cls_logits.bias"):  # it starts at probabilities of 1 %
             nn.init.zeros_(weight)
-    made = torchvision_detector(model, ["background", "a", "b", "c"]).with_preprocessing()
+    return torchvision_detector(model, ["background", "a", "b", "c"]).with_preprocessing()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FasterRCNN", pytest.param("MaskRCNN", marks=pytest.mark.slow)],
+)
+def test_a_detector_of_torchvision(tmp_path, name):
+    """The file holds its normalisation; photos are resized before."""
+    made = torchvisions(name)
     parity = export(made, tmp_path / "model.onnx", SIZE, dynamic=True)
+    assert len(set(parity.sizes)) == 4 and any(n % 2 for n in parity.sizes[1])
     assert parity.boxes > 20 and made.metadata.fit == (128, 96)
     assert ("masks" in made.outputs) == (name == "MaskRCNN")
+
+
+# ---------------------------------------------------------------------------------------- OpenVINO
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet", "faster-rcnn", "FasterRCNN"])
+def test_openvino_runs_a_detector_at_any_size(trained, tmp_path, name):
+    """mmdet's by their configs' names, torchvision's by their classes'."""
+    pytest.importorskip("openvino", reason="pip install openvino")
+    made = exportable(*trained(name)) if name in CONFIGS else torchvisions(name)
+    parity = export(made, tmp_path / "model.xml", SIZE, format="openvino", dynamic=True)
+    assert parity.boxes > 20 and len(set(parity.sizes)) == 4
