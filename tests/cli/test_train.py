@@ -306,6 +306,7 @@ def ten_steps(series):
     assert all(math.isfinite(v) for _, v in series["loss"])
 
 
+@pytest.mark.slow
 def test_mmdets_rpn_takes_ten_steps_and_is_tested(run_tool, write_config, shapes_root, tmp_path):
     config = write_config("tiny_rpn", filled(RPN_TEXT, shapes_root))
     work_dir = tmp_path / "train"
@@ -328,6 +329,7 @@ def test_mmdets_rpn_takes_ten_steps_and_is_tested(run_tool, write_config, shapes
     assert len([p for p in (tmp_path / "painted").rglob("*") if p.is_file()]) >= 4
 
 
+@pytest.mark.slow
 def test_mmsegs_semantic_fpn_takes_ten_steps_and_is_tested(
     run_tool, call_tool, write_config, shapes_root, tmp_path
 ):

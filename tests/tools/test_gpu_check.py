@@ -14,6 +14,7 @@ from helpers.project import PROJECT
 PARTS = ["imports", "tests", "scenes", "training, fpn_neck", "training, mmseg", "speed and memory"]
 
 
+@pytest.mark.slow
 def test_every_part_runs(tmp_path):
     for package in ("mmdet", "mmseg", "timm", "pycocotools"):
         pytest.importorskip(package)
