@@ -154,6 +154,15 @@ def test_time_augmentation_is_mmdets(call_tool, assert_refused, detector, photos
     assert without != found
 
 
+def test_time_augmentation_of_masks_is_refused_before_a_photo_is_read(
+    call_tool, assert_refused, detector, photos, tmp_path
+):
+    made, config = detector("mask-rcnn"), tmp_path / "tta.py"
+    config.write_text(TTA.format(config=str(made.config)))
+    command = ["predict", config, made.path, photos.folder, "--out", tmp_path / "out", "--tta"]
+    assert_refused(call_tool(*command), "merges boxes, no masks", "leave out --tta")
+
+
 @pytest.mark.parametrize("given", [False, True], ids=["own ids", "ids of a file"])
 def test_cocos_result_files_are_read_by_pycocotools(predict, photos, shapes_root, tmp_path, given):
     truth = shapes_root / "annotations/instances_val.json"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from helpers.project import PROJECT
@@ -135,16 +136,22 @@ def varied(trained, tmp_path_factory):
     """The trained weights with a random classifier: its label maps hold many labels.
 
     After four steps the classifier itself may answer with one label everywhere, and comparing
-    such maps would prove little.
+    such maps would prove little. The bias makes all classes equal on average, over a random photo.
     """
     import torch
 
+    import fpn_neck
     from fpn_neck.weights.checkpoints import load_checkpoint
 
     content = load_checkpoint(trained.checkpoint)
     content = {name: content[name] for name in ("meta", "state_dict")}
-    weight = content["state_dict"]["decode_head.conv_seg.weight"]
+    predictor, seen = fpn_neck.load(trained.checkpoint, trained.config, "cpu"), []
+    classifier = predictor._model.model.decode_head.conv_seg
+    classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    predictor(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    weight, bias = (content["state_dict"][f"decode_head.conv_seg.{k}"] for k in ("weight", "bias"))
     weight.normal_(generator=torch.Generator().manual_seed(0))
+    bias.copy_(-weight[..., 0, 0] @ seen[0].mean((0, 2, 3)))
     path = tmp_path_factory.mktemp("varied") / "varied.pth"
     torch.save(content, path)
     return path
