@@ -12,12 +12,12 @@ from fpn_neck.mm import checkpoint_reader, mmcv_ops
 from fpn_neck.mm.config import own_configs
 
 if TYPE_CHECKING:
-    from fpn_neck.losses import CrossEntropyLoss as CrossEntropyLoss
-    from fpn_neck.losses import DiceLoss as DiceLoss
     from fpn_neck.mm.predict.load import load as load
     from fpn_neck.models.fpn import FPN as FPN
     from fpn_neck.models.seg_head import SegHead as SegHead
     from fpn_neck.models.segmenter import Segmenter as Segmenter
+    from fpn_neck.strips.losses import CrossEntropyLoss as CrossEntropyLoss
+    from fpn_neck.strips.losses import DiceLoss as DiceLoss
 
 __version__ = "0.1.0"
 
@@ -34,8 +34,8 @@ __all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__ver
 # A name's module is loaded when the name is asked for. So a name may need more than torch, and
 # ``fpn-neck predict model.onnx`` needs no torch.
 _LAZY = {
-    "CrossEntropyLoss": "fpn_neck.losses",
-    "DiceLoss": "fpn_neck.losses",
+    "CrossEntropyLoss": "fpn_neck.strips.losses",
+    "DiceLoss": "fpn_neck.strips.losses",
     "FPN": "fpn_neck.models.fpn",
     "FPNBackbone": "fpn_neck.models.torchvision_backbone",
     "FPNHead": "fpn_neck.mm.seg.head",

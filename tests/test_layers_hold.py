@@ -18,6 +18,12 @@ def test_every_contract_is_kept(monkeypatch, capsys):
     assert "0 broken" in report
 
 
+def test_the_package_has_at_most_14_entries():
+    entries = {path.name for path in (PROJECT / "fpn_neck").iterdir()} - {"__pycache__"}
+    assert {"__init__.py", "models", "py.typed"} < entries
+    assert len(entries) <= 14, sorted(entries)
+
+
 def test_a_folder_of_the_package_holds_at_most_14_files():
     files = [p for p in (PROJECT / "fpn_neck").rglob("*.py") if "integrations" not in p.parts]
     held = Counter(path.parent.relative_to(PROJECT).as_posix() for path in files)

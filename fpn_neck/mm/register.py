@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from fpn_neck.losses import CrossEntropyLoss, DiceLoss
 from fpn_neck.mm.distributed import (  # noqa: F401 (register)
     bfloat16_wrapper,
     cpu_data_parallel,
@@ -16,6 +15,7 @@ from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import CONVS
 from fpn_neck.models.pyramid_backbone import PyramidBackbone
 from fpn_neck.models.select_levels import SelectLevels
+from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss
 
 MODELS.register_module(module=FPN)
 MODELS.register_module(module=CrossEntropyLoss)

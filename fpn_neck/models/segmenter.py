@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fpn_neck.losses import PixelLoss
 from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import declared
 from fpn_neck.models.fpn import FPN
@@ -18,6 +17,7 @@ from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map_operator
+from fpn_neck.strips.losses import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.sizes import may_branch_on_sizes, resize

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from fpn_neck.losses import PixelLoss, check_range
 from fpn_neck.strips.class_sums import ResizedLogits
+from fpn_neck.strips.losses import PixelLoss, check_range
 
 
 def losses_by_strips(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fpn_neck.fast.cpu.memory import compute_dtype
 from fpn_neck.fast.cpu.threads import run_in_threads
-from fpn_neck.losses import check_range, sum_by_label
+from fpn_neck.strips.losses import check_range, sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
 
 Result = TypeVar("Result")

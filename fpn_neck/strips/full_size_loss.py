@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fpn_neck.losses import ClassLoss, ClassSums, PixelLoss, check_dtype, count_classes
 from fpn_neck.strips.any_loss import losses_by_strips
+from fpn_neck.strips.losses import ClassLoss, ClassSums, PixelLoss, check_dtype, count_classes
 from fpn_neck.strips.operators import class_sums
 from fpn_neck.utils.arguments import check_float_map, check_tensor
 

@@ -10,8 +10,8 @@ from helpers.devices import replayable
 from helpers.fast_paths import TOLERANCE, assert_close
 
 from fpn_neck import CrossEntropyLoss, DiceLoss
-from fpn_neck.losses import PixelAccuracy
 from fpn_neck.strips.full_size_loss import full_size_losses
+from fpn_neck.strips.losses import PixelAccuracy
 
 IGNORE = 255
 CASES = {  # classes, size of the logits, size of the labels

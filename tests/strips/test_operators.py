@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fpn_neck.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy, checked_labels
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.label_map import label_map, label_map_operator
+from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy, checked_labels
 from fpn_neck.strips.operators import class_sums
 
 K, IGNORE = 5, 255

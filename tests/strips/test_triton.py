@@ -15,9 +15,9 @@ import torch.nn.functional as F
 import fpn_neck.fast
 import fpn_neck.strips.label_map
 import fpn_neck.strips.operators
-from fpn_neck.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map
+from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy
 from fpn_neck.strips.row_map import RowMap
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

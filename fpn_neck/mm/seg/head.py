@@ -10,7 +10,6 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
 from fpn_neck.fast.memory_format import in_layout_of
-from fpn_neck.losses import PixelAccuracy, PixelLoss
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.sample_labels import check_sample, mmseg_classes
 from fpn_neck.mm.seg.losses import (
@@ -22,6 +21,7 @@ from fpn_neck.mm.seg.losses import (
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
 from fpn_neck.strips.full_size_loss import full_size_losses
+from fpn_neck.strips.losses import PixelAccuracy, PixelLoss
 from fpn_neck.utils.values import check_choice, check_whole, check_wholes
 
 MMSEGS_LOSS = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}

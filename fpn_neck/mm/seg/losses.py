@@ -9,7 +9,7 @@ import torch
 from mmseg.models import losses
 from torch import nn
 
-from fpn_neck.losses import CrossEntropyLoss, PixelLoss
+from fpn_neck.strips.losses import CrossEntropyLoss, PixelLoss
 
 # Attributes of mmseg's CrossEntropyLoss.
 _SETTINGS = (
