@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import FUNCTIONS, OPTIMIZERS
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
-from fpn_neck.mm.config.evaluators import check_masks
+from fpn_neck.mm.config.evaluators import check_best, check_masks
 from fpn_neck.mm.config.sections import (
     check_length,
     check_levels,
@@ -54,7 +54,8 @@ def check_data(cfg: Config, *splits: str) -> None:
 
     Raises:
         FileNotFoundError, ValueError, TypeError: see `check_proposal_files`, `require`,
-            `check_loader`, `check_length`, `check_levels`, `check_metrics` and `check_masks`.
+            `check_loader`, `check_length`, `check_levels`, `check_metrics`, `check_masks` and
+            `check_best`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -65,6 +66,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     for split in splits:
         if cfg.get(f"{split}_dataloader"):
             check_loader(f"{split}_dataloader", cfg[f"{split}_dataloader"])
+            _check_collate(cfg, f"{split}_dataloader")
     if splits[0] == "train":
         check_length(cfg.train_cfg)
         _check_optimizer(cfg)
@@ -72,6 +74,23 @@ def check_data(cfg: Config, *splits: str) -> None:
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
         check_masks(cfg, split)
+    if set(splits) >= {"train", "val"}:
+        check_best(cfg)
+
+
+def _check_collate(cfg: Config, name: str) -> None:
+    """Refuse an unknown ``collate_fn``, of which torch says only that it is not callable."""
+    if "collate_fn" not in cfg[name] or callable(cfg[name].collate_fn):
+        return
+    given, what = cfg[name].collate_fn, f"config: {name}.collate_fn"
+    remedy = "leave collate_fn out for mmengine's own"
+    if not isinstance(given, Mapping) or not given.get("type"):
+        raise TypeError(f"{what}={given!r}: expected a dict with the key 'type'; or {remedy}")
+    if isinstance(given["type"], str) and FUNCTIONS.get(given["type"]) is None:
+        near = get_close_matches(given["type"], FUNCTIONS.module_dict, n=3)
+        raise ValueError(
+            f"{what}.type={given['type']!r}: no such function; near: {near}; or {remedy}"
+        )
 
 
 def _check_optimizer(cfg: Config) -> None:

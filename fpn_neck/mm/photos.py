@@ -8,6 +8,7 @@ from inspect import getmro, isclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
@@ -92,13 +93,19 @@ def run_transform(transform: Transform, results: dict) -> dict:
     """What a transform makes of ``results``.
 
     Raises:
-        PhotoError: it gives nothing, or needs what a photo's file does not give.
+        PhotoError: it gives nothing, needs what a photo's file does not give, or OpenCV fails, as
+            where resizing leaves no pixel of a side.
     """
     name = type(transform).__name__
     try:
         made = transform(results)
     except KeyError as e:
         raise PhotoError(f"{name} of the pipeline needs {e}, which a file does not give") from e
+    except cv2.error as e:
+        what = f"{name} of the pipeline fails"
+        if "img" in results:
+            what += f" on {'x'.join(map(str, results['img'].shape[1::-1]))} px"
+        raise PhotoError(f"{what}: {one_line(e)}") from e
     if made is None:
         raise PhotoError(f"not a readable photo: {name} of the pipeline gives nothing")
     return made

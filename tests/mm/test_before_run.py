@@ -38,16 +38,32 @@ def test_a_text_for_a_number_is_named(name):
         check(type="SGD", **{name: "1e-3x"})
 
 
+def check_loader(**loader):
+    cfg = dict(
+        model=dict(type="ToyModel"),
+        train_dataloader=dict(batch_size=1) | loader,
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+    )
+    check_data(Config(cfg), "train")
+
+
 def test_a_loader_is_checked():
     with pytest.raises(ValueError, match="config: train_dataloader.batch_size=0: expected at"):
-        check_data(
-            Config(
-                dict(
-                    model=dict(type="ToyModel"),
-                    train_dataloader=dict(batch_size=0),
-                    train_cfg=dict(by_epoch=False, max_iters=1),
-                    optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-                )
-            ),
-            "train",
-        )
+        check_loader(batch_size=0)
+
+
+@pytest.mark.parametrize("given", [None, "pseudo_collate", {}, {"type": ""}])
+def test_a_collate_fn_without_a_type_is_named(given):
+    with pytest.raises(TypeError, match="config: train_dataloader.collate_fn=.*key 'type'"):
+        check_loader(collate_fn=given)
+
+
+def test_an_unknown_collate_fn_is_named():
+    """torch's own error is 'the first argument must be callable'."""
+    with pytest.raises(ValueError, match="collate_fn.type='pseudo_colate'.*'pseudo_collate'"):
+        check_loader(collate_fn=dict(type="pseudo_colate"))
+    check_loader(collate_fn=dict(type="pseudo_collate"))
+    check_loader(collate_fn=dict(type="mmengine.default_collate"))
+    check_loader(collate_fn=dict(type=list))
+    check_loader(collate_fn=list)

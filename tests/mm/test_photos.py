@@ -8,7 +8,7 @@ for _package in ("mmdet", "mmseg"):
 pytest.importorskip("mmdet.datasets")
 pytest.importorskip("mmseg.datasets")
 
-from mmcv.transforms import LoadAnnotations, LoadImageFromFile  # noqa: E402
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize  # noqa: E402
 from mmdet.datasets.transforms import LoadPanopticAnnotations, LoadTrackAnnotations  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -18,6 +18,7 @@ from fpn_neck.mm.photos import (  # noqa: E402
     PhotoError,
     load_photo,
     picture_of,
+    run_transform,
     without_annotations,
 )
 from fpn_neck.mm.predictor import photo_pipeline  # noqa: E402
@@ -112,3 +113,13 @@ def test_any_image_can_be_shown():
         assert shown.dtype == np.uint8 and (shown.min(), shown.max()) == (0, 255)
         assert (np.argsort(shown, axis=None, kind="stable") == np.argsort(rgb, axis=None)).all()
     assert (picture_of(np.full((2, 2, 3), 300, np.uint16)) == 0).all()
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_a_photo_of_which_resizing_leaves_nothing_is_named(size):
+    width, height = size
+    image = np.zeros((height, width, 3), np.uint8)
+    resize = Resize(scale=(64, 64), keep_ratio=True)
+    with pytest.raises(PhotoError, match=f"Resize of the pipeline fails on {width}x{height} px: "):
+        run_transform(resize, {"img": image})
+    assert run_transform(resize, {"img": np.zeros((60, 90, 3))})["img"].shape == (43, 64, 3)

@@ -1,4 +1,4 @@
-"""The evaluators of a config that judge by a COCO file."""
+"""The evaluators of a config: those that judge by a COCO file, and what they are asked for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import METRICS, DefaultScope
+from mmengine.registry import METRICS
 
 from fpn_neck.datasets.check.evaluation import Evaluation
+from fpn_neck.mm.config.types import type_class
 from fpn_neck.utils.walk import dicts, type_name
 
 _MASKS = ("mask", "panoptic", "ins", "solo", "segm")  # in names of mmdet's models and heads
 _NO_PARTS = ("train_cfg", "test_cfg", "data_preprocessor")  # may speak of masks, but give none
 _PANOPTIC = "CocoPanopticMetric"
 _OWN_PANOPTIC = "PanopticQualityMetric"  # ours, by a file of instances with outlines
+# What mmseg's IoUMetric gives for each of its `iou_metrics`, and mmdet's CocoMetric for boxes or
+# masks and for proposals. (mmseg/evaluation/metrics/iou_metric.py, mmdet/.../coco_metric.py)
+_IOU_RESULTS = {
+    "mIoU": ("aAcc", "mIoU", "mAcc"),
+    "mDice": ("aAcc", "mDice", "mAcc"),
+    "mFscore": ("aAcc", "mFscore", "mPrecision", "mRecall"),
+}
+_OCCURRING = ("mIoU_occurring", "mIoU_foreground", "num_occurring")
+_AP = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+_AR = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 
 
 def evaluations(
@@ -73,6 +84,61 @@ def check_masks(cfg: Config, split: str) -> None:
             )
 
 
+def check_best(cfg: Config) -> None:
+    """Refuse a ``save_best`` that no metric gives: the first validation would end the run.
+
+    A metric of a class that is not known here may give any result; nothing is refused then.
+
+    Raises:
+        ValueError: names what is wanted, and what the metrics give.
+    """
+    wanted = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    names = _as_tuple(wanted.get("save_best") or "auto")
+    metrics = _metrics(cfg.get("val_evaluator"))
+    given = [_results(metric, cfg.get("default_scope")) for metric in metrics]
+    known = [name for results in given for name in results]
+    is_known = known and all(given) and not _has_metric_for_each_part(cfg.val_evaluator)
+    if not cfg.get("val_cfg") or not is_known:
+        return
+    unknown = [name for name in names if name not in {*known, "auto"}]
+    if unknown:
+        raise ValueError(
+            f"config: default_hooks.checkpoint.save_best={unknown[0]!r}: expected one of the "
+            f"results of val_evaluator, {', '.join(known)}, or 'auto' for the first"
+        )
+
+
+def _results(metric: Mapping[str, Any], scope: str | None) -> list[str]:
+    """The names of a metric's results; none if its class is not known here."""
+    kind = _metric_class(metric["type"], scope)
+    package, name = getattr(kind, "__module__", "").partition(".")[0], getattr(kind, "__name__", "")
+    results: list[str] = []
+    if (package, name) == ("mmdet", "CocoMetric") and not metric.get("classwise"):
+        results = _coco_results(metric)
+    elif name == "IoUMetric" or (package == "fpn_neck" and name.endswith("IoUMetric")):
+        results = _iou_results(metric) + list(_OCCURRING) * (package == "fpn_neck")
+    prefix = metric.get("prefix") or getattr(kind, "default_prefix", None)
+    return [f"{prefix}/{result}" if prefix else result for result in results]
+
+
+def _iou_results(metric: Mapping[str, Any]) -> list[str]:
+    asked = _as_tuple(metric.get("iou_metrics", "mIoU"))
+    return [result for name in asked for result in _IOU_RESULTS.get(name, ())]
+
+
+def _coco_results(metric: Mapping[str, Any]) -> list[str]:
+    results: list[str] = []
+    items, counts = metric.get("metric_items"), metric.get("proposal_nums", (100, 300, 1000))
+    for name in _as_tuple(metric.get("metric", "bbox")):
+        if name == "proposal_fast":
+            results += [f"AR@{count}" for count in counts]
+        elif name == "proposal":
+            results += items or _AR
+        else:
+            results += [f"{name}_{item}" for item in items or _AP]
+    return results
+
+
 def _gives_masks(model: Mapping[str, Any]) -> bool:
     """Whether any part of a detector is named for masks."""
     parts = {k: v for k, v in model.items() if k not in _NO_PARTS}
@@ -93,14 +159,15 @@ def _has_metric_for_each_part(evaluator: Any) -> bool:
 
 def _kind(given: Any, scope: str | None) -> str:
     """The metric of which the type is, or is derived from; '' if it reads no COCO file."""
-    in_scope = DefaultScope.overwrite_default_scope(scope)
-    try:
-        with in_scope, METRICS.switch_scope_and_registry(None) as registry:
-            known = registry.get(given) if isinstance(given, str) else given
-    except Exception:  # of any type: mmengine tells it where the evaluator is built
-        return ""
-    bases = [base.__name__ for base in getattr(known, "__mro__", ())]
+    bases = [base.__name__ for base in getattr(_metric_class(given, scope), "__mro__", ())]
     return next((n for n in (_PANOPTIC, _OWN_PANOPTIC, "CocoMetric") if n in bases), "")
+
+
+def _metric_class(given: Any, scope: str | None) -> Any:
+    try:
+        return type_class({"type": given}, METRICS, scope)
+    except Exception:  # of any type: mmengine tells it where the evaluator is built
+        return None
 
 
 def _packs_instances(dataset: Mapping[str, Any]) -> bool:

@@ -116,6 +116,12 @@ class CheckpointHook(hooks.CheckpointHook):
         self._sweep()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        for name in self.save_best or ():
+            if name not in {*metrics, "auto"}:
+                raise ValueError(
+                    f"config: default_hooks.checkpoint.save_best={name!r}: the validation gives "
+                    f"{', '.join(metrics)}: take one of these"
+                )
         super()._save_best_checkpoint(runner, metrics)
         self._sweep()
 

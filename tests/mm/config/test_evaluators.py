@@ -1,13 +1,18 @@
-"""Which evaluators judge a data set by a COCO file."""
+"""Which evaluators judge a data set by a COCO file, and which results a metric gives."""
+
+import json
 
 import pytest
+import torch
 
 pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
 
 from mmdet.evaluation import CocoMetric  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.registry import METRICS  # noqa: E402
 
-from fpn_neck.mm.config.evaluators import evaluations  # noqa: E402
+from fpn_neck.mm.config.evaluators import check_best, evaluations  # noqa: E402
 
 COCO = dict(type="CocoMetric", ann_file="val.json")
 
@@ -69,3 +74,77 @@ def test_annotations_of_the_samples():
     assert found.ann_file is None and found.sees_instances
     (found,) = of(dict(type="CocoMetric", format_only=True))
     assert not found.sees_instances and not found.scores
+
+
+def check(save_best, evaluator, **settings):
+    hooks = dict(checkpoint=dict(type="CheckpointHook", save_best=save_best))
+    settings = dict(default_scope="mmseg", val_cfg=dict(type="ValLoop")) | settings
+    check_best(Config(dict(default_hooks=hooks, val_evaluator=evaluator, **settings)))
+
+
+def results_of_segmentation(metric):
+    metric.dataset_meta = dict(classes=("a", "b"), super_classes={"all": ("a", "b")})
+    labels = {"data": torch.tensor([[[0, 1, 1]]])}
+    metric.process({}, [{"pred_sem_seg": labels, "gt_sem_seg": labels}])
+    return metric.evaluate(1)
+
+
+def results_of_detection(metric):
+    metric.dataset_meta = dict(classes=("a",))
+    boxes = dict(bboxes=torch.tensor([[1.0, 1, 9, 9]]), scores=torch.ones(1))
+    found = dict(boxes, labels=torch.zeros(1, dtype=torch.int64))
+    metric.process({}, [dict(img_id=1, ori_shape=(10, 10), pred_instances=found)])
+    return metric.evaluate(1)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        dict(type="mmseg.IoUMetric"),
+        dict(type="mmseg.IoUMetric", iou_metrics=["mDice", "mFscore"], prefix="here"),
+        dict(type="fpn_neck.OccurringIoUMetric", iou_metrics=["mIoU", "mFscore"]),
+        dict(type="fpn_neck.SuperClassIoUMetric"),
+        dict(type="mmdet.CocoMetric"),
+        dict(type="mmdet.CocoMetric", metric=["bbox", "proposal"], prefix="here"),
+        dict(type="mmdet.CocoMetric", metric="bbox", metric_items=["mAP_50", "AR@100"]),
+        dict(type="mmdet.CocoMetric", metric="proposal_fast", proposal_nums=(10, 20, 30)),
+    ],
+)
+def test_save_best_is_a_result_of_the_metric(evaluator, tmp_path):
+    """Every result that the metric gives is taken, and others are refused."""
+    is_coco = "Coco" in evaluator["type"]
+    if is_coco:
+        box = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 8, 8], area=64, iscrowd=0)
+        truth = dict(info={}, images=[dict(id=1, width=10, height=10, file_name="a.jpg")])
+        truth |= dict(annotations=[box], categories=[dict(id=1, name="a")])
+        (tmp_path / "a.json").write_text(json.dumps(truth))
+        evaluator = evaluator | dict(ann_file=str(tmp_path / "a.json"))
+    names = list(
+        (results_of_detection if is_coco else results_of_segmentation)(METRICS.build(evaluator))
+    )
+    assert len(names) >= 3 or evaluator.get("metric_items")
+    for name in [*names, names, "auto", None]:
+        check(name, evaluator)
+        check(name, [evaluator])
+    for wrong in (names[0] + "x", names[0].lower(), [names[0], "coco/mAP"]):
+        with pytest.raises(
+            ValueError, match="config: default_hooks.checkpoint.save_best=.*expected"
+        ):
+            check(wrong, evaluator)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        None,
+        dict(type="Nowhere"),
+        [dict(type="mmseg.IoUMetric"), dict(type="mmdet.VOCMetric")],
+        dict(type="mmdet.CocoMetric", ann_file="a.json", classwise=True),
+    ],
+)
+def test_results_that_are_not_known_are_left_to_the_validation(evaluator):
+    check("anything", evaluator)
+
+
+def test_without_validation_nothing_is_the_best():
+    check("anything", dict(type="mmseg.IoUMetric"), val_cfg=None)
