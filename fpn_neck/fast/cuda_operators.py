@@ -140,7 +140,7 @@ def _(
     other: Tensor | None,
     doubled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    moments = [x.new_empty((len(x), groups), dtype=_sum_dtype(x)) for _ in range(2)]
+    moments = [x.new_empty((x.shape[0], groups), dtype=_sum_dtype(x)) for _ in range(2)]
     return torch.empty_like(x), moments[0], moments[1]
 
 

@@ -15,7 +15,7 @@ from fpn_neck.fast.eligible import eager, is_unmodified, may_take_triton, record
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
 from fpn_neck.utils.arguments import check_maps
-from fpn_neck.utils.sizes import may_branch_on_sizes
+from fpn_neck.utils.sizes import may_branch_on_sizes, sizes_are_numbers
 from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
 
 MERGES = ("add", "cat")
@@ -70,6 +70,7 @@ class ScaleHeads(nn.ModuleList):
         )
         self.in_channels, self.channels = in_channels, channels
         self.merge, self.align_corners = merge, check_flag("align_corners", align_corners)
+        self._depths = depths
         self.is_coarser = [depth > 0 for depth in depths]  # than the finest level
         self.out_channels = channels * (len(self) if merge == "cat" else 1)
 
@@ -92,26 +93,41 @@ class ScaleHeads(nn.ModuleList):
     def _concatenated(self, pyramid: Sequence[Tensor]) -> Tensor:
         maps = [tower(x) for tower, x in zip(self, pyramid, strict=True)]
         size = maps[0].shape[-2:]
+        fits = self._fits(pyramid)
         ends = zip(maps, self.is_coarser, strict=True)
-        return torch.cat([self._addend(*end).resized(size) for end in ends], dim=1)
+        return torch.cat([self._addend(*end, fits).resized(size) for end in ends], dim=1)
 
     def _sum(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Coarser towers of one size are summed before their last upsampling, which is linear."""
         sums: dict[Any, Tensor] = {}
+        fits = self._fits(pyramid)
         for i, x in enumerate(pyramid[1:], 1):
             block, x = _begin(self[i], x)
-            key = self.is_coarser[i], x.shape[-2:] if may_branch_on_sizes() else i
+            size = None if fits else x.shape[-2:] if sizes_are_numbers() else i
+            key = self.is_coarser[i], size
             before = Addend(sums[key], False, self.align_corners) if key in sums else None
             sums[key] = _end(block, x, before)
-        addends = [self._addend(x, is_coarser) for (is_coarser, _), x in sums.items()]
+        addends = [self._addend(x, is_coarser, fits) for (is_coarser, _), x in sums.items()]
         first = addends[0] if addends else None
         merged = _end(*_begin(self[0], pyramid[0]), first)  # (N, C, H_0, W_0)
         for addend in addends[1:]:
             merged = add(merged, addend)
         return merged
 
-    def _addend(self, x: Tensor, is_coarser: bool) -> Addend:
-        return Addend(x, is_coarser, self.align_corners)
+    def _addend(self, x: Tensor, is_coarser: bool, fits: bool) -> Addend:
+        return Addend(x, is_coarser, self.align_corners, fits)
+
+    def _fits(self, pyramid: Sequence[Tensor]) -> bool:
+        """Whether every level, doubled, has the finer one's size; asked in a compiled graph only.
+
+        There it is one comparison for all levels, which makes one graph more for other sizes.
+        """
+        if sizes_are_numbers() or not may_branch_on_sizes():
+            return False
+        size, off = pyramid[0].shape[-2:], 0
+        for x, depth in zip(pyramid, self._depths, strict=True):
+            off += sum(abs(a * 2**depth - b) for a, b in zip(x.shape[-2:], size, strict=True))
+        return off == 0
 
 
 class SegHead(nn.Module):

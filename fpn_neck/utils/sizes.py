@@ -25,8 +25,16 @@ def may_branch_on_sizes() -> bool:
     return not (torch.jit.is_tracing() or _is_exporting())
 
 
+def sizes_are_numbers() -> bool:
+    """Whether nothing records the calls; torch.compile makes a graph for each branch on sizes."""
+    return not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Bilinear resize of (N, C, H, W) to (N, C, *size); the same tensor if it has that size."""
-    if may_branch_on_sizes() and tuple(x.shape[-2:]) == tuple(size):
+    """Bilinear resize of (N, C, H, W) to (N, C, *size).
+
+    The same tensor if it has that size and nothing records the call.
+    """
+    if sizes_are_numbers() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from fpn_neck import CrossEntropyLoss, DiceLoss, Segmenter
 
@@ -198,14 +199,18 @@ def test_compiles_without_a_graph_break():
 
 
 def test_losses_and_labels_compile_without_a_graph_break():
+    """Two graphs of each: one for images of which every level is half the finer, one for others."""
     torch.manual_seed(0)
     model = Segmenter(Pyramid(), 3, **SMALL).eval()
     nn.init.normal_(model.head.conv_seg.weight)
     losses = CrossEntropyLoss([1, 2, 3]), DiceLoss()
-    options = {"fullgraph": True, "dynamic": True, "backend": "eager"}
+    counter = CompileCounterWithBackend("eager")
+    options = {"fullgraph": True, "dynamic": True, "backend": counter}
+    counts = []
+    torch._dynamo.reset()
     loss_of = torch.compile(lambda *batch: model.loss(*batch, *losses), **options)
     predict = torch.compile(model.predict, **options)
-    for size, n in [((61, 97), 2), ((66, 95), 3)]:
+    for size, n in [((61, 97), 2), ((66, 95), 4), ((64, 96), 2), ((96, 160), 5), ((77, 64), 2)]:
         x, truth = images(size, n), torch.randint(3, (n, *size))
         found, expected = loss_of(x, truth), model.loss(x, truth, *losses)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
@@ -213,6 +218,8 @@ def test_losses_and_labels_compile_without_a_graph_break():
         grads = [torch.autograd.grad(v, weight)[0] for v in (found, expected)]
         torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-5)
         assert torch.equal(predict(x), model.predict(x))
+        counts.append(counter.frame_count)
+    assert counts == [2, 2, 4, 4, 4]
 
 
 # Errors -----------------------------------------------------------------------------------------

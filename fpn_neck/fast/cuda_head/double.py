@@ -32,18 +32,20 @@ class Addend(NamedTuple):
         doubled: whether it is upsampled by two, and then to the other map's size, where that is a
             few pixels off; else only to the other's size.
         align_corners: of every upsampling.
+        fits: whether it has the other's size, doubled or not; if it is not known, False.
     """
 
     map: Tensor
     doubled: bool
     align_corners: bool
+    fits: bool = False
 
     def resized(self, size: Sequence[int]) -> Tensor:
         """By torch's operators; a new map if doubled."""
         x = self.map
         if self.doubled:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
-        return resize(x, size, self.align_corners)
+        return x if self.fits else resize(x, size, self.align_corners)
 
 
 def add(x: Tensor, addend: Addend) -> Tensor:

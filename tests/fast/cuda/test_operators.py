@@ -183,6 +183,32 @@ def test_a_compiled_head_sums_in_the_norms_operator(dynamic, device):
         assert_same([ours], [head(pyramid)])
 
 
+def test_a_compiled_head_has_two_graphs_for_all_sizes(device):
+    """One for levels of half the finer one's size, one for other sizes; both for any batch."""
+    norm = {"type": "GN", "num_groups": 2}
+    head = SegHead(7, 2, channels=4, norm_cfg=norm, strides=(4, 8, 16)).eval()
+    kind = {"device": device, "memory_format": torch.channels_last}
+    head = head.to(**kind)
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
+    for batch, *sizes in (
+        (2, (12, 20), (6, 10), (3, 5)),
+        (3, (8, 12), (4, 6), (2, 3)),
+        (2, (9, 10), (5, 5), (3, 3)),
+        (4, (12, 6), (6, 3), (3, 2)),
+    ):
+        pyramid = [torch.randn(batch, 7, *s).to(**kind).requires_grad_() for s in sizes]
+        ours = compiled(pyramid)
+        with fast.enable(False):
+            theirs = head(pyramid)
+        assert_same([ours], [theirs])
+        assert_same(*(torch.autograd.grad(y.square().sum(), pyramid) for y in (ours, theirs)))
+        counts.append(counter.frame_count)
+    assert counts == [1, 1, 2, 2]
+
+
 @pytest.mark.parametrize("turned_off", [True, False])
 def test_switched_off_compiled_graphs_have_only_torchs_operators(turned_off, device):
     fpn, inputs = FPN(CHANNELS, 8).to(device), maps(device, *FIRST)
