@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -21,6 +22,8 @@ pytest.importorskip("mmdet.models")
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
 
+import fpn_neck  # noqa: E402
+from fpn_neck.cli.demo.answer import Answers  # noqa: E402
 from fpn_neck.datasets.shapes.write import CLASSES, PALETTE  # noqa: E402
 from fpn_neck.mm.config.load import drop_pretraining, load_config  # noqa: E402
 
@@ -380,3 +383,27 @@ def test_it_reads_photos_as_mmdet_does(photos):
 
     path = str(photos.folder / "000001.jpg")
     np.testing.assert_array_equal(mmcv.imread(path), cv2.imread(path))
+
+
+# ------------------------------------------------------------------------------ the page of `demo`
+
+
+def test_the_page_shows_a_detectors_boxes_beside_a_segmenters_labels(detector, photos, tmp_path):
+    segmenter = fpn_neck.Segmenter("resnet10t", 3, neck={"out_channels": 8}, head={"channels": 32})
+    segmenter.save_pretrained(tmp_path / "segmenter", classes=("a", "b", "c"))
+    model, photo = detector("faster-rcnn"), photos.folder / "000001.jpg"
+    found = fpn_neck.load(model.path, model.config, device="cpu")
+    labels = fpn_neck.load(tmp_path / "segmenter", device="cpu")
+    answer = Answers(labels, found, tmp_path, megapixels=1).of(photo)
+    boxes = found(photo).boxes
+    assert len(boxes) and not answer.result.boxes
+    np.testing.assert_array_equal(answer.objects.boxes, boxes)
+    np.testing.assert_array_equal(answer.result.labels, labels(photo).labels)
+    with_boxes, without = (
+        np.asarray(a.picture(0.5)) for a in (answer, replace(answer, objects=None))
+    )
+    changed = np.argwhere((with_boxes != without).any(2))[:, ::-1]  # (x, y)
+    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    assert len(changed) and (changed >= low - 20).all() and (changed <= high + 20).all()
+    content = json.loads(answer.save(tmp_path / "out")[1].read_text())
+    assert len(content["detector"]["objects"]) == len(boxes) and content["areas"]
