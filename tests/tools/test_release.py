@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from helpers.project import PROJECT
 from PIL import Image
 
 import fpn_neck
+from fpn_neck.export.write import FORMATS
 from fpn_neck.weights import released
 from fpn_neck.weights.released import CARD, FOLDER
 
@@ -58,6 +60,19 @@ def test_the_model_is_exported_as_it_is(tmp_path, call_tool):
     found = ExportedModel(tmp_path / "clothing.onnx")(photo)
     assert found.classes == expected.classes
     assert (found.labels == expected.labels).mean() > 0.999
+
+
+@is_released
+@pytest.mark.parametrize("format", ["openvino", "torch-export"])
+def test_the_model_in_other_formats_gives_its_labels(tmp_path, call_tool, format):
+    """The verb compares the file with the model, at four sizes."""
+    for package in ("onnx", "onnxruntime", *(["openvino"] if format == "openvino" else [])):
+        pytest.importorskip(package, reason=f"pip install {package}")
+    path = tmp_path / f"clothing{FORMATS[format]}"
+    done = call_tool("export", "--out", path, "--format", format, "--dynamic", "--labels")
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_size > 0
+    assert re.search(r"at( \d+x\d+,){3} \d+x\d+", done.stdout + done.stderr)
 
 
 NEITHER = """
