@@ -70,7 +70,8 @@ def prepare_testing(args: Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options)
     _set_launcher_and_work_dir(cfg, args)
     _replace_proposal_fast(cfg)
-    cfg.load_from = args.checkpoint
+    # The config of a resumed run says so; EMAHook would go on with weights that are no average.
+    cfg.load_from, cfg.resume = args.checkpoint, False
     drop_pretraining(cfg.get("model"))  # `before_run` refuses a config without one
     if args.show_dir:
         _paint(cfg, args.show_dir)

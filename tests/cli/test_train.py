@@ -191,10 +191,21 @@ def test_the_show_dir_holds_every_photo(tested):
     assert len(painted) == 4
 
 
+@pytest.mark.parametrize("settings", ["", "resume = True\ncustom_hooks = [dict(type='EMAHook')]"])
 def test_test_time_augmentation_averages_both_directions(
-    trained, varied, run_tool, logits, shapes_root, tmp_path
+    trained, varied, run_tool, logits, shapes_root, tmp_path, settings
 ):
-    arguments = [trained.config, varied, "--work-dir", tmp_path / "work"]
+    """Also by the config of a resumed run that averages weights: it tests the average."""
+    import torch
+
+    from fpn_neck.weights.checkpoints import load_checkpoint
+
+    content = load_checkpoint(varied)
+    last = {f"module.{k}": torch.randn_like(v.float()) for k, v in content["state_dict"].items()}
+    torch.save(content | {"ema_state_dict": last}, tmp_path / "averaged.pth")
+    config = tmp_path / "config.py"
+    config.write_text(f"_base_ = {str(trained.config)!r}\n{settings}\n")
+    arguments = [config, tmp_path / "averaged.pth", "--work-dir", tmp_path / "work"]
     arguments += ["--tta", "--out", tmp_path / "labels"]
     succeeded(run_tool("test", *arguments, cwd=tmp_path))
     for name, photo in photos(shapes_root).items():
