@@ -13,7 +13,6 @@ from helpers.project import PROJECT
 from PIL import Image
 
 import fpn_neck
-from fpn_neck.export.write import FORMATS
 from fpn_neck.weights import released
 from fpn_neck.weights.released import CARD, FOLDER
 
@@ -63,16 +62,25 @@ def test_the_model_is_exported_as_it_is(tmp_path, call_tool):
 
 
 @is_released
-@pytest.mark.parametrize("format", ["openvino", "torch-export"])
-def test_the_model_in_other_formats_gives_its_labels(tmp_path, call_tool, format):
+def test_the_model_in_openvino_gives_its_labels(tmp_path, call_tool):
     """The verb compares the file with the model, at four sizes."""
-    for package in ("onnx", "onnxruntime", *(["openvino"] if format == "openvino" else [])):
+    for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"pip install {package}")
-    path = tmp_path / f"clothing{FORMATS[format]}"
-    done = call_tool("export", "--out", path, "--format", format, "--dynamic", "--labels")
+    path = tmp_path / "clothing.xml"
+    options = ["--format", "openvino", "--dynamic", "--labels"]
+    done = call_tool("export", "--out", path, *options)
     assert done.returncode == 0, done.stderr
     assert path.stat().st_size > 0
-    assert re.search(r"at( \d+x\d+,){3} \d+x\d+", done.stdout + done.stderr)
+    assert re.search(r"at( \d+x\d+,){3} \d+x\d+", done.stdout)
+
+
+@is_released
+def test_the_model_in_torch_export_gives_its_labels(tmp_path, call_tool):
+    """At one size; a free one makes torch reckon with TensorFlow's paddings for minutes."""
+    path = tmp_path / "clothing.pt2"
+    done = call_tool("export", "--out", path, "--format", "torch-export", "--labels")
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_size > 0
 
 
 NEITHER = """
