@@ -27,12 +27,14 @@ def seed():
 
 @pytest.fixture(autouse=True, scope="module")
 def process_as_before():
-    """A test file leaves no default scope and no handler of SIGTERM to the next one."""
+    """A test file leaves no default scope, logger or handler of SIGTERM to the next one."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
     if "mmengine.registry" in sys.modules:
         sys.modules["mmengine.registry"].DefaultScope._instance_dict.clear()
+    if "mmengine.logging" in sys.modules:
+        sys.modules["mmengine.logging"].MMLogger._instance_dict.clear()
 
 
 @pytest.fixture

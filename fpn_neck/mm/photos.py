@@ -103,7 +103,7 @@ def run_transform(transform: Transform, results: dict) -> dict:
         raise PhotoError(f"{name} of the pipeline needs {e}, which a file does not give") from e
     except cv2.error as e:
         what = f"{name} of the pipeline fails"
-        if "img" in results:
+        if isinstance(results.get("img"), np.ndarray):  # it is loaded
             what += f" on {'x'.join(map(str, results['img'].shape[1::-1]))} px"
         raise PhotoError(f"{what}: {one_line(e)}") from e
     if made is None:

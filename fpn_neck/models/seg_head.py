@@ -105,7 +105,7 @@ class ScaleHeads(nn.ModuleList):
             block, x = _begin(self[i], x)
             size = None if fits else x.shape[-2:] if sizes_are_numbers() else i
             key = self.is_coarser[i], size
-            before = Addend(sums[key], False, self.align_corners) if key in sums else None
+            before = self._addend(sums[key], False, True) if key in sums else None
             sums[key] = _end(block, x, before)
         addends = [self._addend(x, is_coarser, fits) for (is_coarser, _), x in sums.items()]
         first = addends[0] if addends else None
@@ -123,6 +123,8 @@ class ScaleHeads(nn.ModuleList):
         There it is one comparison for all levels, which makes one graph more for other sizes.
         """
         if sizes_are_numbers() or not may_branch_on_sizes():
+            return False
+        if not all(_keeps_sizes(tower) for tower in self):
             return False
         size, off = pyramid[0].shape[-2:], 0
         for x, depth in zip(pyramid, self._depths, strict=True):
@@ -226,6 +228,15 @@ def _tower(
     tower = nn.Sequential(*modules)
     init_convs(tower, {"type": "Kaiming"})
     return tower
+
+
+def _keeps_sizes(tower: nn.Module) -> bool:
+    """Whether only upsampling changes the size of a map: no dilated convolution, no hook."""
+    if type(tower) is not nn.Sequential or not is_unmodified(tower):
+        return False
+    blocks = [block for block in tower if isinstance(block, ConvNormAct)]
+    dilations = [getattr(block.conv, "dilation", 1) for block in blocks]
+    return all(map(is_unmodified, blocks)) and all(d in (1, (1, 1)) for d in dilations)
 
 
 def _begin(tower: nn.Module, x: Tensor) -> tuple[ConvNormAct | None, Tensor]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from fpn_neck import FPN, SegHead
 from fpn_neck.fast import enable
@@ -387,8 +388,16 @@ def test_an_argument_of_a_wrong_type_is_named(names, options):
         SegHead(**({"in_channels": IN, "num_classes": CLASSES} | options))
 
 
-def test_layout_of_logits_is_that_of_a_large_pyramid():
-    """Inside, large maps are in channels_last; see fpn_neck/fast/cpu/conv3x3.py."""
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_layout_of_logits_is_that_of_a_large_pyramid(one_thread):
+    """Inside, maps large for the number of threads are in channels_last (fast/cpu/conv3x3.py)."""
     head = SegHead(64, 5, channels=64, dropout=0.0).eval()
     maps = [torch.randn(1, 64, 256 // s, 256 // s) for s in (1, 2, 4, 8)]
     assert len(in_faster_layout(maps, 64)) == 4 and in_faster_layout(maps, 64)[0] is not maps[0]
@@ -413,3 +422,27 @@ def test_a_head_alone_has_its_operators():
     code = "import torch; from fpn_neck import SegHead; torch.ops.fpn_neck.group_norm_relu.default"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Compiled ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+def test_a_compiled_head_resizes_no_map_to_the_size_it_has(norm):
+    head = SegHead(4, 3, channels=32, norm_cfg={"type": norm}).eval()
+    counter = CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    pyramid = [torch.randn(2, 4, 16 >> i, 24 >> i) for i in range(4)]
+    ours = torch.compile(head, fullgraph=True, dynamic=True, backend=counter)(pyramid)
+    assert torch.equal(ours, head(pyramid))
+    nodes = [n for n in counter.graphs[0].graph.nodes if "interpolate" in str(n.target)]
+    assert len(nodes) == 1 + 2 + 1  # in the towers of strides 16 and 32, and of their sum
+
+
+def test_towers_that_change_sizes_themselves_compile():
+    dilated = {"type": "Conv2d", "dilation": 2}
+    head = SegHead(7, 3, channels=32, conv_cfg=dilated, strides=(4, 8, 16)).eval()
+    torch._dynamo.reset()
+    pyramid = [torch.randn(2, 7, 32 >> i, 48 >> i) for i in range(3)]
+    ours = torch.compile(head, dynamic=True, backend="eager")(pyramid)
+    torch.testing.assert_close(ours, head(pyramid), atol=1e-6, rtol=0)

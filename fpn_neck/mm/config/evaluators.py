@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import METRICS
+from mmengine.registry import LOOPS, METRICS, Registry
+from mmengine.runner import ValLoop
 
 from fpn_neck.datasets.check.evaluation import Evaluation
 from fpn_neck.mm.config.types import type_class
@@ -87,35 +88,45 @@ def check_masks(cfg: Config, split: str) -> None:
 def check_best(cfg: Config) -> None:
     """Refuse a ``save_best`` that no metric gives: the first validation would end the run.
 
-    A metric of a class that is not known here may give any result; nothing is refused then.
+    A metric or a loop of a class that is not known here may give any result; nothing is refused
+    then. The loop itself adds losses, as ``val/loss``.
 
     Raises:
         ValueError: names what is wanted, and what the metrics give.
     """
     wanted = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    names = _as_tuple(wanted.get("save_best") or "auto")
+    names = [n for n in _as_tuple(wanted.get("save_best")) if not n.startswith(("auto", "val"))]
+    if not wanted.get("save_best") or not _is_plain_loop(cfg):
+        return
     metrics = _metrics(cfg.get("val_evaluator"))
     given = [_results(metric, cfg.get("default_scope")) for metric in metrics]
     known = [name for results in given for name in results]
     is_known = known and all(given) and not _has_metric_for_each_part(cfg.val_evaluator)
-    if not cfg.get("val_cfg") or not is_known:
-        return
-    unknown = [name for name in names if name not in {*known, "auto"}]
-    if unknown:
+    unknown = [name for name in names if name not in known]
+    if is_known and unknown:
         raise ValueError(
             f"config: default_hooks.checkpoint.save_best={unknown[0]!r}: expected one of the "
             f"results of val_evaluator, {', '.join(known)}, or 'auto' for the first"
         )
 
 
+def _is_plain_loop(cfg: Config) -> bool:
+    loop = cfg.get("val_cfg")
+    if not isinstance(loop, Mapping):
+        return False
+    return "type" not in loop or _class(loop["type"], LOOPS, cfg.get("default_scope")) is ValLoop
+
+
 def _results(metric: Mapping[str, Any], scope: str | None) -> list[str]:
     """The names of a metric's results; none if its class is not known here."""
-    kind = _metric_class(metric["type"], scope)
+    kind = _class(metric["type"], METRICS, scope)
     package, name = getattr(kind, "__module__", "").partition(".")[0], getattr(kind, "__name__", "")
     results: list[str] = []
     if (package, name) == ("mmdet", "CocoMetric") and not metric.get("classwise"):
         results = _coco_results(metric)
-    elif name == "IoUMetric" or (package == "fpn_neck" and name.endswith("IoUMetric")):
+    elif (package, name) == ("mmseg", "IoUMetric") or (
+        package == "fpn_neck" and name.endswith("IoUMetric")
+    ):
         results = _iou_results(metric) + list(_OCCURRING) * (package == "fpn_neck")
     prefix = metric.get("prefix") or getattr(kind, "default_prefix", None)
     return [f"{prefix}/{result}" if prefix else result for result in results]
@@ -159,14 +170,14 @@ def _has_metric_for_each_part(evaluator: Any) -> bool:
 
 def _kind(given: Any, scope: str | None) -> str:
     """The metric of which the type is, or is derived from; '' if it reads no COCO file."""
-    bases = [base.__name__ for base in getattr(_metric_class(given, scope), "__mro__", ())]
+    bases = [base.__name__ for base in getattr(_class(given, METRICS, scope), "__mro__", ())]
     return next((n for n in (_PANOPTIC, _OWN_PANOPTIC, "CocoMetric") if n in bases), "")
 
 
-def _metric_class(given: Any, scope: str | None) -> Any:
+def _class(given: Any, registry: Registry, scope: str | None) -> Any:
     try:
-        return type_class({"type": given}, METRICS, scope)
-    except Exception:  # of any type: mmengine tells it where the evaluator is built
+        return type_class({"type": given}, registry, scope)
+    except Exception:  # of any type: mmengine tells it where the part is built
         return None
 
 

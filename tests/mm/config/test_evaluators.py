@@ -146,5 +146,16 @@ def test_results_that_are_not_known_are_left_to_the_validation(evaluator):
     check("anything", evaluator)
 
 
+def test_a_loop_that_renames_results_or_adds_losses_is_left_to_itself():
+    loop = dict(type="mmdet.TeacherStudentValLoop")
+    check("teacher/coco/bbox_mAP", dict(type="mmdet.CocoMetric"), val_cfg=loop)
+    check("val/loss", dict(type="mmseg.IoUMetric"))
+
+
+def test_a_metric_of_ones_own_with_a_stock_name_is_left_to_itself():
+    own = type("IoUMetric", (METRICS.get("mmseg.IoUMetric"),), {})
+    check("mBoundary", dict(type=own))
+
+
 def test_without_validation_nothing_is_the_best():
     check("anything", dict(type="mmseg.IoUMetric"), val_cfg=None)
