@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,14 +220,17 @@ def tables(card: dict[str, Any]) -> str:
         card[name] for name in ("data", "training", "weights", "metrics")
     )
     average = ", the average of the weights" if training["average of the weights"] else ""
-    lines = [
+    about = (
         f"`{training['backbone']}` with the pyramid and the head of this package,"
         f" {training['iterations']} iterations, seed {training['seed']}{average}."
         f" {data['training photos']} photos for training."
         f" Weights: {weights['bytes'] / 1e6:.1f} MB, {weights['dtype']};"
         f" {100 * weights[_EQUAL]:.2f} % of the pixels have the label of the float32 weights, and"
         f" {100 * weights[_AS_MMSEG]:.2f} % that of the checkpoint in mmseg, where OpenCV resizes"
-        " the photos.",
+        " the photos."
+    )
+    lines = [
+        textwrap.fill(about, 120),
         "",
         f"On the {metrics['photos']} photos of the reporting half, {metrics['labels']} labels"
         " occur:",
