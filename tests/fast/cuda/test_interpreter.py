@@ -27,8 +27,9 @@ HERE = Path(__file__).parent
         "test_pyramid.py",
     ],
 )
-def test_kernels_run_in_the_interpreter(name):
+def test_kernels_run_in_the_interpreter(name, request):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / name)]
+    command += ["-m", request.config.option.markexpr]  # slow ones, too, if this run has them
     hidden = {"PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST", "CUDA_VISIBLE_DEVICES"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -104,7 +104,7 @@ def test_the_gradient_of_a_doubled_map_is_an_operator(layout, device):
     assert_same([again], [up])
 
 
-@pytest.mark.parametrize("dynamic", [True, None])
+@pytest.mark.parametrize("dynamic", [True, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_compiled_neck_has_one_graph_for_all_sizes(dynamic, device):
     """And one more without gradients; to change between them, again and again, costs nothing."""
     fpn = FPN(CHANNELS, 8).to(device)
@@ -166,7 +166,7 @@ def test_a_compiled_head_in_channels_last(device):
     assert_same(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)))
 
 
-@pytest.mark.parametrize("dynamic", [True, None])
+@pytest.mark.parametrize("dynamic", [True, pytest.param(None, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_a_compiled_head_sums_in_the_norms_operator(dynamic, device):
     norm = {"type": "GN", "num_groups": 4}
