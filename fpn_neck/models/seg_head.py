@@ -71,8 +71,12 @@ class ScaleHeads(nn.ModuleList):
         self.in_channels, self.channels = in_channels, channels
         self.merge, self.align_corners = merge, check_flag("align_corners", align_corners)
         self._depths = depths
-        self.is_coarser = [depth > 0 for depth in depths]  # than the finest level
         self.out_channels = channels * (len(self) if merge == "cat" else 1)
+
+    @property
+    def is_coarser(self) -> list[bool]:
+        """Whether each level is coarser than the finest one."""
+        return [depth > 0 for depth in self._depths]
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """Merge the pyramid.
@@ -101,10 +105,9 @@ class ScaleHeads(nn.ModuleList):
         """Coarser towers of one size are summed before their last upsampling, which is linear."""
         sums: dict[Any, Tensor] = {}
         fits = self._fits(pyramid)
-        for i, x in enumerate(pyramid[1:], 1):
+        for i, (x, is_coarser) in enumerate(zip(pyramid[1:], self.is_coarser[1:], strict=True), 1):
             block, x = _begin(self[i], x)
-            size = None if fits else x.shape[-2:] if sizes_are_numbers() else i
-            key = self.is_coarser[i], size
+            key = is_coarser, None if fits else x.shape[-2:] if sizes_are_numbers() else i
             before = self._addend(sums[key], False, True) if key in sums else None
             sums[key] = _end(block, x, before)
         addends = [self._addend(x, is_coarser, fits) for (is_coarser, _), x in sums.items()]

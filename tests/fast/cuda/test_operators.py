@@ -166,17 +166,23 @@ def test_a_compiled_head_in_channels_last(device):
     assert_same(*(torch.autograd.grad(y.square().sum(), wanted) for y in (ours, theirs)))
 
 
+def compiled_head(in_channels, channels, dynamic, device):
+    """A head of three levels, compiled; what counts its graphs; how its maps are made."""
+    norm = {"type": "GN", "num_groups": channels // 2}
+    head = SegHead(in_channels, 3, channels=channels, norm_cfg=norm, strides=(4, 8, 16)).eval()
+    kind = {"device": device, "memory_format": torch.channels_last}
+    head, counter = head.to(**kind), CompileCounterWithBackend("eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(head, fullgraph=True, dynamic=dynamic, backend=counter)
+    return head, compiled, counter, kind
+
+
 @pytest.mark.parametrize("dynamic", [True, pytest.param(None, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_a_compiled_head_sums_in_the_norms_operator(dynamic, device):
-    norm = {"type": "GN", "num_groups": 4}
-    head = SegHead(4, 3, channels=8, norm_cfg=norm, strides=(4, 8, 16)).eval()
-    kind = {"device": device, "memory_format": torch.channels_last}
-    head = head.to(**kind)
-    counter = CompileCounterWithBackend("eager")
-    torch._dynamo.reset()
+    head, compiled, counter, kind = compiled_head(4, 8, dynamic, device)
     pyramid = [torch.randn(2, 4, *s).to(**kind) for s in ((12, 20), (6, 10), (3, 5))]
-    ours = torch.compile(head, fullgraph=True, dynamic=dynamic, backend=counter)(pyramid)
+    ours = compiled(pyramid)
     nodes = [n for n in counter.graphs[0].graph.nodes if "group_norm_relu" in str(n.target)]
     assert [n.args[6] for n in nodes if n.args[5] is not None] == [False, True]
     with fast.enable(False):
@@ -185,13 +191,7 @@ def test_a_compiled_head_sums_in_the_norms_operator(dynamic, device):
 
 def test_a_compiled_head_has_two_graphs_for_all_sizes(device):
     """One for levels of half the finer one's size, one for other sizes; both for any batch."""
-    norm = {"type": "GN", "num_groups": 2}
-    head = SegHead(7, 2, channels=4, norm_cfg=norm, strides=(4, 8, 16)).eval()
-    kind = {"device": device, "memory_format": torch.channels_last}
-    head = head.to(**kind)
-    counter = CompileCounterWithBackend("eager")
-    torch._dynamo.reset()
-    compiled = torch.compile(head, fullgraph=True, dynamic=True, backend=counter)
+    head, compiled, counter, kind = compiled_head(7, 4, True, device)
     counts = []
     for batch, *sizes in (
         (2, (12, 20), (6, 10), (3, 5)),
