@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from fpn_neck.utils.text import one_line
 
+_ends_without_cleaning_up = False
+
 _EPILOG = """
 A mistake that you can correct is one line on stderr, with exit code 2. For the whole traceback, set
 FPN_NECK_TRACEBACK=1 in the environment.
@@ -88,9 +90,20 @@ def run_tool(main: Callable[[], int | None]) -> None:
     try:
         _run(main)
     except SystemExit as end:
-        if _in_process_group():
+        if _ends_without_cleaning_up:
             _end_at_once(end.code)
         raise
+
+
+def end_without_cleaning_up() -> None:
+    """Let `run_tool` end this process without Python's clean-up, whatever its command returns.
+
+    gloo's threads call Python when an operation ends. They run until the last owner of the group is
+    freed, such as a distributed model, so that leaving the group does not end them. A thread that
+    calls Python during its clean-up aborts the process.
+    """
+    global _ends_without_cleaning_up
+    _ends_without_cleaning_up = True
 
 
 def _run(main: Callable[[], int | None]) -> NoReturn:
@@ -113,17 +126,7 @@ def _run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
 
 
-def _in_process_group() -> bool:
-    distributed = sys.modules.get("torch.distributed")
-    return bool(distributed and distributed.is_available() and distributed.is_initialized())
-
-
 def _end_at_once(code: Any) -> NoReturn:
-    """End without Python's clean-up: gloo's threads abort a process that frees objects beside them.
-
-    A pending operation calls Python at its end. Destroying the group would wait for processes that
-    may not answer.
-    """
     atexit._run_exitfuncs()  # files of logs, processes that load data
     sys.stdout.flush()
     sys.stderr.flush()

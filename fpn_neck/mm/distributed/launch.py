@@ -14,6 +14,7 @@ from mmengine.dist import init_dist
 from mmengine.utils.dl_utils import set_multi_processing
 
 from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.command_line import end_without_cleaning_up
 from fpn_neck.utils.walk import type_name
 
 # launcher -> (the command that starts it, its variable for a process's number on its machine)
@@ -34,7 +35,7 @@ def process_group(cfg: Config) -> Iterator[None]:
 
     mmengine's Runner would do it later, when the processes can't agree on an error any more, and
     fails without a GPU. Without one the processes communicate over gloo. After an error the process
-    stays in its group, see `fpn_neck.utils.command_line.run_tool`.
+    stays in its group: destroying it would wait for processes that may not answer.
 
     Raises:
         ValueError: nothing has started several processes.
@@ -51,6 +52,7 @@ def process_group(cfg: Config) -> Iterator[None]:
         )
     with _restored_environment():
         os.environ["LOCAL_RANK"] = os.environ[variable]
+        end_without_cleaning_up()
         _init_process_group(cfg)
         try:
             yield
