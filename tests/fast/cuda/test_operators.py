@@ -93,12 +93,12 @@ def test_norm_and_sum_are_an_operator(dtype, doubled, device):
 
 
 def test_the_gradient_of_a_doubled_map_is_an_operator(layout, device):
-    grad = torch.randn(2, 3, 5, 7).to(device, memory_format=layout).requires_grad_()
-    check(ops.add_doubled_backward.default, grad, 3, 4)
-    ours = ops.add_doubled_backward(grad, 3, 4)
+    grad = torch.randn(2, 3, 3, 5).to(device, memory_format=layout).requires_grad_()
+    check(ops.add_doubled_backward.default, grad, 2, 3)
+    ours = ops.add_doubled_backward(grad, 2, 3)
     assert ours.is_contiguous(memory_format=layout)
     leaf = torch.randn_like(ours).requires_grad_()
-    up = Addend(leaf, doubled=True, align_corners=False).resized((5, 7))
+    up = Addend(leaf, doubled=True, align_corners=False).resized((3, 5))
     assert_same([ours], torch.autograd.grad(up, leaf, grad.detach()))
     (again,) = torch.autograd.grad(ours, grad, leaf.detach())  # it is linear: the map, doubled
     assert_same([again], [up])
@@ -154,7 +154,7 @@ def test_a_compiled_head_in_channels_last(device):
     compiled = torch.compile(head, fullgraph=True, backend=counter)
     pyramid = [
         torch.randn(2, 4, s, s + 4).to(device, memory_format=torch.channels_last)
-        for s in (24, 12, 6, 3)
+        for s in (8, 4, 2, 1)
     ]
     with fast.enable(False):
         theirs = head(pyramid)
