@@ -43,7 +43,7 @@ def export(
 
     Raises:
         ParityError: see `compare`.
-        ValueError: the format, the suffix or the combination.
+        ValueError: the format, the suffix or the combination; the format can't express the model.
         ImportError: what the format needs is not installed.
     """
     if FORMATS.get(format) != path.suffix:
@@ -57,12 +57,28 @@ def export(
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch-export": _write_program}
     with TemporaryDirectory() as folder:
         whole = Path(folder) / f"model{path.suffix}"
-        run = write[format](made, whole, size, dynamic)
+        with _refusals(format):
+            run = write[format](made, whole, size, dynamic)
         parity = compare(run, made, size, dynamic=dynamic)
         for part in sorted(Path(folder).glob(f"{whole.stem}.*")):  # .bin before .xml
             target = path.with_suffix(part.suffix)
             write_whole(target, partial(_copy, part))
     return parity
+
+
+@contextmanager
+def _refusals(format: str) -> Iterator[None]:
+    """An exporter's error as one line: each has its own kinds, with pages of text."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception as e:
+        reason = str(e).strip().partition("\n")[0]
+        raise ValueError(
+            f"{format} can't express this model: {type(e).__name__}: {reason}; try another format, "
+            "or export the feature maps only"
+        ) from e
 
 
 def _copy(source: Path, target: Path) -> None:

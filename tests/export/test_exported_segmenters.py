@@ -17,7 +17,7 @@ from fpn_neck.export.graphs import features, segmenter  # noqa: E402
 from fpn_neck.export.metadata import Metadata  # noqa: E402
 from fpn_neck.export.parity import ParityError, picture  # noqa: E402
 from fpn_neck.export.runtime import ExportedModel, resize  # noqa: E402
-from fpn_neck.export.write import OPSET, export, onnx_run  # noqa: E402
+from fpn_neck.export.write import FORMATS, OPSET, export, onnx_run  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.models.pyramid_backbone import PyramidBackbone  # noqa: E402
 
@@ -229,6 +229,24 @@ class Branches(nn.Module):
 
     def forward(self, images):
         return [images * 2 if images.shape[-1] > 100 else images]
+
+
+class Unknown(nn.Module):
+    """ONNX has no Bessel function, and torch.export takes no branch by what is in a map."""
+
+    out_channels = (3,)
+
+    def forward(self, images):
+        return [torch.special.bessel_j0(images) if images.sum() > 0 else images.abs()]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_what_a_format_cannot_express_is_one_line(tmp_path, format):
+    path = tmp_path / f"model{FORMATS[format]}"
+    words = f"^{format} can't express this model: [^\n]*; try another format[^\n]*$"
+    with pytest.raises(ValueError, match=words):
+        export(features(Unknown()), path, (64, 64), format=format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_differs_from_the_model_does_not_stay(tmp_path):

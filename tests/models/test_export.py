@@ -18,7 +18,6 @@ TIMM = [
     "convnext_atto",  # rounds down: images are padded
     "hrnet_w18_small",  # whole strides
 ]
-SLOW = ["tf_efficientnet_lite0"]  # torch.export needs minutes for its sizes
 
 
 class Pyramid(nn.Module):
@@ -139,13 +138,13 @@ def test_torch_export_of_predict_and_of_the_loss(inputs):
         torch.testing.assert_close(exported(*args), module(*args), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TIMM]
-)
+@pytest.mark.parametrize("name", TIMM)
 def test_torch_export_with_a_timm_model(name):
-    module, dims = model(name), {i: Dim.AUTO for i in (0, 2, 3)}
+    module, dims, file = model(name), {i: Dim.AUTO for i in (0, 2, 3)}, io.BytesIO()
     program = torch.export.export(module, (images((75, 99), 2),), dynamic_shapes=(dims,))
-    exported = program.module()
+    torch.export.save(program, file)
+    file.seek(0)
+    exported = torch.export.load(file).module()
     check(lambda x: maps(exported(x)), module)
 
 

