@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import gpu_check
 import pytest
@@ -50,6 +51,24 @@ def test_every_test_of_kernels_is_one_of_the_gpus():
     assert len(kernels) >= 7
     for path in kernels:
         assert "pytestmark = pytest.mark.cuda" in path.read_text(), path.name
+
+
+def test_the_kernels_tests_come_first():
+    """A time limit may end the tests."""
+    names = gpu_check.tests_of_gpus()
+    folders = [name.rsplit("/", 1)[0] for name in names]
+    kernels, devices = folders.count("tests/fast/cuda"), folders.count("tests/devices")
+    assert kernels >= 7 and devices >= 6
+    assert set(folders[:kernels]) == {"tests/fast/cuda"}
+    assert set(folders[kernels : kernels + devices]) == {"tests/devices"}
+    assert len(set(names)) == len(names) > kernels + devices
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest collects only one of them; without a GPU, files of kernels are skipped before."""
+    names = Counter(path.name for path in (PROJECT / "tests").rglob("test_*.py"))
+    assert len(names) > 100
+    assert [name for name, n in names.items() if n > 1] == []
 
 
 def test_a_part_that_hangs_is_ended_with_its_processes_and_keeps_its_output(tmp_path):

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
         "test_loss_sums.py",
         "test_merge.py",
         "test_norm.py",
-        "test_operators.py",
+        "test_kernel_operators.py",
         "test_pyramid.py",
     ],
 )
