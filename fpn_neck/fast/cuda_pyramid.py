@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fpn_neck.fast.cuda.merge import add_upsampled, bias_as_channels, sum_targets, widened
+from fpn_neck.fast.cuda.merge import (
+    add_upsampled,
+    bias_as_channels,
+    dense_format,
+    is_last,
+    sum_targets,
+    widened,
+)
 from fpn_neck.fast.eligible import takes_fast_backward
 from fpn_neck.fast.memory_format import in_layout_of, is_channels_last, is_half
 
@@ -18,7 +25,8 @@ Conv = tuple[Tensor, Tensor]  # weight and bias
 
 # Numbers of the finest merged map, from which on a pass over a map takes longer than the work of
 # avoiding it: about 50 us on an H100. The coarser maps follow: there the GPU takes longer than
-# Python.
+# Python. In a CUDA graph smaller maps would gain too, but other kernels than those of the calls
+# before would have to be compiled in the middle of the capture.
 LEAST_NUMBERS = 1 << 25
 _AROUND = [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # stride, padding, ... of a 3x3
 
@@ -40,7 +48,7 @@ def cuda_pyramid(
     maps: Sequence[Tensor],
     laterals: Sequence[Conv],
     smooths: Sequence[Conv],
-    finest: Tensor | None = None,
+    started: list[Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """P2..P5 of maps that Triton's kernels serve; differentiable.
 
@@ -50,34 +58,47 @@ def cuda_pyramid(
         maps: C2..C5, (N, C_i, H_i, W_i), finest first.
         laterals: of 1x1 convolutions, (O, C_i, 1, 1) and (O,), one per map.
         smooths: of 3x3 convolutions, (O, O, 3, 3) and (O,), one per map, or none.
-        finest: the finest map's lateral, see `start_lateral`, if there is one already.
+        started: the finest map's lateral, see `start_lateral`, if there is one already. The list
+            is emptied: so no caller keeps its memory, which is as much as a result's.
 
     Returns:
         P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
     """
     memory_format = memory_format_of(maps)
-    if finest is not None and not finest.is_contiguous(memory_format=memory_format):
-        finest = None  # it was started in the format of its map, which is not the others'
     ones = bool(smooths) and _are_biases_better_channels(maps, smooths)
     outs: list[Tensor] = []
     above = coarsest = None
     for i in reversed(range(len(maps))):
-        if i or finest is None:
-            x = maps[i].contiguous(memory_format=memory_format)
-            x = start_lateral(x, laterals[i], is_coarsest=above is None)
-        else:
-            x = finest
-        above = x if above is None else merge(x, laterals[i][1], above, with_ones=ones)
+        above = _merged(maps[i], laterals[i], above, memory_format, ones, None if i else started)
         coarsest = above if coarsest is None else coarsest
         if not smooths:
             outs.insert(0, in_layout_of(above, maps[i]))
             continue
         weight, bias = smooths[i]
-        out = conv3x3(above, weight, bias)
+        out = conv3x3(above, weight, bias) if ones else F.conv2d(above, weight, bias, padding=1)
         above = above if i else None  # the finest, whose memory is free for the next copy
         outs.insert(0, out if is_channels_last(weight) else in_layout_of(out, maps[i]))
     assert coarsest is not None
     return outs, coarsest
+
+
+def _merged(
+    x: Tensor,
+    lateral: Conv,
+    above: Tensor | None,
+    memory_format: torch.memory_format,
+    with_ones: bool,
+    started: list[Tensor] | None,
+) -> Tensor:
+    """A level's merged map. A function of its own: at its end, the lateral's memory is free."""
+    if started and started[-1].is_contiguous(memory_format=memory_format):
+        x = started.pop()
+    else:
+        if started:
+            started.clear()  # it has the format of its map, which is not the others'
+        x = x.contiguous(memory_format=memory_format)
+        x = start_lateral(x, lateral, is_coarsest=above is None)
+    return x if above is None else merge(x, lateral[1], above, with_ones=with_ones)
 
 
 def start_lateral(x: Tensor, lateral: Conv, *, is_coarsest: bool) -> Tensor:
@@ -153,6 +174,7 @@ class _ConvOnOnes(Function):
         wide = widened(x)  # None if a hook of saved tensors made a copy
         if wide is None or not takes_fast_backward(grad):
             return _plain_gradients(ctx, grad, x, weight, bias)
+        grad = grad.contiguous(memory_format=dense_format(is_last(wide)))  # once for both products
         backward, by_x, by_weight, by_bias = torch.ops.aten.convolution_backward, None, None, None
         if ctx.needs_input_grad[0]:
             # Of the map only the shape counts, and that is the gradient's, which is dense.

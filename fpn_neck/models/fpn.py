@@ -165,18 +165,18 @@ class FPN(nn.Module):
         Raises:
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
-        finest = None
+        started: list[Tensor] = []  # the finest lateral
         if eager() and self._is_paper_neck():
             blocks = cast(nn.Module, self._modules["lateral_convs"])
-            finest = start_finest(blocks, inputs, self.start_level)
-        if finest is None:
+            started = start_finest(blocks, inputs, self.start_level)
+        if not started:
             check_maps("FPN", inputs, self.in_channels)
         elif not are_right("FPN", inputs, self.in_channels):
-            finest = None
+            started.clear()
         used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
         found = None
-        if finest is not None:
-            found = pyramid_on_gpu(*self._blocks(), used, finest)
+        if started:
+            found = pyramid_on_gpu(*self._blocks(), used, started)
         elif records_kernels(used[0]):
             found = pyramid_in_graph(*self._blocks(), used) if self._is_paper_neck() else None
         elif self._takes_fast_path(used):
@@ -189,10 +189,11 @@ class FPN(nn.Module):
         sizes = [x.shape[-2:] for x in used]
         with_lateral = used if self.laterals else used[-1:]
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, with_lateral, strict=True)]
+        lateral = laterals[-1]
         outs = self._top_down_path(laterals, sizes) if self.top_down else laterals
         if self.smooth == "merged":
             outs = [self.fpn_convs[i](x) for i, x in enumerate(outs)]  # P2..P5
-        return tuple(outs + self._extra_levels(used[-1], laterals[-1], outs[-1]))
+        return tuple(outs + self._extra_levels(used[-1], lateral, outs[-1]))
 
     def _takes_fast_path(self, maps: Sequence[Tensor]) -> bool:
         return (
@@ -235,14 +236,15 @@ class FPN(nn.Module):
         """Add the upsampled level above to every lateral; the coarsest lateral starts the path.
 
         Args:
-            laterals: of every level, or only of the coarsest.
+            laterals: of every level, or only of the coarsest; the list is emptied, so that no map
+                is kept longer than it is used.
             sizes: (H_i, W_i) of every level.
         """
-        path = [laterals[-1]]
+        path = [laterals.pop()]
         for i in reversed(range(self.num_levels - 1)):
             x = F.interpolate(path[0], size=sizes[i], **self._interpolation())
             if self.laterals:
-                x = laterals[i] + x
+                x = laterals.pop() + x
             path.insert(0, self.fpn_convs[i](x) if self.smooth == "chained" else x)
         return path
 

@@ -6,11 +6,13 @@ Tolerance: relative to the largest value, see `helpers.fast_paths.ROUNDING`; 1e-
 import pytest
 import torch
 from helpers import references
-from helpers.devices import replayable
+from helpers.devices import CUDA, peak_memory, replayable
 from helpers.fast_paths import ROUNDING, assert_close
 from torch import nn
 
-from fpn_neck import FPN
+from fpn_neck import FPN, fast
+from fpn_neck.fast import cuda_pyramid
+from fpn_neck.fast.cuda import available
 
 CHANNELS = (16, 24, 40)
 SIZES = {
@@ -113,6 +115,27 @@ def test_repeated_on_new_maps(device):
             x.copy_(torch.randn_like(x))
         for a, b in zip(call(), neck(inputs), strict=True):
             assert_close(a, b, 1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("batch", [1, 5], ids=["small", "biases are channels"])
+@pytest.mark.parametrize("device", [CUDA], indirect=True)
+@torch.no_grad()
+def test_less_memory_than_torchs_operators_in_inference(device, batch, layout):
+    if not available():
+        pytest.skip("no kernel runs here")
+    kind = {"device": device, "dtype": torch.bfloat16, "memory_format": layout}
+    neck = FPN([16, 16], 256).to(**kind)
+    inputs = [torch.randn(batch, 16, s, s).to(**kind) for s in (168, 84)]
+    assert (batch == 5) == (batch * 256 * 168 * 168 >= cuda_pyramid.LEAST_NUMBERS)
+
+    def plain():
+        with fast.enable(False):
+            return neck(inputs)
+
+    neck(inputs), plain()  # kernels are compiled, libraries initialise themselves
+    ours, theirs = (peak_memory(f, torch.device(device)) for f in (lambda: neck(inputs), plain))
+    assert ours < theirs
 
 
 @pytest.mark.cuda

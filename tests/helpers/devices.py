@@ -61,3 +61,21 @@ def replayable(call: Callable[[], Tensor | Sequence[Tensor]], device: str) -> Ca
         return result
 
     return replay
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes of torch's own memory that a call has at most, its result included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    now = peak = 0
+    for event in profile.profiler.kineto_results.events():  # in the order of time
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak

@@ -12,9 +12,10 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.devices import peak_memory
 from torch import nn
 
-from fpn_neck import FPN
+from fpn_neck import FPN, fast
 from fpn_neck.models.layers import init_convs
 
 CHANNELS, WIDTH = [4, 6, 10, 12], 8
@@ -479,6 +480,25 @@ def test_traces_and_reloads():
     buffer.seek(0)
     for a, b in zip(torch.jit.load(buffer)(inputs), fpn(inputs), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_torchs_operators_keep_no_map_longer_than_mmdet():
+    """mmdet's loop: a merged map replaces its lateral, and all laterals are kept to the end."""
+    fpn, inputs = FPN([8, 8, 8], 64), [torch.randn(2, 8, s, s) for s in (48, 24, 12)]
+
+    def mmdets():
+        laterals = [conv(x) for conv, x in zip(fpn.lateral_convs, inputs, strict=True)]
+        for i in (2, 1):
+            up = F.interpolate(laterals[i], size=laterals[i - 1].shape[2:])
+            laterals[i - 1] = laterals[i - 1] + up
+            del up
+        return [conv(x) for conv, x in zip(fpn.fpn_convs, laterals, strict=True)]
+
+    with fast.enable(False):
+        assert all(map(torch.equal, fpn(inputs), mmdets()))
+        ours, theirs = (peak_memory(f, torch.device("cpu")) for f in (lambda: fpn(inputs), mmdets))
+    assert ours <= theirs
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=str)

@@ -6,10 +6,13 @@ is one kernel. All is computed in float32 and rounded once.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from fpn_neck.fast.cuda.launch import Launch
+from fpn_neck.fast.cuda.layout import power_of_two
 
 # A bias as channels: three numbers of 8 bits sum up to any float32, and no product rounds them,
 # neither in bfloat16 nor in TF32. Matrix products of GPUs want channels by the eight.
@@ -38,15 +41,17 @@ def add_upsampled(
         channels follow, 8 of them, 1, 1, 1, 0, 0, 0, 0, 0.
     """
     last = is_last(lateral)
-    wide = widened(above)
-    if wide is None or is_last(wide) != last:
-        wide = above.contiguous(memory_format=dense_format(last))
+    if not above.is_contiguous(memory_format=dense_format(last)):
+        wide = widened(above)
+        if wide is None or is_last(wide) != last:
+            wide = above.contiguous(memory_format=dense_format(last))
+        above = wide
     images, channels, *size = lateral.shape
     out = lateral
     if with_ones or not in_place:
         more = MORE_CHANNELS if with_ones else 0
         out = new_map(lateral, (images, channels + more, *size))
-    merge_launch(lateral, bias.contiguous(), wide, out).run()
+    merge_launch(lateral, bias.contiguous(), above, out).run()
     return out[:, :channels] if with_ones else out
 
 
@@ -65,19 +70,25 @@ def merge_launch(lateral: Tensor, bias: Tensor, above: Tensor, out: Tensor) -> L
     """What fills ``out``, which may be the lateral; both maps may have further channels."""
     from fpn_neck.fast.cuda.merge_kernels import add_upsampled as kernel
 
-    images, channels, height, width = lateral.shape
-    h, w = above.shape[-2:]
-    last = is_last(lateral)
+    shapes = lateral.shape, above.shape, out.shape[1]
+    grid, sizes, constants = _merge_plan(*shapes, is_last(lateral))
+    return Launch(kernel, grid, (lateral, bias, above, out, *sizes), constants)
+
+
+@lru_cache(maxsize=1024)
+def _merge_plan(
+    shape: tuple[int, ...], of_above: tuple[int, ...], out_channels: int, last: bool
+) -> tuple[tuple[int, int, int], tuple[int | float, ...], dict[str, int | bool]]:
+    """Grid, sizes and constants; a small neck's time is Python's, of which this would be a part."""
+    images, channels, height, width = shape
+    h, w = of_above[-2:]
     columns, block = tile(last, width, channels)
-    return Launch(
-        kernel,
-        (images * height, cover(width, columns), cover(channels, block)),
-        (lateral, bias, above, out, height, width, h, w, h / height, w / width),
-        {
-            "C": channels, "ONES": out.shape[1] - channels, "ABOVE": above.shape[1],
-            "TERMS": TERMS, "LAST": last, "COLUMNS": columns, "CHANNELS": block,
-        },
-    )  # fmt: skip
+    constants = {
+        "C": channels, "ONES": out_channels - channels, "ABOVE": of_above[1],
+        "TERMS": TERMS, "LAST": last, "COLUMNS": columns, "CHANNELS": block,
+    }  # fmt: skip
+    grid = images * height, cover(width, columns), cover(channels, block)
+    return grid, (height, width, h, w, h / height, w / width), constants
 
 
 def sum_targets(
@@ -147,8 +158,6 @@ def bias_as_channels(weight: Tensor, bias: Tensor, like: Tensor) -> Tensor:
 
 def widen_launch(weight: Tensor, bias: Tensor, out: Tensor) -> Launch:
     """What fills ``out``."""
-    from triton import next_power_of_2
-
     from fpn_neck.fast.cuda.merge_kernels import widen_weight
 
     channels = weight.shape[1]
@@ -157,7 +166,7 @@ def widen_launch(weight: Tensor, bias: Tensor, out: Tensor) -> Launch:
         widen_weight,
         (len(weight), 9),
         (weight, bias, out, *weight.stride()),
-        sizes | {"CHANNELS": next_power_of_2(out.shape[1])},
+        sizes | {"CHANNELS": power_of_two(out.shape[1])},
     )
 
 
@@ -178,11 +187,9 @@ def new_map(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def tile(last: bool, width: int, channels: int) -> tuple[int, int]:
     """Columns and channels of a program, at most 4096 numbers; the inner ones are neighbours."""
-    from triton import next_power_of_2
-
     if last:
-        return 16, min(256, next_power_of_2(channels))
-    return min(128, next_power_of_2(width)), min(16, next_power_of_2(channels))
+        return 16, min(256, power_of_two(channels))
+    return min(128, power_of_two(width)), min(16, power_of_two(channels))
 
 
 def cover(length: int, part: int) -> int:

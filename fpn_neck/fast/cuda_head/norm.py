@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from fpn_neck.fast.cuda.launch import Launch
+from fpn_neck.fast.cuda.layout import power_of_two
 from fpn_neck.fast.cuda_head.double import (
     Addend,
     add,
@@ -194,14 +195,12 @@ def moment_launches(
     x: Tensor, moments: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Launch, Launch]:
     """What fills ``moments``, then ``mean`` and ``rstd``."""
-    from triton import next_power_of_2
-
     from fpn_neck.fast.cuda_head.norm_kernels import chunk_moments, group_moments
 
     (photos, chunks), groups = moments.shape[:2], mean.shape[1]
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "CHUNK": _CHUNK}
-    lanes = next_power_of_2(channels // groups)
+    lanes = power_of_two(channels // groups)
     return (
         Launch(chunk_moments, (chunks, photos), (x, moments, pixels), sizes | _tile(channels)),
         Launch(
@@ -275,7 +274,5 @@ def gradient_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
 
 def _tile(channels: int) -> dict[str, int]:
     """Pixels and channels that a program holds at a time, about 4096 numbers."""
-    from triton import next_power_of_2
-
-    block = next_power_of_2(channels)
+    block = power_of_two(channels)
     return {"ROWS": max(1, min(_CHUNK, 4096 // block)), "CHANNELS": block}

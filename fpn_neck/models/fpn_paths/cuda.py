@@ -24,28 +24,28 @@ _MOST_SIGNATURES = 1024  # of images of many sizes
 _known: set[tuple] = set()
 
 
-def start_finest(laterals: nn.Module, maps: object, level: int) -> Tensor | None:
-    """The finest lateral of maps that are not checked yet; None where kernels do not serve it.
+def start_finest(laterals: nn.Module, maps: object, level: int) -> list[Tensor]:
+    """The finest lateral of maps that are not checked yet; nothing where kernels do not serve it.
 
     Args:
         laterals: the list of 1x1 blocks, finest first.
         maps: what the neck got. level: of the finest map that it uses.
     """
     if not isinstance(maps, (list, tuple)) or len(maps) <= level:
-        return None
+        return []
     x = maps[level]
     if type(x) not in PLAIN_TYPES or x.dim() != 4 or not takes_triton(x):
-        return None
+        return []
     # Here every call of torch's is a tenth of a microsecond, and an iteration over modules one.
     blocks = cast("dict[str, nn.Module]", laterals._modules)
     conv = plain_conv(next(iter(blocks.values())), 1)
     if conv is None or type(conv[0]) not in PLAIN_TYPES or x.size(1) != conv[0].size(1):
-        return None
+        return []
     if is_half(x):
         x = x.contiguous(memory_format=torch.channels_last)
     elif not x.is_contiguous():
         x = x.contiguous(memory_format=memory_format_of((x,)))
-    return start_lateral(x, conv, is_coarsest=len(blocks) == 1)
+    return [start_lateral(x, conv, is_coarsest=len(blocks) == 1)]
 
 
 def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int]) -> bool:
@@ -69,7 +69,7 @@ def pyramid_on_gpu(
     laterals: Sequence[nn.Module],
     smooths: Sequence[nn.Module],
     maps: Sequence[Tensor],
-    finest: Tensor,
+    started: list[Tensor],
 ) -> tuple[list[Tensor], Tensor] | None:
     """The paper's pyramid, or None: a block is not a plain convolution with bias on the GPU.
 
@@ -77,15 +77,16 @@ def pyramid_on_gpu(
         laterals: 1x1 blocks, one per map.
         smooths: 3x3 blocks, one per map, or none.
         maps: C2..C5, (N, C_i, H_i, W_i), finest first, that kernels serve.
-        finest: see `start_finest`.
+        started: of `start_finest`; it is emptied.
 
     Returns:
         P2..P5, each in the memory format of its map, and the coarsest lateral in any format.
     """
     convs = _plain_convs(laterals, smooths)
     if convs is None or not are_for_triton(maps[0], *(t for conv in convs for t in conv)):
+        started.clear()
         return None
-    return cuda_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :], finest)
+    return cuda_pyramid(maps, convs[: len(laterals)], convs[len(laterals) :], started)
 
 
 def pyramid_in_graph(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.devices import peak_memory
 from helpers.kernels import need_kernels
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -280,6 +281,31 @@ def test_inputs_stay_as_they_are(layout, device):
     first, second = fpn(inputs), fpn(inputs)
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@torch.no_grad()
+def test_memory_in_inference(device):
+    """No map is kept longer than it is used: less than torch's operators.
+
+    In NHWC: in NCHW the convolutions of a CPU have copies of their own. Where biases are channels,
+    Triton's interpreter keeps the lateral; see tests/devices/test_device_neck.py.
+    """
+    kind = {"device": device, "memory_format": torch.channels_last}
+    fpn = FPN([8, 8], 32).to(**kind)
+    inputs = [torch.randn(2, 8, s, s).to(**kind) for s in (64, 32)]
+    finest = 4 * 2 * 32 * 64 * 64
+    fpn(inputs), plain(fpn, inputs)  # kernels are compiled, libraries initialise themselves
+    ours = peak_memory(lambda: fpn(inputs), device)
+    assert finest < ours < 0.9 * peak_memory(lambda: plain(fpn, inputs), device)
+
+
+def test_no_caller_keeps_the_finest_lateral(device, any_bias):
+    fpn, inputs = build(device), maps(device)
+    started = fpn_cuda.start_finest(fpn.lateral_convs, inputs, 0)
+    assert_same(started, [nn.functional.conv2d(inputs[0], fpn.lateral_convs[0].conv.weight)])
+    ours, _ = fpn_cuda.pyramid_on_gpu(*fpn._blocks(), inputs, started)
+    assert not started
+    assert_same(ours, plain(fpn, inputs))
 
 
 def test_double_and_mixed_precision_take_torchs_operators(device):
