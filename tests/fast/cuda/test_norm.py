@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.kernels import need_kernels
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import SegHead, fast
 from fpn_neck.fast.cuda_head.norm import group_norm_relu
@@ -131,3 +134,40 @@ def test_a_head_in_channels_last(device):
         theirs = head(pyramid)
     ours = head([x.contiguous(memory_format=torch.channels_last) for x in pyramid])
     assert_close(ours.detach(), theirs.detach().cpu().double(), 1e-5)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A group of processes with this one."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("way", ["checkpoint", "data parallel", "fully sharded"])
+def test_a_head_composes(way, device):
+    """Its gradients, of a scaled loss, are torch's."""
+    norm = {"type": "GN", "num_groups": 4}
+    head = SegHead(4, 3, channels=8, norm_cfg=norm, strides=(4, 8), dropout=0.0).to(device)
+    nn.init.normal_(head.conv_seg.weight)
+    kind = {"device": device, "memory_format": torch.channels_last}
+    pyramid = [torch.randn(1, 4, s, s + 1).to(**kind).requires_grad_() for s in (6, 3)]
+    with fast.enable(False):
+        theirs = head(pyramid).square().sum()
+    leaves, names = list(head.parameters()), [name for name, _ in head.named_parameters()]
+    theirs = torch.autograd.grad(theirs, [*leaves, *pyramid])
+    call = head
+    if way == "data parallel":
+        call = nn.parallel.DistributedDataParallel(head)
+    elif way == "fully sharded":
+        fully_shard(head, mesh=init_device_mesh(device.type, (1,)))
+    scaler = torch.amp.GradScaler(device.type, init_scale=64.0)
+    outs = checkpoint(call, pyramid, use_reentrant=False) if way == "checkpoint" else call(pyramid)
+    scaler.scale(outs.square().sum()).backward()
+    by_name = dict(head.named_parameters())
+    found = [by_name[name].grad for name in names]
+    found = [g.full_tensor() if way == "fully sharded" else g for g in found]
+    for a, b in zip([*found, *(x.grad for x in pyramid)], theirs, strict=True):
+        assert_close(a / 64, b.cpu().double(), 1e-5)
