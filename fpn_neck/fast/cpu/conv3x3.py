@@ -52,7 +52,7 @@ def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tens
     finest = maps[0]
     if (
         eager()
-        and all(x.device.type == "cpu" for x in maps)
+        and all(x.is_cpu for x in maps)
         and winograd_is_faster(finest, finest.shape[1], out_channels)
     ):
         return [x.contiguous(memory_format=torch.channels_last) for x in maps]
@@ -60,8 +60,11 @@ def in_faster_layout(maps: Sequence[Tensor], out_channels: int) -> Sequence[Tens
 
 
 def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
-    """Whether Winograd's algorithm is faster than the direct one for maps of x's size and dtype."""
-    if x.dtype == torch.bfloat16 and has_faster_bfloat16():
+    """Whether Winograd's algorithm is faster than the direct one for maps of x's size and dtype.
+
+    Never on other devices, where weights and modules then need no look.
+    """
+    if not x.is_cpu or (x.dtype == torch.bfloat16 and has_faster_bfloat16()):
         return False
     of_image = 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1]
     least = LEAST_MULTIPLY_ADDS * torch.get_num_threads()
