@@ -39,7 +39,8 @@ from fpn_neck.utils.command_line import run_tool  # noqa: E402
 TESTS_SHARE = 0.28
 GRACE = 10  # seconds to print what is known, before a part is killed
 OUTCOME = re.compile(r"^(?:\[gw\d+\] \[ *\d+%\] (\w+)|tests/.* (\w+) +\[ *\d+%\]$)", re.MULTILINE)
-NAMES_GPU = re.compile("cuda|device", re.IGNORECASE)
+# The mark, a list of devices, or a test with the fixture ``device``.
+NAMES_GPU = re.compile(r"mark\.cuda|\bCUDA\b|SLOW_ON_CPU|def test_\w+\([^)]*\bdevice\b")
 IMPORTS = """
 import fpn_neck  # first: it lets mmdet be imported beside mmcv-lite
 import mmdet.models, mmseg.models, timm, torch
