@@ -23,6 +23,7 @@ from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.pictures import default_palette
 from fpn_neck.utils.results.predictor import Photo
 from fpn_neck.utils.walk import data_sets
 from fpn_neck.weights.checkpoints import Checkpoint, find_state_dict, matching_weights
@@ -98,16 +99,18 @@ def complete_names(
 ) -> None:
     """Take what a checkpoint does not say of its labels from the config's test data set.
 
+    Labels without colours get `default_palette`'s.
+
     Args:
         model: its ``dataset_meta`` gets the names.
         cfg: its config.
         checkpoint: the file, for the message.
-        *keys: what ``model.dataset_meta`` must hold, such as 'classes' and 'palette'.
+        *keys: what ``model.dataset_meta`` must hold: 'classes', also 'palette'.
         scope: 'mmseg' or 'mmdet'.
 
     Raises:
-        ValueError: neither the checkpoint nor the config has a key; the config's names are not as
-            many as the classes of its model.
+        ValueError: neither the checkpoint nor the config has names; the names are not as many as
+            the classes of the model.
     """
     meta = model.dataset_meta
     if all(key in meta for key in keys):
@@ -116,26 +119,33 @@ def complete_names(
         names = names_in_config(cfg, cfg.get("default_scope") or scope)
     if "classes" in meta and list(meta["classes"]) != list(names.get("classes", ())):
         names = {}  # colours of other labels
-    elif "classes" in names:
-        _check_number(cfg, checkpoint, names)
     model.dataset_meta = meta = {**names, **meta}
-    missing = [key for key in keys if key not in meta]
-    if missing:
-        words = " and ".join(missing)
+    if "classes" not in meta:
         raise ValueError(
-            f"checkpoint {checkpoint} holds no dataset_meta with {words} of its labels, and "
-            "neither does the config; give test_dataloader.dataset.metainfo=dict(classes=(...), "
-            "palette=[...]), or use the file that training saved"
+            f"checkpoint {checkpoint} holds no names of its labels (dataset_meta), and neither "
+            "does the config; give test_dataloader.dataset.metainfo=dict(classes=(...)), or use "
+            "the file that training saved"
         )
+    _check_number(cfg, checkpoint, meta, in_config="classes" in names)
+    meta.setdefault("palette", default_palette(len(meta["classes"])))
 
 
-def _check_number(cfg: Config, checkpoint: str | Checkpoint, names: Mapping[str, Any]) -> None:
+def _check_number(
+    cfg: Config, checkpoint: str | Checkpoint, names: Mapping[str, Any], *, in_config: bool
+) -> None:
     findings = check_classes("the config", "test_dataloader", cfg.model, names)
-    if findings:
+    if not findings:
+        return
+    if in_config:
         raise ValueError(
             f"checkpoint {checkpoint} holds no names of its labels, and the config's do not fit: "
             f"{findings[0].value}; give test_dataloader.dataset.metainfo=dict(classes=(...))"
         )
+    raise ValueError(
+        f"checkpoint {checkpoint}: its dataset_meta names {len(names['classes'])} labels, and the "
+        f"config has another number of classes: {findings[0].value}; use the config it was trained "
+        "with"
+    )
 
 
 def photo_pipeline(cfg: Config) -> list[dict]:

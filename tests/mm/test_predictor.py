@@ -88,18 +88,29 @@ def test_a_segmenter_gives_labels_and_an_overlay(cfg, checkpoint, tmp_path, meta
     assert prediction.draw().size[0] > 2 * 64
 
 
-@pytest.mark.parametrize(
-    ("meta", "words"),
-    [
-        ({}, "dataset_meta with classes and palette"),
-        (None, "dataset_meta with classes and palette"),
-        ({"dataset_meta": {"classes": ["a"]}}, "dataset_meta with palette"),
-        ({"CLASSES": ["a"], "PALETTE": None}, "dataset_meta with palette"),
-    ],
-)
-def test_labels_without_names_or_colours_are_refused(cfg, checkpoint, meta, words):
-    with pytest.raises(ValueError, match=f"model.pth holds no {words} of its labels"):
+@pytest.mark.parametrize("meta", [{}, None, {"CLASSES": None, "PALETTE": NAMES["palette"]}])
+def test_labels_without_names_are_refused(cfg, checkpoint, meta):
+    with pytest.raises(ValueError, match="model.pth holds no names of its labels"):
         SegmentationPredictor(cfg, checkpoint(meta))
+
+
+@pytest.mark.parametrize("meta", [{"dataset_meta": {"classes": ["a"]}}, {"CLASSES": ["a"]}])
+def test_another_number_of_names_than_of_classes_is_refused(cfg, checkpoint, meta):
+    words = "model.pth: its dataset_meta names 1 labels, .*model.decode_head.num_classes=3"
+    with pytest.raises(ValueError, match=words):
+        SegmentationPredictor(cfg, checkpoint(meta))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"dataset_meta": {"classes": ["a", "b", "c"]}}, {"CLASSES": ["a", "b", "c"], "PALETTE": None}],
+)
+def test_labels_without_colours_get_some(cfg, checkpoint, tmp_path, meta):
+    cfg.test_dataloader.dataset = {"type": "ADE20KDataset", "pipeline": PIPELINE}  # other labels
+    predictor = SegmentationPredictor(cfg, checkpoint(meta))
+    assert predictor.classes == ("a", "b", "c")
+    result = predictor(np.zeros((32, 32, 3), np.uint8))
+    assert len({tuple(colour) for colour in result.palette}) == 3
 
 
 @pytest.mark.parametrize("meta", [{}, {"dataset_meta": {"classes": ["a", "b", "c"]}}])
@@ -117,15 +128,9 @@ def test_names_of_the_checkpoint_come_first(cfg, checkpoint):
     cfg.test_dataloader.dataset = {"type": "ADE20KDataset", "pipeline": PIPELINE}
     found = SegmentationPredictor(cfg, checkpoint({"dataset_meta": NAMES}))
     assert found.classes == NAMES["classes"] and list(found._palette) == NAMES["palette"]
-    for meta, words in (
-        (
-            {},
-            "do not fit: model.decode_head.num_classes=3, and test_dataloader has K=150",
-        ),
-        ({"dataset_meta": {"classes": ["a", "b", "c"]}}, "holds no dataset_meta with palette"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            SegmentationPredictor(cfg, checkpoint(meta))
+    words = "do not fit: model.decode_head.num_classes=3, and test_dataloader has K=150"
+    with pytest.raises(ValueError, match=words):
+        SegmentationPredictor(cfg, checkpoint({}))
 
 
 def test_a_part_that_cannot_be_built_is_named(cfg, checkpoint):

@@ -39,7 +39,7 @@ class SegmentationPredictor(Predictor):
 
     Raises:
         FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
-            checkpoint nor the config holds names and colours of its labels; the config has no
+            checkpoint nor the config holds names of its labels; the config has no
             augmentation.
     """
 
