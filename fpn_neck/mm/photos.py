@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.registry import TRANSFORMS
 
 from fpn_neck.mm.config.types import type_class
-from fpn_neck.utils.photos import PhotoError, check_photo_file, check_pixels
+from fpn_neck.utils.photos import PhotoError, check_photo_file, check_pixels, not_readable
 from fpn_neck.utils.text import one_line
 
 _ANNOTATIONS = re.compile(r"Load\w*Annotations?")  # mmcv's, mmseg's and mmdet's classes
@@ -83,7 +83,7 @@ def run_until_loaded(transforms: Sequence[Transform], results: dict) -> tuple[di
             try:
                 results = run_transform(transform, results)
             except AssertionError as e:  # mmcv's, of a photo that it cannot decode
-                raise PhotoError("not a readable photo") from e
+                raise PhotoError(not_readable(Path(results["img_path"]))) from e
         if results.get("img") is not None:
             return results, count
     raise PhotoError("the pipeline loads no photo: begin it with LoadImageFromFile")

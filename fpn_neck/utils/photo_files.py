@@ -51,7 +51,8 @@ def find_photos(arguments: list[str], outputs: list[Path]) -> Found:
         if not files and not path.exists() and not has_magic(argument):
             raise ValueError(f"{argument}: no such file; give files, folders or globs")
         if not files:
-            why = f" ({_text(Counter(left_out.values()))} left out)" if left_out else ""
+            kinds = Counter(left_out.values())
+            why = f", left out: {_text(kinds)}; folders give {_taken()}" if kinds else ""
             raise ValueError(f"{argument}: no photos there{why}; give files, folders or globs")
         photos |= dict.fromkeys(files)
         others |= left_out
@@ -78,8 +79,12 @@ def left_out_text(found: Found) -> str:
     """What was left out, in one line; '' if nothing was."""
     if not found.left_out:
         return ""
-    taken = " ".join(sorted(SUFFIXES))
-    return f"left out: {_text(found.left_out)}; folders give {taken}, a file is read if it is named"
+    kinds = _text(found.left_out)
+    return f"left out: {kinds}; folders give {_taken()}, a file is read if it is named"
+
+
+def _taken() -> str:
+    return " ".join(sorted(SUFFIXES))
 
 
 def _text(left_out: Counter[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fpn_neck.utils.photo_files import SUFFIXES
 from fpn_neck.utils.text import one_line
 
 MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
@@ -32,9 +33,17 @@ def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     except (MemoryError, PhotoError):
         raise
     except UnidentifiedImageError as e:
-        raise PhotoError("not a readable photo") from e
+        raise PhotoError(not_readable(path)) from e
     except Exception as e:  # decoders raise anything
         raise PhotoError(one_line(e)) from e
+
+
+def not_readable(path: Path) -> str:
+    """What to say of a file that no decoder knows."""
+    suffix = path.suffix.lower()
+    if not suffix or suffix in SUFFIXES:  # a broken file
+        return "not a readable photo"
+    return f"not a readable photo: {suffix} is not decoded here; convert it to JPEG or PNG"
 
 
 def check_photo_file(path: Path, most: int = MOST_PIXELS) -> None:

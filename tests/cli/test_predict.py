@@ -199,7 +199,32 @@ def test_what_a_folder_leaves_out_is_counted(predict, assert_refused, photos):
     assert "1 of 1 photos" in done.stdout and "left out" not in done.stdout
     (photos / "gifs").mkdir()
     shutil.copy(photos / "b.gif", photos / "gifs")
-    assert_refused(predict(photos / "gifs")[0], "gifs: no photos there (1 file (1 .gif) left out)")
+    words = "gifs: no photos there, left out: 1 file (1 .gif); folders give .bmp .jpeg .jpg"
+    assert_refused(predict(photos / "gifs")[0], words)
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "words"),
+    [
+        (["b.gif"], 0, "1 of 1 photos"),
+        (["nosuffix"], 0, "1 of 1 photos"),
+        (["photo.heic", "nosuffix"], 1, "photo.heic: not a readable photo: .heic is not decoded"),
+        (["*.tiff"], 2, "*.tiff: no photos there; give files, folders or globs"),
+        (["0"], 2, "0: no such file; give files, folders or globs"),
+        (["there/is/none.pth"], 2, "give photos: [[CONFIG] MODEL] IMAGES..."),
+        (["there/is/none.pth", "a.jpg"], 2, "none.pth: no such file"),
+    ],
+)
+def test_without_a_model_every_kind_of_photo_is_one(
+    call_tool, photos, monkeypatch, names, code, words
+):
+    """Only a checkpoint is taken for the model."""
+    Image.open(photos / "a.jpg").save(photos / "b.gif")
+    shutil.copy(photos / "a.jpg", photos / "nosuffix")
+    (photos / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    monkeypatch.chdir(photos)
+    done = call_tool("predict", *names, "--out", "found")
+    assert done.returncode == code and words in done.stdout + done.stderr
 
 
 def test_a_table_says_which_output_is_of_which_photo(predict, photos):

@@ -43,7 +43,6 @@ from fpn_neck.utils.command_line import (
     stdout_for_programs,
 )
 from fpn_neck.utils.photo_files import (
-    SUFFIXES,
     Found,
     find_photos,
     left_out_text,
@@ -62,6 +61,8 @@ from fpn_neck.weights.released import released_model
 if TYPE_CHECKING:
     from fpn_neck.mm.det.predictor import ProposalSource
 
+_CHECKPOINTS = {".pth", ".pt", ".ckpt", ".pkl", ".safetensors"}
+_MAGIC = b"PK", b"\x80"  # of torch's files: a zip file, and the pickles of old versions
 _CONFIGS = {".py", ".json", ".yaml", ".yml"}
 _OUT = Path("predictions")
 
@@ -124,7 +125,7 @@ def parse_args() -> Namespace:
     first = args.model[0]
     has_config = "::" in first or Path(first).suffix in _CONFIGS
     args.config = args.model.pop(0) if has_config else None
-    if not has_config and _are_photos(first):
+    if not has_config and not _is_model(first):
         args.model.insert(0, str(released_model()))
     if len(args.model) < 2:
         parser.error("give photos: [[CONFIG] MODEL] IMAGES...")
@@ -134,11 +135,15 @@ def parse_args() -> Namespace:
     return args
 
 
-def _are_photos(name: str) -> bool:
-    """A photo, a glob of photos, or a folder that is not a model's."""
-    return Path(name).suffix.lower() in SUFFIXES or (
-        Path(name).is_dir() and not is_pretrained(name)
-    )
+def _is_model(name: str) -> bool:
+    """A checkpoint, by its suffix or its first bytes, or a segmenter's folder; else photos."""
+    path = Path(name)
+    if path.suffix.lower() in _CHECKPOINTS or is_pretrained(name):
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2).startswith(_MAGIC)
 
 
 def load_predictor(args: Namespace) -> Predictor:
