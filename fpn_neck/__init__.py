@@ -12,10 +12,15 @@ from fpn_neck.mm import checkpoint_reader, mmcv_ops
 from fpn_neck.mm.config import own_configs
 
 if TYPE_CHECKING:
+    from fpn_neck.mm.det.panoptic_head import PanopticFPNHead as PanopticFPNHead
     from fpn_neck.mm.predict.load import load as load
+    from fpn_neck.mm.seg.head import FPNHead as FPNHead
     from fpn_neck.models.fpn import FPN as FPN
+    from fpn_neck.models.pyramid_backbone import PyramidBackbone as PyramidBackbone
     from fpn_neck.models.seg_head import SegHead as SegHead
     from fpn_neck.models.segmenter import Segmenter as Segmenter
+    from fpn_neck.models.timm_backbone import TimmBackbone as TimmBackbone
+    from fpn_neck.models.torchvision_backbone import FPNBackbone as FPNBackbone
     from fpn_neck.strips.losses import CrossEntropyLoss as CrossEntropyLoss
     from fpn_neck.strips.losses import DiceLoss as DiceLoss
 
@@ -47,7 +52,7 @@ _LAZY = {
     "load": "fpn_neck.mm.predict.load",
 }
 
-_MODULES = ("fast", "losses", "models")  # ``fpn_neck.fast`` after ``import fpn_neck`` alone
+_MODULES = ("fast", "models")  # ``fpn_neck.fast`` after ``import fpn_neck`` alone
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,8 @@
 """What `import fpn_neck` loads, and what it offers."""
 
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -70,9 +72,22 @@ def test_a_name_that_needs_more_is_loaded_when_it_is_asked_for(name, package):
     assert name in dir(fpn_neck) and getattr(fpn_neck, name).__name__ == name
 
 
-def test_another_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no_such_name"):
-        fpn_neck.no_such_name  # noqa: B018
+def test_type_checkers_see_every_lazy_name_where_it_is_loaded_from():
+    """Else `TimmBackbone(...)` is an error of mypy: a lazy name is an object, which has no call."""
+    source = ast.parse(Path(fpn_neck.__file__).read_text())
+    (block,) = (n for n in source.body if isinstance(n, ast.If) and n.test.id == "TYPE_CHECKING")
+    seen = {alias.asname: line.module for line in block.body for alias in line.names}
+    assert seen == fpn_neck._LAZY
+
+
+@pytest.mark.parametrize("name", ["no_such_name", "losses"])  # a module of an earlier version
+def test_another_name_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=name):
+        getattr(fpn_neck, name)
+
+
+def test_modules_are_there_after_the_import(run_python):
+    assert run_python("import fpn_neck; print(fpn_neck.fast.__name__, fpn_neck.models.__name__)")
 
 
 def test_public_classes_are_documented_where_they_live():
