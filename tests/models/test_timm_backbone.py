@@ -503,12 +503,22 @@ def test_a_model_whose_maps_lie_elsewhere_is_refused():
         ("features_only=False.*leave it out", {"features_only": False}),
         ("checkpoint_path='a.pth'.*checkpoint=", {"checkpoint_path": "a.pth"}),
         ("in_channels='3'", {"in_channels": "3"}),
+        ("num_classes=5.*no classifier", {"num_classes": 5}),
+        ("global_pool='avg'.*no classifier", {"global_pool": "avg"}),
     ],
     ids=str,
 )
 def test_timms_own_names_are_refused_with_ours(names, options):
     with pytest.raises(TypeError, match=names):
         TimmBackbone("resnet18", **options)
+
+
+def test_float64_images_are_named_if_the_weights_are_float32():
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.float64)  # as of numpy
+    backbone = TimmBackbone("resnet18", out_indices=(1, 2))
+    with pytest.raises(TypeError, match=r"images: got a torch.float64 .*images.float\(\)"):
+        backbone(images)
+    assert backbone.double()(images)[0].dtype == torch.float64
 
 
 def test_weights_exist_once_while_it_is_built(monkeypatch):
@@ -526,7 +536,13 @@ def test_weights_exist_once_while_it_is_built(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong, right", [("convnext_tinny", "convnext_tiny"), ("resnet19", "resnet18")]
+    "wrong, right",
+    [
+        ("convnext_tinny", "convnext_tiny"),
+        ("resnet19", "resnet18"),
+        ("swin_tiny", "swin_tiny_patch4_window7_224"),  # the start of a name
+        ("mobilenetv3_large", "mobilenetv3_large_100"),
+    ],
 )
 def test_a_misspelt_name_gets_the_nearest_ones(wrong, right):
     with pytest.raises(ValueError, match=f"near: .*'{right}'"):
