@@ -114,12 +114,14 @@ def _compose(panels: dict[str, np.ndarray], legend: list[tuple[str, tuple]]) -> 
     height, width = next(iter(panels.values())).shape[:2]
     line = line_height(height, width, len(legend) + 1)
     font = font_of(line)
+    titles = max(font.getlength(title) for title in panels)
+    step = max(width, int(titles) + 2) + _GAP  # of a small photo the title is wider
     legend_width = int(max((font.getlength(name) for name, _ in legend), default=0)) + 3 * line
-    left = (width + _GAP) * len(panels)
+    left = step * len(panels)
     canvas = Image.new("RGB", (left + legend_width, max(height, line * len(legend)) + line), _WHITE)
     draw = ImageDraw.Draw(canvas)
     for i, (title, panel) in enumerate(panels.items()):
-        x = i * (width + _GAP)
+        x = i * step
         draw.text((x + 2, 2), title, fill=0, font=font)
         for top in range(0, height, _ROWS):  # a large photo is not copied as a whole
             canvas.paste(Image.fromarray(panel[top : top + _ROWS]), (x, line + top))

@@ -209,3 +209,14 @@ def test_the_legend_grows_with_the_photo():
 
     assert swatch(300, 400) < 20
     assert swatch(2000, 3000) > 60
+
+
+@pytest.mark.parametrize("width", [1, 20])
+def test_titles_of_a_small_photo_do_not_overlap(width):
+    photo, labels = np.full((9, width, 3), 200, np.uint8), np.full((9, width), 255)  # no legend
+    alone = np.asarray(side_by_side(photo, {}, CLASSES, PALETTE))[:16]
+    both = np.asarray(side_by_side(photo, {"prediction": labels}, CLASSES, PALETTE))[:16]
+    end = np.flatnonzero((alone < 128).any((0, 2)))[-1] + 2  # of the word
+    assert end > width
+    np.testing.assert_array_equal(both[:, :end], alone[:, :end])
+    assert (both[:, end:] < 128).any()
