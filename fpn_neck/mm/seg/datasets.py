@@ -11,6 +11,7 @@ from mmseg.datasets import BaseSegDataset
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.datasets.own.pairs import SPLITS, split_pairs
 from fpn_neck.mm.registry import DATASETS
+from fpn_neck.utils.pictures import default_palette
 from fpn_neck.utils.values import check_choice
 
 
@@ -87,7 +88,8 @@ class FoldersDataset(BaseSegDataset):
         images: folder of photos, of any suffix.
         masks: folder of masks; their pixels are labels 0..K-1, or 255 to be ignored.
         split: 'train', 'val' (one photo in eight, by its name) or 'all'.
-        **kwargs: mmseg's ``BaseSegDataset``; ``metainfo=dict(classes=...)`` names the labels.
+        **kwargs: mmseg's ``BaseSegDataset``; ``metainfo=dict(classes=...)`` names the labels, which
+            get `default_palette`'s colours unless it has a ``palette``.
 
     Raises:
         ValueError: a photo has no mask, a folder is empty, or the split is unknown.
@@ -96,6 +98,9 @@ class FoldersDataset(BaseSegDataset):
     def __init__(self, images: str, masks: str, split: str, **kwargs: Any) -> None:
         self.images, self.masks = Path(images), Path(masks)
         self.split = check_choice("split", split, SPLITS)
+        about = kwargs.get("metainfo") or {}
+        if "classes" in about:  # mmseg's colours are random, and may look the same
+            kwargs["metainfo"] = {"palette": default_palette(len(about["classes"])), **about}
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:

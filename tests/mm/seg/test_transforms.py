@@ -13,6 +13,7 @@ pytest.importorskip("mmseg.models")
 from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from fpn_neck.mm.seg.transforms import PasteRareLabels  # noqa: E402
+from fpn_neck.utils.pictures import default_palette  # noqa: E402
 
 CLASSES = ("wall", "chair", "lamp", "vase")
 LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
@@ -51,6 +52,11 @@ def build(folders, **options):
     cfg = dict(type="mmseg.MultiImageMixDataset", dataset=data, pipeline=[paste, pack])
     with DefaultScope.overwrite_default_scope("mmseg"):
         return DATASETS.build(cfg)
+
+
+def test_labels_of_folders_get_colours_that_differ(folders):
+    data = build(folders, max_photos=1, prob=0.0).dataset
+    assert data.metainfo["palette"] == default_palette(len(CLASSES))
 
 
 def test_rare_labels_come_with_their_pixels_and_all_else_stays(folders):
