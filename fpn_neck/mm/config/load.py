@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 from mmengine.hub import get_config
 from mmengine.runner import FlexibleRunner, Runner
 
@@ -112,8 +112,22 @@ def _read_config(name: str) -> Config:
         raise ImportError(
             f"config {name}: custom_imports: {e.__cause__}; {remedy}"
         ) from e.__cause__
+    except ConfigParsingError as e:
+        found = re.search(r"from (\w+)\.configs\.([\w.]+) import", str(e))
+        if not found or _has_configs_to_import(found[1]):
+            raise ValueError(f"config {name}: not a config ({one_line(e)})") from e
+        raise ValueError(
+            f"config {name}: read_base imports {found[1]}.configs, which is not in {found[1]}'s "
+            f"wheel; write _base_ = '{found[1]}::...', a path as fpn-neck doctor takes it"
+        ) from e
     except Exception as e:  # it is Python, and may raise anything
         raise ValueError(f"config {name}: not a config ({one_line(e, with_type=True)})") from e
+
+
+def _has_configs_to_import(package: str) -> bool:
+    """Whether it has a folder of mmengine's Python configs."""
+    spec = find_spec(package)
+    return spec is not None and (Path(spec.origin or "").parent / "configs").is_dir()
 
 
 def _package_config(name: str) -> Config:

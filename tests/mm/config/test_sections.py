@@ -2,6 +2,7 @@
 
 import re
 from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,20 @@ def test_a_config_that_fails_as_python_is_named(tmp_path):
     path = tmp_path / "wrong.py"
     path.write_text("a = 1 / 0")
     with pytest.raises(ValueError, match="wrong.py: not a config .ZeroDivisionError"):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
+def test_configs_that_a_wheel_lacks_are_named_with_the_way_that_works(tmp_path, package):
+    if (Path(pytest.importorskip(package).__file__).parent / "configs").exists():
+        pytest.skip(f"{package} comes with {package}/configs")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from mmengine.config import read_base\n"
+        f"with read_base():\n    from {package}.configs.fpn.some import *\n"
+    )
+    words = f"{package}.configs, which is not in .* wheel; write _base_ = '{package}::"
+    with pytest.raises(ValueError, match=words):
         load_config(str(path))
 
 
