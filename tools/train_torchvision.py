@@ -1,7 +1,7 @@
 """Train a torchvision detector on our neck: tools/train_torchvision.py DATA --out DIR.
 
-DATA is a folder as tools/make_shapes.py writes it: COCO annotations/instances_{train,val}.json and
-the photos in {train,val}/images. Both are checked before training. DIR gets checkpoint.pth,
+DATA is your own folder, or one of tools/make_shapes.py: COCO annotations/instances_{train,val}.json
+and the photos in {train,val}/images. Both are checked before training. DIR gets checkpoint.pth,
 metrics.json and, in pictures/, validation scenes with true boxes on the left and predicted ones on
 the right.
 """
@@ -56,7 +56,12 @@ def parse_args() -> Namespace:
     parser = ArgumentParser(
         description=__doc__.split(":")[0], formatter_class=ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="folder of photos and COCO files, as above")
+    parser.add_argument(
+        "data",
+        type=Path,
+        help="folder with photos in train/images and val/images, "
+        "and COCO files annotations/instances_train.json and instances_val.json",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
     parser.add_argument("--model", choices=MODELS, default="fasterrcnn")
     parser.add_argument("--iters", type=int, default=400, help=f"steps of {BATCH} scenes")

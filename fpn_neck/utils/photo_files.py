@@ -94,6 +94,13 @@ def _text(left_out: Counter[str]) -> str:
     return f"{number} file{'s' if number > 1 else ''} ({shown})"
 
 
+def photos_text(folder: Path) -> str:
+    """``, but 20 .JPG``: the photos of a folder by their suffixes; '' if there are none."""
+    found = Counter(f.suffix for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    texts = [f"{n} {suffix}" for suffix, n in found.most_common()]
+    return f", but {first_few(texts)}" if texts else ""
+
+
 def output_names(photos: list[Path]) -> list[str]:
     """The photos' stems, made unique with their folder's name, then with a number."""
     names: dict[str, None] = {}

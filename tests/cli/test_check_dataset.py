@@ -219,6 +219,15 @@ MASKS = {
         "CONFIG",
         "no *.jpg in",
     ),
+    "photos of another suffix": (
+        lambda root: [
+            path.rename(path.with_suffix(".jpeg")) if path.suffix == ".jpg" else path.unlink()
+            for path in (root / "train").rglob("*.*")
+        ],
+        kinds.EMPTY,
+        "CONFIG",
+        ", but 10 .jpeg",
+    ),
     "no folder": (
         lambda root: shutil.rmtree(root / "train"),
         kinds.NOT_LISTED,

@@ -242,6 +242,10 @@ def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
         (lambda photos, masks: [p.unlink() for p in sorted(photos.iterdir())[1:]], "one photo"),
         (lambda photos, masks: shutil.rmtree(masks), "no such folder"),
         (lambda photos, masks: [p.unlink() for p in masks.iterdir()], "no masks there"),
+        (
+            lambda photos, masks: [p.rename(p.with_suffix(".jpg")) for p in masks.iterdir()],
+            "no masks there .*, but 10 .jpg; save masks as PNG",
+        ),
         (lambda photos, masks: sorted(masks.iterdir())[0].write_bytes(b"no"), "can't be read"),
         (
             lambda photos, masks: shutil.copy(
@@ -250,7 +254,15 @@ def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
             "one name",
         ),
     ],
-    ids=["a lost mask", "one photo", "no folder", "no masks", "unreadable", "two of a name"],
+    ids=[
+        "a lost mask",
+        "one photo",
+        "no folder",
+        "no masks",
+        "JPEG",
+        "unreadable",
+        "two of a name",
+    ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(
     run, photos, make_masks, tmp_path, change, words

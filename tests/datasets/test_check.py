@@ -170,6 +170,17 @@ def test_missing_files(pair):
     assert one(mask.findings, kinds.NO_MASK, "b.png").file == pair.photo.as_posix()
 
 
+def test_a_mask_of_a_longer_name_is_shown(pair, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("10.png", "1_mask.png"):
+        Image.fromarray(labels()).save(masks / name)
+    found = examine(pair._replace(mask=masks / "1.png"), Reading(K)).findings
+    one(found, kinds.NO_MASK, "masks/1.png; 1_mask.png is there")
+    found = examine(pair._replace(mask=masks / "2.png"), Reading(K)).findings
+    assert "is there" not in one(found, kinds.NO_MASK).value
+
+
 def test_sizes_that_differ(pair):
     Image.fromarray(labels()[:7]).save(pair.mask)
     one(examine(pair, Reading(K)).findings, kinds.SIZE, "mask 12x7, photo 12x8")

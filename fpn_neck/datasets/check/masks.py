@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -173,10 +175,24 @@ def missing(pair: Pair) -> list[Finding]:
         if not path.is_file() and path == pair.photo:
             findings.append(Finding(kinds.MISSING, file, "no such file"))
         elif not path.is_file():
-            findings.append(Finding(kinds.NO_MASK, pair.photo.as_posix(), f"no file {file}"))
+            value = f"no file {file}{_near(path)}"
+            findings.append(Finding(kinds.NO_MASK, pair.photo.as_posix(), value))
         elif not path.stat().st_size:
             findings.append(Finding(kinds.UNREADABLE, file, "0 bytes"))
     return findings
+
+
+def _near(mask: Path) -> str:
+    """A file of its folder whose name goes on after the mask's: ``1_mask.png`` for ``1.png``."""
+    names, stem = _names_in(mask.parent), mask.stem
+    longer = takewhile(lambda name: name.startswith(stem), names[bisect_left(names, stem) :])
+    near = (name for name in longer if not name[len(stem) : len(stem) + 1].isalnum())  # not 10.png
+    return "".join(f"; {name} is there" for name in islice(near, 1))
+
+
+@lru_cache(maxsize=4)
+def _names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
 
 
 def photo_size(path: Path, *, header_only: bool = False, turned: bool = True) -> tuple[int, int]:

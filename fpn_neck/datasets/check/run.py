@@ -43,6 +43,7 @@ from fpn_neck.datasets.check.masks import (
     examine,
     missing,
 )
+from fpn_neck.utils.photo_files import photos_text
 from fpn_neck.utils.progress import Track
 from fpn_neck.utils.text import one_line
 
@@ -146,7 +147,8 @@ class DatasetCheck:
             self._add_unlisted(report, error)
             return
         if not pairs:
-            where = f"no *{dataset.img_suffix} in {dataset.data_prefix['img_path']}"
+            folder = dataset.data_prefix["img_path"]
+            where = f"no *{dataset.img_suffix} in {folder}{photos_text(Path(folder or '.'))}"
             if file.is_file():
                 where = f"no name in {file}"
             report.findings.append(Finding(kinds.EMPTY, self.config, f"{report.name}: {where}"))

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from fpn_neck.utils.photo_files import find_photos
+from fpn_neck.utils.photo_files import find_photos, photos_text
 from fpn_neck.utils.text import first_few
 
 SPLITS = ("train", "val", "all")
@@ -38,7 +38,9 @@ def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         )
     if not files:
         kinds = " ".join(sorted(_MASK_SUFFIXES))
-        raise ValueError(f"masks={str(masks)!r}: no masks there ({kinds})")
+        other = photos_text(masks)
+        remedy = "; save masks as PNG, JPEG and WebP change their values" if other else ""
+        raise ValueError(f"masks={str(masks)!r}: no masks there ({kinds}){other}{remedy}")
     ending = _ending(photos, files)
     alone = [photo for name, photo in photos.items() if name + ending not in files]
     if alone:
