@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,8 +62,10 @@ def load_model(
     state = find_state_dict(content)
     with (
         explained(cfg, "test"),
+        warnings.catch_warnings(),
         DefaultScope.overwrite_default_scope(cfg.get("default_scope") or scope),
     ):
+        warnings.filterwarnings("ignore", module=r"mmseg\.models\.(builder|losses)")
         model = revert_sync_batchnorm(MODELS.build(_without_pretraining(cfg.model)))
     inner = without_augmentation(model)
     state = matching_weights(inner.state_dict(), state, name, allow_mismatch=allow_mismatch)

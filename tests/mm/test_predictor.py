@@ -133,6 +133,17 @@ def test_names_of_the_checkpoint_come_first(cfg, checkpoint):
         SegmentationPredictor(cfg, checkpoint({}))
 
 
+def test_what_mmseg_says_of_losses_is_not_heard(cfg, checkpoint, recwarn):
+    def heard():
+        return {w for w in ("avg_non_ignore", "build_loss") for m in recwarn if w in str(m.message)}
+
+    path = checkpoint({"dataset_meta": NAMES})  # it builds the model too
+    assert heard()
+    recwarn.clear()
+    load_model(cfg, path, "cpu", scope="mmseg")
+    assert not heard()
+
+
 def test_a_part_that_cannot_be_built_is_named(cfg, checkpoint):
     path = checkpoint({})
     cfg.model.neck.type = "Foo"
