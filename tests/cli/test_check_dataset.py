@@ -706,7 +706,7 @@ def test_other_data_sets_are_not_checked(check, data, monkeypatch, option):
 
 def test_an_unknown_class(check, data):
     report = check(SEGMENTER, "--cfg-options", "train_dataloader.dataset.type=Nowhere")
-    only(report, kinds.NOT_LISTED, SEGMENTER, "Nowhere", "KeyError")
+    only(report, kinds.NOT_REGISTERED, SEGMENTER, "Nowhere", "KeyError")
 
 
 def test_mmdets_panoptic_data_set(check, data):

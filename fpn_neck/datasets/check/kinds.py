@@ -21,6 +21,10 @@ BOM = Kind(
 NOT_LISTED = Kind(
     "data set can't list its files", "correct data_root, data_prefix, ann_file or metainfo"
 )
+NOT_REGISTERED = Kind(
+    "type of a data set is not registered",
+    "correct the type, add custom_imports, or set default_scope to 'mmseg' or 'mmdet'",
+)
 EMPTY = Kind("data set has no photo", "correct data_root, data_prefix, img_suffix or ann_file")
 MISSING = Kind(
     "photo does not exist", "copy the photo there, or remove it from the annotation or split file"

@@ -129,7 +129,9 @@ class DatasetCheck:
 
     def _add_unlisted(self, report: Report, error: Exception) -> None:
         value = f"{report.name}: {one_line(error, with_type=True)}"
-        report.findings.append(Finding(kinds.NOT_LISTED, self.config, value))
+        unknown = isinstance(error, KeyError) and "registry" in str(error)  # mmengine's
+        kind = kinds.NOT_REGISTERED if unknown else kinds.NOT_LISTED
+        report.findings.append(Finding(kind, self.config, value))
 
     def _check_masks(self, source: DataSource, report: Report) -> None:
         reading = reading_of(source, self.model)
