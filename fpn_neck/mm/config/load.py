@@ -118,7 +118,7 @@ def _read_config(name: str) -> Config:
             raise ValueError(f"config {name}: not a config ({one_line(e)})") from e
         raise ValueError(
             f"config {name}: read_base imports {found[1]}.configs, which is not in {found[1]}'s "
-            f"wheel; write _base_ = '{found[1]}::...', a path as fpn-neck doctor takes it"
+            f"wheel; write _base_ = '{found[1]}::{found[2].split('.')[0]}/....py' instead"
         ) from e
     except Exception as e:  # it is Python, and may raise anything
         raise ValueError(f"config {name}: not a config ({one_line(e, with_type=True)})") from e

@@ -92,7 +92,7 @@ def test_configs_that_a_wheel_lacks_are_named_with_the_way_that_works(tmp_path, 
         "from mmengine.config import read_base\n"
         f"with read_base():\n    from {package}.configs.fpn.some import *\n"
     )
-    words = f"{package}.configs, which is not in .* wheel; write _base_ = '{package}::"
+    words = f"{package}.configs, which is not in .* wheel; write _base_ = '{package}::fpn/"
     with pytest.raises(ValueError, match=words):
         load_config(str(path))
 
