@@ -11,6 +11,7 @@ from mmengine.registry import FUNCTIONS, OPTIMIZERS
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
 from fpn_neck.mm.config.evaluators import check_best, check_masks
+from fpn_neck.mm.config.moving import check_evaluated
 from fpn_neck.mm.config.sections import (
     check_length,
     check_levels,
@@ -54,8 +55,8 @@ def check_data(cfg: Config, *splits: str) -> None:
 
     Raises:
         FileNotFoundError, ValueError, TypeError: see `check_proposal_files`, `require`,
-            `check_loader`, `check_length`, `check_levels`, `check_metrics`, `check_masks` and
-            `check_best`.
+            `check_loader`, `check_length`, `check_levels`, `check_metrics`, `check_masks`,
+            `check_evaluated` and `check_best`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -74,6 +75,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
         check_masks(cfg, split)
+        check_evaluated(cfg, split)
     if set(splits) >= {"train", "val"}:
         check_best(cfg)
 

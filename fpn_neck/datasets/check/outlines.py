@@ -75,7 +75,8 @@ def _extents(outline: Any, height: int) -> list[Extent]:
     if isinstance(outline, list):
         return [polygons_extent([polygon]) for polygon in outline]
     counts = outline["counts"]
-    ends = np.cumsum(_decode(counts) if isinstance(counts, str) else counts)
+    runs = _decode(counts) if isinstance(counts, str) else counts
+    ends = np.cumsum(np.array(runs))
     starts, ends = ends[:-1:2], ends[1::2]  # of the runs of ones, column by column
     starts, ends = starts[starts < ends], ends[starts < ends]
     if not starts.size:

@@ -11,6 +11,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
+from fpn_neck.mm.config.moving import stretching
+from fpn_neck.mm.config.types import framework
+from fpn_neck.mm.photos import parts_of
 from fpn_neck.utils.text import one_line
 
 _LOOKED_AT = 500  # photos, 0.1 ms each
@@ -37,6 +40,8 @@ def check_batches(runner: Runner, *splits: str) -> None:
             endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
             _refuse_batches(name, runner.cfg[name], loader.dataset, endless=endless)
             if name != "train_dataloader":
+                if framework(runner.cfg) == "mmseg":
+                    _refuse_stretching(name, loader.dataset)
                 _refuse_sizes(name, loader, fetch, getattr(runner.model, "data_preprocessor", None))
         return loader
 
@@ -158,6 +163,21 @@ def _refuse_sizes(name: str, loader: DataLoader, fetch: NamingFetch, preprocesso
             f"sizes ({found} px), which make no batch ({one_line(e, with_type=True)}): set "
             f"{name}.batch_size=1, or resize all photos to one size in its pipeline"
         ) from e
+
+
+def _refuse_stretching(name: str, dataset: Any) -> None:
+    """Refuse a pipeline by which mmseg's labels lie elsewhere than the masks'.
+
+    Looks at the first photo of each data set. Those that can't be loaded are named later.
+    """
+    try:
+        parts = list(parts_of(dataset))
+        found = [stretching(part.pipeline.transforms, part.get_data_info(0)) for part in parts]
+    except Exception:  # of any transform, and data sets of other packages
+        return
+    for wrong in found:
+        if wrong:
+            raise ValueError(f"config: {name}.dataset: {wrong}")
 
 
 def _of_different_sizes(dataset: Any) -> list[int]:
