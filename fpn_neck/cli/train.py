@@ -10,6 +10,7 @@ from fpn_neck.mm.before_run import refusals
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.load import Config
+from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.distributed.consensus import (
     differing_checkpoints,
     gather_errors,
@@ -72,6 +73,10 @@ def main() -> int | None:
         with explained(cfg, "train") as step:
             runner = build_runner(cfg)
             runner.register_hook(step)
+            if framework(cfg) == "mmdet":
+                from fpn_neck.mm.det.strides import check_strides  # it needs mmdet
+
+                check_strides(runner.model)
             check_batches(runner, "train", "val")
             guard_checkpoints(runner, "train", "val", allow_mismatch=args.allow_mismatch)
             try:

@@ -187,6 +187,10 @@ CLASS_ORDER = Kind(
     "data sets name the same classes in different orders, so that a label means two things",
     "give all splits the same metainfo=dict(classes=...)",
 )
+NUMBERING = Kind(
+    "splits of one data set count labels from different values of their masks",
+    "give all splits the same reduce_zero_label",
+)
 CLASSES_TEXT = Kind(
     "classes is a text, not a list of names", "add the comma: metainfo=dict(classes=('name',))"
 )

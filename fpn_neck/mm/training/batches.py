@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
 from fpn_neck.mm.config.moving import stretching
-from fpn_neck.mm.config.types import framework
+from fpn_neck.mm.config.types import framework, loops_by_iteration
 from fpn_neck.mm.photos import parts_of
 from fpn_neck.utils.text import one_line
 
@@ -37,7 +37,7 @@ def check_batches(runner: Runner, *splits: str) -> None:
         vars(loader.dataset).setdefault("__getitems__", fetch)
         if name and loader.batch_sampler is not None:  # else the data set makes the batches
             names.remove(name)  # the next loader with the same settings is of the next split
-            endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
+            endless = name == "train_dataloader" and loops_by_iteration(runner.cfg.train_cfg)
             _refuse_batches(name, runner.cfg[name], loader.dataset, endless=endless)
             if name != "train_dataloader":
                 if framework(runner.cfg) == "mmseg":
@@ -211,11 +211,3 @@ def _never_ends(sampler: Any) -> bool:
     except TypeError:
         return False
     return next(islice(sampler, count, None), None) is not None
-
-
-def _loops_by_iteration(train_cfg: Mapping[str, Any]) -> bool:
-    kind = train_cfg.get("type")
-    if kind is None:
-        return not train_cfg.get("by_epoch", True)
-    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(loop, type) and issubclass(loop, IterBasedTrainLoop)
