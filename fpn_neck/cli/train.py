@@ -19,7 +19,7 @@ from fpn_neck.mm.distributed.consensus import (
 from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.last_checkpoint import check_last_checkpoint
-from fpn_neck.mm.prepare import build_runner, prepare_training
+from fpn_neck.mm.prepare import build_runner, check_model, prepare_training
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.restoring_hook import train
@@ -73,10 +73,7 @@ def main() -> int | None:
         with explained(cfg, "train") as step:
             runner = build_runner(cfg)
             runner.register_hook(step)
-            if framework(cfg) == "mmdet":
-                from fpn_neck.mm.det.strides import check_strides  # it needs mmdet
-
-                check_strides(runner.model)
+            check_model(runner.model, framework(cfg))
             check_batches(runner, "train", "val")
             guard_checkpoints(runner, "train", "val", allow_mismatch=args.allow_mismatch)
             try:
