@@ -10,7 +10,7 @@ from mmengine.registry import FUNCTIONS, OPTIMIZERS
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
-from fpn_neck.mm.config.evaluators import check_best, check_masks
+from fpn_neck.mm.config.evaluators import check_best, check_coco_settings, check_masks
 from fpn_neck.mm.config.moving import check_evaluated
 from fpn_neck.mm.config.sections import (
     check_length,
@@ -57,7 +57,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     Raises:
         FileNotFoundError, ValueError, TypeError: see `check_proposal_files`, `require`,
             `check_loader`, `check_length`, `check_schedule`, `check_levels`, `check_metrics`,
-            `check_masks`, `check_evaluated` and `check_best`.
+            `check_masks`, `check_coco_settings`, `check_evaluated` and `check_best`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -77,6 +77,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
         check_masks(cfg, split)
+        check_coco_settings(cfg, split)
         check_evaluated(cfg, split)
     if set(splits) >= {"train", "val"}:
         check_best(cfg)

@@ -150,13 +150,11 @@ def check_schedule(cfg: Mapping[str, Any], *, by_iterations: bool) -> None:
     """
     if not by_iterations:
         return
-    schedulers = cfg.get("param_scheduler")
-    named = [("param_scheduler", place, part) for place, part in dicts(schedulers)]
-    named.append(
-        ("default_hooks.checkpoint", (), (cfg.get("default_hooks") or {}).get("checkpoint"))
-    )
+    parts = ("param_scheduler", cfg.get("param_scheduler"))
+    saves = ("default_hooks.checkpoint", (cfg.get("default_hooks") or {}).get("checkpoint"))
+    named = [(name, place, part) for name, whole in (parts, saves) for place, part in dicts(whole)]
     for name, place, part in named:
-        kind = type_name(part) if isinstance(part, Mapping) and "type" in part else ""
+        kind = type_name(part) if "type" in part else ""
         counts = kind.endswith(("LR", "Momentum", "Scheduler", "CheckpointHook"))
         if not counts or "ReduceOnPlateau" in kind or part.get("convert_to_iter_based"):
             continue  # one of another kind, or one that counts validations
