@@ -313,3 +313,14 @@ def test_photos_whose_labels_a_padding_would_stretch_are_refused(
     if padded:
         words = "Pad of the pipeline makes 64x43 px 64x64, and mmseg stretches the labels back"
         assert words in tested.stderr and f"x.png: {words}" in done.stderr
+
+
+def test_an_error_without_a_message_shows_the_line_of_code(call_tool, segmenter, tmp_path):
+    """mmseg mirrors logits back in two directions, and only asserts that there is no third."""
+    made = segmenter(NAMES, {}, "8 bits")
+    flip = "pipeline.insert(2, dict(type='RandomFlip', prob=1.0, direction='diagonal'))\n"
+    made.config.write_text(made.config.read_text() + flip)
+    out = tmp_path / "out"
+    done = call_tool("predict", made.config, made.checkpoint, made.photos, "--out", out)
+    assert done.returncode == 1
+    assert "x.png: AssertionError in " in done.stderr and "assert flip_direction in" in done.stderr

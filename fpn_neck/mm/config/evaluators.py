@@ -109,7 +109,7 @@ def check_coco_settings(cfg: Config, split: str) -> None:
             )
         if isinstance(metric.get("iou_thrs"), (list, tuple, int, float)):
             raise ValueError(
-                f"{name}.iou_thrs={metric.iou_thrs}: pycocotools takes an array only, which no "
+                f"{name}.iou_thrs={metric['iou_thrs']}: pycocotools takes an array only, which no "
                 "config holds: leave iou_thrs out; mAP_50 and mAP_75 are among the results"
             )
 
