@@ -11,7 +11,7 @@ from mmengine.registry import FUNCTIONS, OPTIMIZERS
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
 from fpn_neck.mm.config.evaluators import check_best, check_coco_settings, check_masks
-from fpn_neck.mm.config.moving import check_evaluated
+from fpn_neck.mm.config.pipelines import check_evaluated
 from fpn_neck.mm.config.sections import (
     check_length,
     check_levels,

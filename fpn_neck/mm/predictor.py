@@ -18,8 +18,8 @@ from PIL import Image
 
 from fpn_neck.datasets.check.heads import check_classes
 from fpn_neck.mm.config.load import drop_pretraining
-from fpn_neck.mm.config.moving import check_moving, reshaping, stretched
 from fpn_neck.mm.config.names import names_in_config
+from fpn_neck.mm.config.pipelines import check_moving, reshaping, stretched
 from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_annotations

@@ -16,7 +16,7 @@ from fpn_neck.datasets.check.heads import check_order, check_weights
 from fpn_neck.datasets.check.listing import DataSource, check_numbering, classes_of
 from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.evaluators import evaluations
-from fpn_neck.mm.config.scales import first_scales
+from fpn_neck.mm.config.pipelines import first_scales
 from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.walk import data_sets, dicts, type_name
 

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
-from fpn_neck.mm.config.moving import stretching
+from fpn_neck.mm.config.pipelines import stretching
 from fpn_neck.mm.config.types import framework, loops_by_iteration
 from fpn_neck.mm.photos import parts_of
 from fpn_neck.utils.text import one_line

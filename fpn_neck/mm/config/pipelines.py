@@ -1,4 +1,4 @@
-"""Transforms of an evaluated pipeline that move what a photo shows, and that nobody moves back.
+"""Pipelines: the sizes that photos are fitted into, and what moves boxes or labels for good.
 
 mmseg takes a prediction back to the photo by its mirroring and by one resize, mmdet by the scale
 only. A label or box that another transform has moved stays where it is, without a word.
@@ -6,15 +6,16 @@ only. A label or box that another transform has moved stays where it is, without
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import getmro, isclass
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import METRICS, TRANSFORMS
 
+from fpn_neck.datasets.check.masks import Scales
 from fpn_neck.mm.config.types import framework, type_class
-from fpn_neck.utils.walk import data_sets, dicts
+from fpn_neck.utils.walk import data_sets, dicts, type_name
 
 _MOVING = {
     "mmseg": ("RandomRotate", "RandomRotFlip", "RandomMosaic"),
@@ -122,3 +123,42 @@ def _judges_by_samples(cfg: Config, split: str, scope: str | None) -> str:
 
 def _names(kind: Any) -> list[str]:
     return [c.__name__ for c in getmro(kind)] if isclass(kind) else [""]
+
+
+# ----------------------------------------------------------------------------------- sizes
+
+
+def first_scales(pipeline: Sequence[Any]) -> Scales:
+    """(long, short) sides in px of the first resize that keeps the ratio, the smallest ones.
+
+    () if something else may change a photo before it, or the sizes are not known.
+    """
+    for transform in pipeline:
+        if not isinstance(transform, Mapping):
+            return ()
+        if not type_name(transform).startswith("Load"):
+            return tuple(_scales(transform)) if transform.get("keep_ratio") else ()
+    return ()
+
+
+def _scales(transform: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+    """Of mmcv's Resize, RandomResize and RandomChoiceResize, and mmdet's and mmseg's."""
+    name = type_name(transform)
+    if name == "Resize":
+        yield from _sides(transform.get("scale"))
+    elif name == "RandomChoiceResize":
+        for scale in transform.get("scales") or ():
+            yield from _sides(scale)
+    elif name == "RandomResize":
+        scale, ratios = transform.get("scale"), transform.get("ratio_range")
+        if not ratios and isinstance(scale, (list, tuple)):  # between two scales
+            pairs = [sides for one in scale for sides in _sides(one)]
+            yield from [tuple(map(min, zip(*pairs, strict=True)))] if len(pairs) == 2 else ()
+        elif ratios:
+            yield from ((long * min(ratios), short * min(ratios)) for long, short in _sides(scale))
+
+
+def _sides(scale: Any) -> Iterator[tuple[float, float]]:
+    is_pair = isinstance(scale, (list, tuple)) and len(scale) == 2
+    if is_pair and all(isinstance(n, (int, float)) and n > 0 for n in scale):
+        yield max(scale), min(scale)

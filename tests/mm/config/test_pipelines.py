@@ -12,7 +12,7 @@ pytest.importorskip("mmseg.datasets")
 
 from mmengine.config import Config, ConfigDict  # noqa: E402
 
-from fpn_neck.mm.config.moving import check_evaluated, check_moving  # noqa: E402
+from fpn_neck.mm.config.pipelines import check_evaluated, check_moving  # noqa: E402
 
 LOAD, RESIZE = dict(type="LoadImageFromFile"), dict(type="Resize", scale=(64, 48))
 TRUTH = dict(type="LoadAnnotations", with_bbox=True)
