@@ -11,7 +11,7 @@ from typing import Any
 
 from fpn_neck.datasets.check.findings import Finding, RefusedData
 from fpn_neck.datasets.check.heads import check_order, check_weights
-from fpn_neck.datasets.check.listing import classes_of
+from fpn_neck.datasets.check.listing import check_numbering, classes_of
 from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, Report
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
@@ -173,6 +173,7 @@ def run_check(args: Namespace) -> tuple[dict[str, Any], list[Finding]]:
     check = DatasetCheck(args.config, model, workers=args.workers, track=with_progress)
     reports = [check(source) for source in sources]
     findings = check_weights(args.config, model) + check_order(args.config, classes_of(sources))
+    findings += check_numbering(args.config, sources)
     findings += [finding for report in reports for finding in report.findings]
     for report in reports:
         show(report)

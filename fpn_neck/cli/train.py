@@ -10,6 +10,7 @@ from fpn_neck.mm.before_run import refusals
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.load import Config
+from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.distributed.consensus import (
     differing_checkpoints,
     gather_errors,
@@ -18,7 +19,7 @@ from fpn_neck.mm.distributed.consensus import (
 from fpn_neck.mm.distributed.launch import process_group
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.last_checkpoint import check_last_checkpoint
-from fpn_neck.mm.prepare import build_runner, prepare_training
+from fpn_neck.mm.prepare import build_runner, check_model, prepare_training
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.restoring_hook import train
@@ -72,6 +73,7 @@ def main() -> int | None:
         with explained(cfg, "train") as step:
             runner = build_runner(cfg)
             runner.register_hook(step)
+            check_model(runner.model, framework(cfg))
             check_batches(runner, "train", "val")
             guard_checkpoints(runner, "train", "val", allow_mismatch=args.allow_mismatch)
             try:

@@ -10,15 +10,17 @@ from mmengine.registry import FUNCTIONS, OPTIMIZERS
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.mm.config.data_sources import check_files
-from fpn_neck.mm.config.evaluators import check_best, check_masks
+from fpn_neck.mm.config.evaluators import check_best, check_coco_settings, check_masks
+from fpn_neck.mm.config.pipelines import check_evaluated
 from fpn_neck.mm.config.sections import (
     check_length,
     check_levels,
     check_loader,
     check_metrics,
+    check_schedule,
     require,
 )
-from fpn_neck.mm.config.types import framework, type_class
+from fpn_neck.mm.config.types import framework, loops_by_iteration, type_class
 from fpn_neck.weights.checkpoints import load_checkpoint
 
 
@@ -54,8 +56,8 @@ def check_data(cfg: Config, *splits: str) -> None:
 
     Raises:
         FileNotFoundError, ValueError, TypeError: see `check_proposal_files`, `require`,
-            `check_loader`, `check_length`, `check_levels`, `check_metrics`, `check_masks` and
-            `check_best`.
+            `check_loader`, `check_length`, `check_schedule`, `check_levels`, `check_metrics`,
+            `check_masks`, `check_coco_settings`, `check_evaluated` and `check_best`.
     """
     if framework(cfg) == "mmdet":
         from fpn_neck.mm.det.config_proposals import check_proposal_files
@@ -69,11 +71,14 @@ def check_data(cfg: Config, *splits: str) -> None:
             _check_collate(cfg, f"{split}_dataloader")
     if splits[0] == "train":
         check_length(cfg.train_cfg)
+        check_schedule(cfg, by_iterations=loops_by_iteration(cfg.train_cfg))
         _check_optimizer(cfg)
     check_levels(cfg.model.get("module") or cfg.model)  # of a model for test-time augmentation
     for split in set(splits) & {"val", "test"}:
         check_metrics(f"{split}_evaluator", cfg.get(f"{split}_evaluator"))
         check_masks(cfg, split)
+        check_coco_settings(cfg, split)
+        check_evaluated(cfg, split)
     if set(splits) >= {"train", "val"}:
         check_best(cfg)
 

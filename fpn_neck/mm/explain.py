@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.models.tiled_head import PHOTO_TILE
-from fpn_neck.utils.text import first_few, one_line
+from fpn_neck.utils.text import cause, first_few, one_line
 from fpn_neck.utils.walk import Place, dicts
 
 _UNKNOWN = re.compile(r"(\S+) is not in the .*?registry\.")  # mmengine's KeyError
@@ -155,8 +155,8 @@ def _build_error(cfg: Config, error: Exception, building: bool) -> str:
         return f"config: {' or '.join(places)}: {text}"
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return ""  # the tools show it in one line
-    cause = f"{type(error).__name__}: {text}" if str(error).strip() else _cause(error)
-    return f"config: one of its parts: {cause}"
+    reason = f"{type(error).__name__}: {text}" if str(error).strip() else cause(error)
+    return f"config: one of its parts: {reason}"
 
 
 def _parts(cfg: Config) -> list[tuple[Place, dict[str, Any]]]:
@@ -195,21 +195,12 @@ def _step_error(cfg: Config, error: Exception, hook: StepHook) -> str:
     if not hook.place or of_processes or ours and not of_worker:
         return ""
     if of_worker:  # torch puts the whole traceback into the message
-        cause = one_line(str(error).strip().splitlines()[-1].strip("'\""))
+        reason = one_line(str(error).strip().splitlines()[-1].strip("'\""))
     else:
-        cause = _cause(error)
+        reason = cause(error)
     saved = _checkpoint(cfg) or "; no checkpoint is saved yet"
     of_run = saved if hook.trains else ""
-    return f"{hook.place}: {cause}{of_run}; FPN_NECK_TRACEBACK=1 shows the traceback"
-
-
-def _cause(error: Exception) -> str:
-    """Type and message of an error; the line of code that failed if it has no message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if str(error).strip() or not frames:
-        return one_line(error, with_type=True)
-    last = frames[-1]
-    return f"{type(error).__name__} in {last.filename}, line {last.lineno}: {last.line}"
+    return f"{hook.place}: {reason}{of_run}; FPN_NECK_TRACEBACK=1 shows the traceback"
 
 
 def _raised_here(error: Exception) -> bool:

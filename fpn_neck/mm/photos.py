@@ -139,19 +139,19 @@ def _in_8_bits(values: np.ndarray) -> np.ndarray:
 
 def picture_in(dataset: Any, path: str) -> np.ndarray:
     """`picture_of` a photo as a data set loads it; of joined data sets, as the one that has it."""
-    *parts, last = _parts(dataset)
+    *parts, last = parts_of(dataset)
     owner = next((part for part in parts if _lists(part, path)), last)
     results, _ = run_until_loaded(owner.pipeline.transforms, {"img_path": path})
     return picture_of(results["img"])
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
+def parts_of(dataset: Any) -> Iterator[Any]:
     """The data sets with a pipeline inside of wrappers that repeat or join them."""
     if hasattr(dataset, "pipeline"):
         yield dataset
     else:
         for part in getattr(dataset, "datasets", None) or [dataset.dataset]:
-            yield from _parts(part)
+            yield from parts_of(part)
 
 
 def _lists(dataset: Any, path: str) -> bool:

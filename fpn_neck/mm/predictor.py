@@ -20,10 +20,12 @@ from PIL import Image
 from fpn_neck.datasets.check.heads import check_classes
 from fpn_neck.mm.config.load import drop_pretraining
 from fpn_neck.mm.config.names import names_in_config
+from fpn_neck.mm.config.pipelines import check_moving, reshaping, stretched
 from fpn_neck.mm.config.recorded import check_settings
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
+from fpn_neck.utils.photos import PhotoError
 from fpn_neck.utils.pictures import default_palette
 from fpn_neck.utils.results.predictor import Photo
 from fpn_neck.utils.walk import data_sets
@@ -168,14 +170,15 @@ class PhotoModel:
         scope: 'mmseg' or 'mmdet', for a config without ``default_scope``.
 
     Raises:
-        ValueError: a transform of the pipeline cannot be built.
+        ValueError: a transform of the pipeline cannot be built, or moves labels or boxes.
     """
 
     def __init__(self, model: BaseModel, cfg: Config, *, scope: str) -> None:
-        self.model, self._cfg = model, cfg
+        self.model, self._cfg, self._stretches = model, cfg, scope == "mmseg"
         scope = cfg.get("default_scope") or scope
         with explained(cfg, "test"), DefaultScope.overwrite_default_scope(scope):
             pipeline = without_annotations(photo_pipeline(cfg), scope)
+            check_moving(pipeline, "test_dataloader.dataset.pipeline", scope)
             self._transforms = Compose(pipeline).transforms
 
     @torch.inference_mode()
@@ -221,7 +224,10 @@ class PhotoModel:
         data, count = load_photo(self._transforms, photo, **fields)
         image = data["img"]
         for transform in self._transforms[count:]:
+            before = data["img"].shape if self._stretches and reshaping(transform) else None
             data = run_transform(transform, data)
+            if before and before != data["img"].shape:
+                raise PhotoError(stretched(transform, before, data["img"].shape))
         return {key: data[key] for key in ("inputs", "data_samples")}, image
 
 

@@ -57,6 +57,27 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg)
 
 
+def check_model(model: Any, scope: str | None) -> None:
+    """Refuse a model that would train without a word, and not on what its config means.
+
+    Args:
+        model: as the runner has built it.
+        scope: 'mmseg' or 'mmdet'; nothing is known of others.
+
+    Raises:
+        ValueError: see `fpn_neck.mm.det.strides.check_strides` and
+            `fpn_neck.mm.seg.losses.check_decode_head`.
+    """
+    if scope == "mmdet":
+        from fpn_neck.mm.det.strides import check_strides  # each needs its framework
+
+        check_strides(model)
+    elif scope == "mmseg":
+        from fpn_neck.mm.seg.losses import check_decode_head
+
+        check_decode_head(model)
+
+
 def prepare_testing(args: Namespace) -> Config:
     """The config of an evaluation.
 

@@ -46,7 +46,7 @@ class FPN(nn.Module):
         add_extra_convs: how extra levels are made. False: each subsamples the level before by
             two (the paper's P6). 'on_input' (or True), 'on_lateral', 'on_output': 3x3
             convolutions of stride 2; the first takes the last map of the backbone, its lateral, or
-            the last smoothed level.
+            the last smoothed level. (True of ``mmseg.FPN`` is 'on_output'.)
         relu_before_extra_convs: ReLU before every extra convolution except the first (RetinaNet's
             P7).
         no_norm_on_lateral: True leaves the norm out of the lateral convolutions.

@@ -20,8 +20,8 @@ from fpn_neck.strips.label_map import fill_labels, label_map_operator
 from fpn_neck.strips.losses import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
-from fpn_neck.utils.sizes import may_branch_on_sizes, resize
-from fpn_neck.utils.values import check_options
+from fpn_neck.utils.sizes import may_branch_on_sizes, resize, sizes_are_numbers
+from fpn_neck.utils.values import check_options, check_wholes
 
 
 class Segmenter(nn.Module):
@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
             pyramid, and what the parts refuse. The methods: images that are not a float tensor
-            (N, C, H, W).
+            (N, C, H, W); a size that is not two whole numbers of at least 1.
     """
 
     def __init__(
@@ -201,6 +201,9 @@ class Segmenter(nn.Module):
                 as large as the images and then as the photos, as in mmseg. None: of the images.
         """
         check_float_map("images", images)
+        # An export has symbols for sizes.
+        if size is not None and sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:
+            raise ValueError(f"size={size}: expected (height, width)")
         of_images = images.shape[-2:]
         in_tiles = (
             tile is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 
@@ -16,6 +17,15 @@ def one_line(error: object, *, with_type: bool = False) -> str:
     if not text:
         return kind
     return f"{kind}: {text}" if with_type else text
+
+
+def cause(error: BaseException) -> str:
+    """Type and message of an error; the line of code that failed if it has no message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if str(error).strip() or not frames:
+        return one_line(error, with_type=True)
+    last = frames[-1]
+    return f"{type(error).__name__} in {last.filename}, line {last.lineno}: {last.line}"
 
 
 def first_few(items: Sequence[object], shown: int = 3) -> str:

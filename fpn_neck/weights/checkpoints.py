@@ -113,27 +113,24 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
     """The mapping of names to tensors inside a checkpoint, without torch's wrappers in the names.
 
     These are ``_orig_mod.`` of `torch.compile`, ``_fsdp_wrapped_module.`` and
-    ``_checkpoint_wrapped_module.`` anywhere in a name, and one ``module.`` before it. The counter
-    of torch's ``AveragedModel`` and mmengine's averages is left out.
+    ``_checkpoint_wrapped_module.`` anywhere in a name, and one ``module.`` before it. Left out are
+    the counter of torch's ``AveragedModel`` and mmengine's averages, and the buffers in which
+    mmcv 1 keeps the weights that are not averaged (``ema_backbone_conv1_weight``).
+
+    The mapping is the checkpoint itself, one of those that frameworks name, such as
+    ``state_dict``, or the only one inside, under any name.
 
     Raises:
-        ValueError: the checkpoint holds no such mapping, or two of its names are the same without
-            the wrappers.
+        ValueError: the checkpoint holds no such mapping, or several of unknown names, or two of its
+            names are the same without the wrappers.
     """
-    for name in _CONTAINERS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-            break
-    if not isinstance(checkpoint, Mapping) or not any(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in checkpoint.items()
-    ):
-        raise ValueError(
-            f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
-        )
+    checkpoint = _weights_in(checkpoint)
     tensors = {k: v for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)}
     weights = {key: value for key, value in tensors.items() if key not in _AVERAGED}
     if weights and all(key.startswith(_PREFIX) for key in weights):
         tensors = weights
+    buffers = {f"ema_{key.replace('.', '_')}" for key in tensors}
+    tensors = {key: value for key, value in tensors.items() if key not in buffers}
     found: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = _WRAPPERS.sub("", key).removeprefix(_PREFIX)
@@ -144,6 +141,31 @@ def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
             )
         found[name] = value
     return found
+
+
+def _weights_in(checkpoint: Any) -> Mapping[Any, Any]:
+    """The mapping that holds the weights; see `find_state_dict`."""
+    for name in _CONTAINERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+            break
+    if _holds_weights(checkpoint):
+        return checkpoint
+    inside = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
+    found = {name: value for name, value in inside if _holds_weights(value)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise ValueError(f"weights of several models, {list(found)}: save the state_dict of one")
+    raise ValueError(
+        f"no state_dict found; expected a mapping of names to tensors, or one of {_CONTAINERS}"
+    )
+
+
+def _holds_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()
+    )
 
 
 def matching_weights(

@@ -30,6 +30,19 @@ class Note:
 
 NOTES = (
     Note("neck", ("smp",), _MM, "set neck.type='fpn_neck.FPN', neck.smooth='none'"),
+    Note(
+        "neck",
+        _SMP,
+        _MM,
+        "set neck.upsample_cfg=dict(mode=...) to the decoder's decoder_interpolation, if it was "
+        "not 'nearest' (the default)",
+    ),
+    Note(
+        "neck",
+        _SMP,
+        _P7,
+        "equal only if the decoder had decoder_interpolation='nearest' (the default)",
+    ),
     Note("neck", ("article",), _MM, "set neck.type='fpn_neck.FPN', neck.smooth='chained'"),
     Note(
         r"neck\..*\.(bn|gn)\.",
@@ -69,7 +82,8 @@ NOTES = (
         "neck",
         _MM,
         (*_P7, *_SMP),
-        "equal only if the neck had its top-down path (top_down=True) and nearest upsampling",
+        "equal only if the neck had its top-down path (top_down=True), nearest upsampling, and no "
+        "act_cfg or conv_cfg",
     ),
     Note(
         "neck.extra",
@@ -78,6 +92,13 @@ NOTES = (
         "equal only if the neck had smooth='merged': its 3x3 convolutions are counted as such",
     ),
     Note("backbone", _SMP, _ALL, "equal only if the encoder had encoder_depth=5: C2 to C5"),
+    Note(
+        "backbone",
+        _ALL,
+        _ALL,
+        "strides: equal only if both backbones have no dilation (mm dilations, torchvision "
+        "replace_stride_with_dilation, detectron2 RES5_DILATION, smp output_stride), or the same",
+    ),
     Note("neck.extra6", _P7, _MM, "set neck.add_extra_convs='{p6_source}', with num_outs to match"),
     Note(
         "neck.extra6",

@@ -337,6 +337,21 @@ def test_splits_with_their_classes_in_different_orders(check, data, write_config
     assert check(check_same, "--splits", "train", "val")["findings"] == []
 
 
+def test_splits_that_count_labels_from_different_values(check, binary):
+    """Each split's masks hold right labels by its own setting."""
+    split = "dict(train_dataloader, dataset=dict(train_dataloader['dataset'], OPTION))"
+    split = split.replace("OPTION", "reduce_zero_label=True, seg_map_suffix=SUFFIX")
+    text = binary.read_text()
+    binary.write_text(text + f"val_dataloader = {split.replace('SUFFIX', repr('.png'))}\n")
+    report = check(binary)
+    found = [f for f in report["findings"] if f["rule"] == kinds.NUMBERING.rule]
+    assert [f["value"] for f in found] == ["train: reduce_zero_label=False, val: True"]
+    # Masks of another kind may count from another value.
+    binary.write_text(text + f"val_dataloader = {split.replace('SUFFIX', repr('_other.png'))}\n")
+    rules = [f["rule"] for f in check(binary)["findings"]]
+    assert kinds.NUMBERING.rule not in rules
+
+
 def test_reduce_zero_label_on_binary_masks(check, binary):
     option = "train_dataloader.dataset.reduce_zero_label=True"
     report = check(binary, "--cfg-options", option)

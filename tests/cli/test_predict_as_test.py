@@ -296,3 +296,31 @@ def test_more_labels_than_8_bits_hold_are_not_written_modulo_256(call_tool, segm
     assert done.returncode == 0, done.stderr
     labels = Image.open(tmp_path / "out/labels/x.png")
     assert labels.mode == "I;16" and 255 < np.asarray(labels).max() < 300
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_photos_whose_labels_a_padding_would_stretch_are_refused(
+    call_tool, segmenter, tmp_path, padded
+):
+    made = segmenter(NAMES, {}, "8 bits")  # 96 x 64 px, 64 x 43 after the resize
+    multiple = 32 if padded else 1
+    pad = f"pipeline.insert(2, dict(type='Pad', size_divisor={multiple}))\n"
+    made.config.write_text(made.config.read_text() + pad)
+    tested = call_tool("test", made.config, made.checkpoint, "--out", tmp_path / "tested")
+    out = tmp_path / "out"
+    done = call_tool("predict", made.config, made.checkpoint, made.photos, "--out", out)
+    assert (tested.returncode, done.returncode) == ((2, 1) if padded else (0, 0))
+    if padded:
+        words = "Pad of the pipeline makes 64x43 px 64x64, and mmseg stretches the labels back"
+        assert words in tested.stderr and f"x.png: {words}" in done.stderr
+
+
+def test_an_error_without_a_message_shows_the_line_of_code(call_tool, segmenter, tmp_path):
+    """mmseg mirrors logits back in two directions, and only asserts that there is no third."""
+    made = segmenter(NAMES, {}, "8 bits")
+    flip = "pipeline.insert(2, dict(type='RandomFlip', prob=1.0, direction='diagonal'))\n"
+    made.config.write_text(made.config.read_text() + flip)
+    out = tmp_path / "out"
+    done = call_tool("predict", made.config, made.checkpoint, made.photos, "--out", out)
+    assert done.returncode == 1
+    assert "x.png: AssertionError in " in done.stderr and "assert flip_direction in" in done.stderr

@@ -314,6 +314,14 @@ def test_images_that_are_no_float_batch_are_named(method, wrong):
         getattr(model, method)(wrong, *(labels if method == "loss" else ()))
 
 
+@pytest.mark.parametrize("size", [7, (0, 7), (-3, 7), (7.5, 7), (True, 7), (7,), (7, 7, 7), "77"])
+def test_a_wrong_size_of_the_labels_is_named(size):
+    model = Segmenter(Pyramid(), 3, **SMALL).eval()
+    with pytest.raises((TypeError, ValueError), match=r"^size(\[\d\])?=.*expected"):
+        model.predict(torch.zeros(1, 3, 64, 64), size=size)
+    assert model.predict(torch.zeros(1, 3, 64, 64), size=torch.Size((7, 9))).shape == (1, 7, 9)
+
+
 def test_images_of_other_channels_are_named():
     pytest.importorskip("timm", reason="timm is not installed: pip install fpn_neck[timm]")
     with pytest.raises(ValueError, match=r"images.*\(1, 4, 64, 64\).*\(N, 3, H, W\)"):

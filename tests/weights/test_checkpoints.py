@@ -203,6 +203,23 @@ def test_weights_are_found_where_tutorials_and_deepspeed_keep_them(container):
     assert same(find_state_dict({container: WEIGHTS, "epoch": 1}), WEIGHTS)
 
 
+@pytest.mark.parametrize("container", ["net", "model_state", "weights", "params_ema"])
+def test_the_only_weights_inside_are_found_under_any_name(container):
+    others = {"epoch": 1, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []}}
+    assert same(find_state_dict(others | {container: WEIGHTS}), WEIGHTS)
+    assert same(find_state_dict({"model": {container: WEIGHTS}}), WEIGHTS)
+    with pytest.raises(ValueError, match=r"several models, \['params', '.*'\]: save"):
+        find_state_dict({"params": WEIGHTS, container: WEIGHTS})
+
+
+def test_the_buffers_of_mmcvs_old_averages_are_no_weights():
+    """As its EMAHook writes them; the average itself is under the model's own names."""
+    buffers = {f"ema_{key.replace('.', '_')}": value + 1 for key, value in WEIGHTS.items()}
+    assert same(find_state_dict({"state_dict": WEIGHTS | buffers}), WEIGHTS)
+    own = WEIGHTS | {"ema_other": torch.zeros(1)}
+    assert same(find_state_dict(own), own)
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [

@@ -5,6 +5,7 @@ pass that its own files document (modeling/backbone/{fpn,resnet}.py, meta_arch/s
 The article is replaced by smp's decoder with a 3x3 in the top-down path, under assumed names.
 """
 
+import inspect
 import re
 
 import pytest
@@ -503,20 +504,27 @@ def test_mmdets_panoptic_head(target, norm, shake):
 # smp and the article ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("merge", ["add", "cat"])
-def test_smps_fpn_becomes_ours_and_comes_back(merge, smp, shake):
+@pytest.mark.parametrize(
+    ("merge", "mode"), [("add", "nearest"), ("cat", "nearest"), ("add", "bilinear")]
+)
+def test_smps_fpn_becomes_ours_and_comes_back(merge, mode, smp, shake):
     """All of smp.FPN: encoder, decoder, head; the pyramid has no 3x3."""
+    interpolation = {} if mode == "nearest" else {"decoder_interpolation": mode}
+    if not interpolation.keys() <= inspect.signature(smp.FPN).parameters.keys():
+        pytest.skip("this smp upsamples by nearest neighbours only")
     theirs = smp.FPN(
         "resnet18",
         encoder_weights=None,
         decoder_pyramid_channels=WIDTH,
         decoder_segmentation_channels=64,
         decoder_merge_policy=merge,
+        **interpolation,
         classes=CLASSES,
         upsampling=1,
     )
     options = {"channels": 64, "norm_cfg": GN, "align_corners": True, "merge": merge}
     backbone, neck = mmdet_resnet(18), FPN([64, 128, 256, 512], WIDTH, smooth="none")
+    neck.upsample_cfg = {"mode": mode}
     head = SegHead(WIDTH, CLASSES, **options)
     ours = nn.ModuleDict({"backbone": backbone, "neck": neck, "decode_head": head})
     shake(theirs)
@@ -528,8 +536,8 @@ def test_smps_fpn_becomes_ours_and_comes_back(merge, smp, shake):
     assert_close([head(neck(backbone(photo)))], [theirs(photo)])
     assert identical(converted(state, "mmseg", "smp"), named)
     text = advice(named, "smp", "mmseg")
-    assert "smooth='none'" in text
-    assert "align_corners=True" in text
+    assert "smooth='none'" in text and "upsample_cfg" in text
+    assert "align_corners=True" in text and "dilation" in text
 
 
 def test_the_articles_decoder_becomes_ours_and_comes_back(smp, shake):

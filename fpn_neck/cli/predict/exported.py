@@ -17,7 +17,7 @@ from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.photo_files import find_photos, left_out_text, output_names
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.folder import ResultsFolder
-from fpn_neck.utils.text import one_line
+from fpn_neck.utils.text import cause, one_line
 
 
 def parse_args() -> Namespace:
@@ -44,7 +44,7 @@ def main() -> int:
         try:
             results.add(model.predict([photo])[0], name)
         except Exception as e:  # of any type; one photo must not end the run
-            failed[str(photo)] = one_line(e)
+            failed[str(photo)] = one_line(e) if str(e).strip() else cause(e)
     results.finish(failed)
     print(f"{len(results.names)} of {len(found.photos)} photos: {args.out}")
     if found.left_out:

@@ -54,7 +54,7 @@ from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
-from fpn_neck.utils.text import one_line
+from fpn_neck.utils.text import cause, one_line
 from fpn_neck.utils.values import check_whole
 from fpn_neck.weights.released import released_model
 
@@ -216,7 +216,7 @@ def predict(
                     raise result
                 results.add(result, names[photo])
             except Exception as e:  # of any type; one photo must not end the run
-                failed[str(photo)] = one_line(e)
+                failed[str(photo)] = one_line(e) if str(e).strip() else cause(e)
     return failed
 
 

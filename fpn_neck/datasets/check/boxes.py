@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fpn_neck.datasets.check import kinds
@@ -13,6 +13,12 @@ from fpn_neck.datasets.check.kinds import Kind
 _TOLERANCE = 1.0  # px that a box may extend beyond the photo
 T = TypeVar("T")
 Entry = Mapping[str, Any]  # of one of the lists in the file
+Ignored = Callable[[Any], bool]
+
+
+def never(outline: Any) -> bool:
+    """No box is ignored for its outline: training reads none."""
+    return False
 
 
 def category_ids(content: Entry, classes: Collection[str]) -> set[Any]:
@@ -66,16 +72,24 @@ def _photos_with_boxes(dataset: Any, content: Entry) -> set[Any]:
     return {one["image_id"] for one in annotations if one["category_id"] in ids}
 
 
-def trained_boxes(content: Entry, classes: Collection[str], photos: Sequence[Entry]) -> Iterator:
-    """The annotations of these photos that mmdet trains on."""
+def trained_boxes(
+    content: Entry, classes: Collection[str], photos: Sequence[Entry], ignored: Ignored = never
+) -> Iterator:
+    """The annotations of these photos that mmdet trains on.
+
+    Args:
+        ignored: see `left_out`.
+    """
     ids, sizes = category_ids(content, classes), {photo["id"]: photo for photo in photos}
     for one in content["annotations"]:
         photo = sizes.get(one["image_id"])
-        if photo is not None and one["category_id"] in ids and not left_out(one, photo):
+        if photo is not None and one["category_id"] in ids and not left_out(one, photo, ignored):
             yield one
 
 
-def count_left_out(content: Entry, classes: Collection[str], photos: Sequence[Entry]) -> str:
+def count_left_out(
+    content: Entry, classes: Collection[str], photos: Sequence[Entry], ignored: Ignored = never
+) -> str:
     """How many annotations mmdet leaves out for each reason, in words."""
     ids, sizes = category_ids(content, classes), {photo["id"]: photo for photo in photos}
     reasons: Counter[str] = Counter()
@@ -85,12 +99,16 @@ def count_left_out(content: Entry, classes: Collection[str], photos: Sequence[En
         elif one["category_id"] not in ids:
             reasons[f"of none of the {len(classes)} classes"] += 1
         else:
-            reasons[left_out(one, sizes[one["image_id"]])] += 1
+            reasons[left_out(one, sizes[one["image_id"]], ignored)] += 1
     return ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
 
 
-def left_out(annotation: Entry, photo: Entry) -> str:
-    """Why mmdet doesn't train on a box of one of its classes; '' if mmdet does."""
+def left_out(annotation: Entry, photo: Entry, ignored: Ignored = never) -> str:
+    """Why mmdet doesn't train on a box of one of its classes; '' if mmdet does.
+
+    Args:
+        ignored: whether it ignores a box for its ``segmentation``, if it reads outlines.
+    """
     if annotation.get("ignore"):
         return "with ignore set"
     if not is_box(annotation):
@@ -104,7 +122,9 @@ def left_out(annotation: Entry, photo: Entry) -> str:
     )
     if not all(inside):
         return "outside of the photo"
-    return "with iscrowd set" if annotation.get("iscrowd") else ""
+    if annotation.get("iscrowd"):
+        return "with iscrowd set"
+    return "without a valid outline" if ignored(annotation.get("segmentation")) else ""
 
 
 def is_box(annotation: Entry) -> bool:

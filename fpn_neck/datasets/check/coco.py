@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets.check import kinds
-from fpn_neck.datasets.check.boxes import has_size, left_out, wrong_box
+from fpn_neck.datasets.check.boxes import (
+    category_ids,
+    has_size,
+    is_empty,
+    left_out,
+    wrong_box,
+)
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, unreadable
 from fpn_neck.datasets.check.outlines import wrong_outline, wrong_size
 from fpn_neck.utils.text import first_few
@@ -166,6 +172,24 @@ def check_mask_sizes(
             where = f"annotation {one['id']!r} of {photo['file_name']}"
             findings.append(Finding(kinds.MASK_SIZE, file, f"{where}: {wrong}"))
     return findings
+
+
+def check_outlines_exist(
+    file: str, content: Mapping[str, Any], classes: Sequence[str]
+) -> list[Finding]:
+    """Objects without any outline, at which mmdet's training fails. Part of a quick check."""
+    ids, photos = category_ids(content, classes), {photo["id"] for photo in content["images"]}
+    read = [
+        one
+        for one in content["annotations"]
+        if one["category_id"] in ids and one["image_id"] in photos
+        if not (one.get("ignore") or is_empty(one))
+    ]
+    lacking = [one for one in read if not one.get("segmentation")]
+    if not lacking:
+        return []
+    value = f"{len(lacking)} of {len(read)} annotations, as annotation {lacking[0]['id']!r}"
+    return [Finding(kinds.NO_OUTLINE, file, value)]
 
 
 def check_annotations(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.box_form import check_areas, check_form
 from fpn_neck.datasets.check.boxes import Entry, category_ids
 from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
 from fpn_neck.datasets.check.findings import Finding, attempt
@@ -94,6 +95,7 @@ def _read_other(
     if truth is not None:
         name = file.as_posix()
         findings += check_categories(name, truth, data.classes)
+        findings += [] if evaluation.panoptic else check_form(name, truth)
         if not quick:
             unique, outlines = not evaluation.panoptic, "segm" in evaluation.metrics
             findings += check_annotations(
@@ -165,7 +167,7 @@ def check_truth(
             where = f"annotation {wrong[0]['id']!r} of {photos[wrong[0]['image_id']]['file_name']}"
             value = f"{len(wrong)} of {len(judged)} annotations, as {where}: {key} "
             findings.append(Finding(kind, file, value + repr(wrong[0].get(key))))
-    return findings
+    return findings + check_areas(file, judged)
 
 
 def is_crowd_flag(value: Any) -> bool:

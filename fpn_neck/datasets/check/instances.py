@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from fpn_neck.datasets.check import kinds
+from fpn_neck.datasets.check.box_form import check_form
 from fpn_neck.datasets.check.boxes import Entry, count_left_out, trained_boxes
 from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
 from fpn_neck.datasets.check.evaluation import is_crowd_flag
@@ -35,6 +36,7 @@ def check_instances(file: Path, photos: Path, *, outlines: bool) -> list[Finding
         findings.append(Finding(kinds.NO_BOX, name, value))
     findings += _mixed_ids(name, content)
     findings += check_categories(name, content, classes)
+    findings += check_form(name, content)
     findings += check_annotations(name, content, classes, outlines=outlines).findings
     findings += [
         Finding(kinds.NO_CROWD, name, f"annotation {one['id']!r}: iscrowd {one['iscrowd']!r}")

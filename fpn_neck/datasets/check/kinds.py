@@ -126,6 +126,16 @@ OUTSIDE = Kind(
     "box extends beyond its photo",
     "clip it; bbox is [x, y, width, height] in px, from 0, at the photo's own size",
 )
+BOX_FORM = Kind(
+    "boxes or outlines of the file are numbers of another form than COCO's",
+    "write bbox as [x, y, width, height] from the upper left corner, and outlines x before y, all "
+    "in px of the photo's own size",
+)
+AREA = Kind(
+    "areas of the evaluated file are not those of its objects, so that scores of small, medium and "
+    "large objects mix them",
+    "write area as the object's own, in px: at most that of its box",
+)
 NO_OUTLINE = Kind(
     "box without its object's outline, which training reads",
     "draw it (segmentation), or remove the box, or take a detector that reads boxes only",
@@ -180,6 +190,10 @@ WEIGHTS = Kind(
 CLASS_ORDER = Kind(
     "data sets name the same classes in different orders, so that a label means two things",
     "give all splits the same metainfo=dict(classes=...)",
+)
+NUMBERING = Kind(
+    "splits of one data set count labels from different values of their masks",
+    "give all splits the same reduce_zero_label",
 )
 CLASSES_TEXT = Kind(
     "classes is a text, not a list of names", "add the comma: metainfo=dict(classes=('name',))"

@@ -51,6 +51,29 @@ def classes_of(sources: Sequence[DataSource]) -> dict[str, Sequence[str]]:
     return {k: v for k, v in found.items() if v and not isinstance(v, str)}
 
 
+def check_numbering(config: str, sources: Sequence[DataSource]) -> list[Finding]:
+    """Find splits of one data set that read the same value of a mask as different labels.
+
+    Two data sets are one if they have the same class and folder, and masks of the same suffix.
+
+    Args:
+        config: name of the config file.
+    """
+    first: dict[Any, DataSource] = {}
+    findings = []
+    for source in sources:
+        dataset = source.dataset
+        if source.loader is None or format_of(dataset) != "masks":
+            continue
+        key = type(dataset), str(dataset.data_root), dataset.seg_map_suffix
+        other = first.setdefault(key, source)
+        if bool(other.dataset.reduce_zero_label) != bool(dataset.reduce_zero_label):
+            names = f"{other.name}: reduce_zero_label={other.dataset.reduce_zero_label}, "
+            names += f"{source.name}: {dataset.reduce_zero_label}"
+            findings.append(Finding(kinds.NUMBERING, config, names))
+    return findings
+
+
 def format_of(dataset: Any) -> str:
     """'masks' for a ``BaseSegDataset``, 'coco' for a ``CocoDataset``, '' for any other."""
     if (getattr(dataset, "backend_args", None) or {}).get("backend", "local") != "local":

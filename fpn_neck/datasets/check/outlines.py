@@ -25,16 +25,31 @@ def wrong_outline(
     if not outline:
         return kinds.NO_OUTLINE, f"segmentation {outline}"
     if not isinstance(outline, dict):
-        reason = _wrong_polygons(outline)
+        reason = wrong_polygons(outline)
     elif different := wrong_size(outline, size):
         return kinds.MASK_SIZE, different
     else:
         reason = _wrong_runs(outline.get("counts"), size[0] * size[1])
     if reason:
         return kinds.OUTLINE, f"segmentation {short(outline)}: {reason}"
-    if box is not None and isinstance(outline, list) and not _meets(outline, box):
+    if box is not None and not _meets(_extents(outline, size[1]), box):
         return kinds.OUTLINE_ELSEWHERE, f"segmentation {short(outline)}, bbox {list(box)}"
     return None
+
+
+def is_ignored(outline: Any, *, polygons_only: bool = False) -> bool:
+    """Whether mmdet's ``LoadAnnotations(with_mask=True)`` ignores a box for its outline.
+
+    Args:
+        polygons_only: the transform has ``poly2mask=False``.
+    """
+    if isinstance(outline, list):
+        return not any(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in outline)
+    if not isinstance(outline, dict):
+        return False  # it fails by name
+    return polygons_only or not (
+        outline.get("size") is not None and isinstance(outline.get("counts"), (list, str))
+    )
 
 
 def wrong_size(outline: dict[str, Any], size: tuple[Any, Any]) -> str:
@@ -45,19 +60,45 @@ def wrong_size(outline: dict[str, Any], size: tuple[Any, Any]) -> str:
     return f"segmentation size {shown} (height, width), photo {size[0]}x{size[1]}"
 
 
-def _meets(polygons: list[list[float]], box: Sequence[float]) -> bool:
-    """Whether polygons and box share an area, by the polygons' outermost points."""
+Extent = tuple[float, float, float, float]  # left, top, right, bottom in px
+
+
+def polygons_extent(polygons: Sequence[Sequence[float]]) -> Extent:
+    """The outermost points of all polygons."""
+    columns = [x for polygon in polygons for x in polygon[::2]]
+    rows = [y for polygon in polygons for y in polygon[1::2]]
+    return min(columns), min(rows), max(columns), max(rows)
+
+
+def _extents(outline: Any, height: int) -> list[Extent]:
+    """Of each polygon, or of an RLE's pixels; none if there is no pixel."""
+    if isinstance(outline, list):
+        return [polygons_extent([polygon]) for polygon in outline]
+    counts = outline["counts"]
+    runs = _decode(counts) if isinstance(counts, str) else counts
+    ends = np.cumsum(np.array(runs))
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of ones, column by column
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    if not starts.size:
+        return []
+    left, right = starts[0] // height, (ends[-1] - 1) // height + 1
+    whole = (starts // height != (ends - 1) // height).any()  # a run goes on in the next column
+    top = 0 if whole else (starts % height).min()
+    bottom = height if whole else ((ends - 1) % height).max() + 1
+    return [(int(left), int(top), int(right), int(bottom))]
+
+
+def _meets(extents: Sequence[Extent], box: Sequence[float]) -> bool:
+    """Whether any of them shares an area with the box."""
     x, y, width, height = box
-    for polygon in polygons:
-        columns, rows = polygon[::2], polygon[1::2]
-        across = min(max(columns), x + width) - max(min(columns), x)
-        down = min(max(rows), y + height) - max(min(rows), y)
-        if across > 0 and down > 0:
-            return True
-    return False
+    return any(
+        min(right, x + width) > max(left, x) and min(bottom, y + height) > max(top, y)
+        for left, top, right, bottom in extents
+    )
 
 
-def _wrong_polygons(outline: Any) -> str:
+def wrong_polygons(outline: Any) -> str:
+    """What is wrong with a list of polygons; '' if nothing is."""
     if not isinstance(outline, list):
         return f"a {type(outline).__name__}, not a list of polygons"
     for i, polygon in enumerate(outline):

@@ -12,12 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpn_neck.datasets.check import kinds
-from fpn_neck.datasets.check.boxes import Entry, count_left_out, photos_left, take, trained_boxes
+from fpn_neck.datasets.check.box_form import check_form
+from fpn_neck.datasets.check.boxes import (
+    Entry,
+    Ignored,
+    count_left_out,
+    never,
+    photos_left,
+    take,
+    trained_boxes,
+)
 from fpn_neck.datasets.check.coco import (
     Boxes,
     check_annotations,
     check_categories,
     check_mask_sizes,
+    check_outlines_exist,
     check_panoptic,
     read_coco,
 )
@@ -43,6 +53,7 @@ from fpn_neck.datasets.check.masks import (
     examine,
     missing,
 )
+from fpn_neck.datasets.check.outlines import is_ignored
 from fpn_neck.utils.photo_files import photos_text
 from fpn_neck.utils.progress import Track
 from fpn_neck.utils.text import one_line
@@ -202,6 +213,8 @@ class DatasetCheck:
         report.findings += check_categories(name, content, classes)
         if data.panoptic:
             report.findings += check_panoptic(name, content, classes)
+        else:
+            report.findings += check_form(name, content)
         try:
             data = data._replace(photos=photos_left(source.dataset, content, source.indices))
         except Exception as error:  # of any type: indices or filter_cfg are none that mmdet takes
@@ -223,6 +236,8 @@ class DatasetCheck:
             self._add_boxes(boxes, len(content["images"]), classes, report)
         elif outlines and not data.panoptic:
             report.findings += check_mask_sizes(name, content, classes)
+            if all(finding.kind != kinds.NO_OUTLINE for finding in report.findings):
+                report.findings += check_outlines_exist(name, content, classes)
 
     def _add_boxes(self, found: Boxes, total: int, classes: Sequence[str], report: Report) -> None:
         report.findings += found.findings
@@ -275,12 +290,13 @@ def _nothing_left(source: DataSource, data: Evaluated) -> list[Finding]:
     content, file = data.content, data.file.as_posix()
     classes = source.dataset.metainfo.get("thing_classes", data.classes)
 
+    needs_boxes, ignored = _needs_boxes(source), _ignored(source)
+
     def has_box(photos: Sequence[Entry]) -> bool:
-        return next(trained_boxes(content, classes, photos), None) is not None
+        return next(trained_boxes(content, classes, photos, ignored), None) is not None
 
     if not content["images"]:
         return []
-    needs_boxes = _needs_boxes(source)
     if not data.photos and (not needs_boxes or has_box(content["images"])):
         filters = f"filter_cfg={source.dataset.filter_cfg}, indices={source.indices}"
         value = f"{source.name}: {filters} leave none of {len(content['images'])} photos"
@@ -288,9 +304,17 @@ def _nothing_left(source: DataSource, data: Evaluated) -> list[Finding]:
     if not needs_boxes or has_box(data.photos):
         return []
     photos = data.photos or content["images"]
-    counts = count_left_out(content, classes, photos)
+    counts = count_left_out(content, classes, photos, ignored)
     value = f"{len(content['annotations'])} annotations" + (f": {counts}" if counts else "")
     return [Finding(kinds.NO_BOX, file, value)]
+
+
+def _ignored(source: DataSource) -> Ignored:
+    """Which boxes the transform that reads outlines ignores for them."""
+    loader = source.loader or {}
+    if not loader.get("with_mask"):
+        return never
+    return partial(is_ignored, polygons_only=not loader.get("poly2mask", True))
 
 
 def _needs_boxes(source: DataSource) -> bool:

@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from fpn_neck.datasets.check.findings import RefusedData
 from fpn_neck.datasets.check.heads import check_order, check_weights
-from fpn_neck.datasets.check.listing import DataSource, classes_of
+from fpn_neck.datasets.check.listing import DataSource, check_numbering, classes_of
 from fpn_neck.datasets.check.run import DatasetCheck
 from fpn_neck.mm.config.evaluators import evaluations
-from fpn_neck.mm.config.scales import first_scales
+from fpn_neck.mm.config.pipelines import first_scales
 from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.walk import data_sets, dicts, type_name
 
@@ -92,6 +92,7 @@ def check_files(cfg: Config, config: str, *splits: str) -> None:
     sources = data_sources(cfg, *splits)
     reports = [check(source) for source in sources]
     findings = [finding for report in reports for finding in report.findings]
-    findings += check_order(config, classes_of(sources)) + check_weights(config, check.model)
+    findings += check_order(config, classes_of(sources)) + check_numbering(config, sources)
+    findings += check_weights(config, check.model)
     if findings:
         raise RefusedData(findings)

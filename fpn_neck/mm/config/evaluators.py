@@ -85,6 +85,35 @@ def check_masks(cfg: Config, split: str) -> None:
             )
 
 
+def check_coco_settings(cfg: Config, split: str) -> None:
+    """Refuse settings by which mmdet's CocoMetric fails after all photos, or gives -1 as mAP.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for metric in _metrics(cfg.get(f"{split}_evaluator")):
+        if _kind(metric["type"], cfg.get("default_scope")) != "CocoMetric":
+            continue
+        name = f"config: {split}_evaluator"
+        unknown = [item for item in metric.get("metric_items") or () if item not in (*_AP, *_AR)]
+        if unknown:
+            known = ", ".join((*_AP, *_AR))
+            raise ValueError(f"{name}.metric_items={unknown}: expected a list out of {known}")
+        counts = list(metric.get("proposal_nums") or (100, 300, 1000))
+        precision = {"bbox", "segm"} & set(_as_tuple(metric.get("metric", "bbox")))
+        by_pycocotools = not metric.get("use_mp_eval")  # mmdet's own takes any counts
+        if by_pycocotools and (len(counts) < 3 or precision and 100 not in counts):
+            raise ValueError(
+                f"{name}.proposal_nums={counts}: expected three numbers"
+                + (", 100 among them, by which pycocotools computes mAP" if precision else "")
+            )
+        if isinstance(metric.get("iou_thrs"), (list, tuple, int, float)):
+            raise ValueError(
+                f"{name}.iou_thrs={metric['iou_thrs']}: pycocotools takes an array only, which no "
+                "config holds: leave iou_thrs out; mAP_50 and mAP_75 are among the results"
+            )
+
+
 def check_best(cfg: Config) -> None:
     """Refuse a ``save_best`` that no metric gives: the first validation would end the run.
 

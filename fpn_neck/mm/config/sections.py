@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fpn_neck.utils.values import check_whole
-from fpn_neck.utils.walk import data_sets, type_name
+from fpn_neck.utils.walk import data_sets, dicts, type_name
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TEXTS = ("default_scope", "work_dir", "load_from")
@@ -133,6 +133,36 @@ def check_length(train_cfg: Any) -> None:
             raise ValueError(
                 f"config: train_cfg.{name}={given!r}: expected a whole number of at least 1"
                 + ("; validation is left out by val_cfg=None" * (name == "val_interval"))
+            )
+
+
+def check_schedule(cfg: Mapping[str, Any], *, by_iterations: bool) -> None:
+    """Refuse what counts epochs in a training by iterations, in which no epoch ends before it.
+
+    mmengine counts epochs unless ``by_epoch=False`` is given. A learning rate would stay what it is
+    at the start, as at a thousandth of itself in a warm-up, and only the end would be saved.
+
+    Args:
+        by_iterations: whether the training's loop is one by iterations.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if not by_iterations:
+        return
+    parts = ("param_scheduler", cfg.get("param_scheduler"))
+    saves = ("default_hooks.checkpoint", (cfg.get("default_hooks") or {}).get("checkpoint"))
+    named = [(name, place, part) for name, whole in (parts, saves) for place, part in dicts(whole)]
+    for name, place, part in named:
+        kind = type_name(part) if "type" in part else ""
+        counts = kind.endswith(("LR", "Momentum", "Scheduler", "CheckpointHook"))
+        if not counts or "ReduceOnPlateau" in kind or part.get("convert_to_iter_based"):
+            continue  # one of another kind, or one that counts validations
+        if part.get("by_epoch", True):
+            name += "".join(f"[{step!r}]" for step in place)
+            raise ValueError(
+                f"config: {name}.by_epoch={part.get('by_epoch')} ({kind}): it would count epochs "
+                "(mmengine's default), and train_cfg trains by iterations: set by_epoch=False"
             )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from inspect import getmro, isclass
 from typing import Any
 
-from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine.registry import LOOPS, MODELS, DefaultScope, Registry
+from mmengine.runner import IterBasedTrainLoop
 
 FRAMEWORKS = ("mmdet", "mmseg")
 
@@ -26,6 +27,15 @@ def type_class(part: Mapping[str, Any], registry: Registry, scope: str | None) -
         registry.switch_scope_and_registry(None) as known,
     ):
         return known.get(kind)
+
+
+def loops_by_iteration(train_cfg: Mapping[str, Any]) -> bool:
+    """Whether a training's loop counts iterations; one of a class that is not known does not."""
+    kind = train_cfg.get("type")
+    if kind is None:
+        return not train_cfg.get("by_epoch", True)
+    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
+    return isclass(loop) and issubclass(loop, IterBasedTrainLoop)
 
 
 def framework(cfg: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class FPNHead(BaseDecodeHead):
         kwargs.setdefault("loss_decode", dict(MMSEGS_LOSS))
         layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         super().__init__(channels=merged, **layers, **kwargs)
-        check_one_logit(self)
+        check_one_logit(self, warnings.warn)
         self.feature_strides = feature_strides
         self._pixel_losses, self._accuracy = PixelLosses(), PixelAccuracy()
         self.loss_stride = check_whole("loss_stride", loss_stride, 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from mmseg.models import losses
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
 from fpn_neck.strips.losses import CrossEntropyLoss, PixelLoss
@@ -23,8 +25,16 @@ def decode_losses(head: Any) -> list[Any]:  # mmseg comes without types
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
-def check_one_logit(head: Any) -> None:
-    """Refuse softmax over one logit, which is 1 whatever the logit is.
+def check_one_logit(head: Any, warn: Callable[[str], object] | None = None) -> None:
+    """Refuse a loss that does not tell labels 0 and 1 apart by one logit, or confuses them.
+
+    A softmax over one logit is always 1. mmseg's DiceLoss takes one logit for that of label 0,
+    which the sigmoid and the threshold of a prediction take for that of label 1.
+
+    Args:
+        head: a decode head of mmseg.
+        warn: is told of all but the softmax, instead of an error: a trained model may have had
+            another loss beside it.
 
     Raises:
         ValueError: names the loss and the remedy.
@@ -35,6 +45,48 @@ def check_one_logit(head: Any) -> None:
                 "loss_decode: CrossEntropyLoss with use_sigmoid=False on one logit (out_channels=1)"
                 " is a softmax over one class and does not train; set use_sigmoid=True"
             )
+        right, wrong = _of_right_and_wrong(loss, head.ignore_index)
+        if right < wrong:
+            continue
+        text = (
+            f"loss_decode: {type(loss).__name__} on one logit (out_channels=1) is {right:.3f} for "
+            f"right labels and {wrong:.3f} for opposite ones; take dict(type='CrossEntropyLoss', "
+            "use_sigmoid=True), or fpn_neck.DiceLoss in fpn_neck.FPNHead"
+        )
+        if warn is None:
+            raise ValueError(text)
+        warn(text)
+
+
+@torch.no_grad()
+def _of_right_and_wrong(loss: nn.Module, ignore_index: int) -> tuple[float, float]:
+    """A loss of sure logits that are all right, and all wrong; (0, 1) if it is not known."""
+    if isinstance(loss, PixelLoss):
+        return 0.0, 1.0
+    labels = torch.tensor([[[0, 1], [0, 1]]])
+    logits = (labels * 10.0 - 5)[:, None]
+    try:
+        both = [
+            float(loss(sign * logits, labels, weight=None, ignore_index=ignore_index).sum())
+            for sign in (1, -1)
+        ]
+    except Exception:  # of any loss; the first step tells it
+        return 0.0, 1.0
+    return both[0], both[1]
+
+
+def check_decode_head(model: Any) -> None:
+    """`check_one_logit` for the head of a segmenter that predicts; auxiliary ones only train.
+
+    Raises:
+        ValueError: names the loss.
+    """
+    head = getattr(getattr(model, "module", model), "decode_head", None)
+    if isinstance(head, BaseDecodeHead):
+        try:
+            check_one_logit(head)
+        except ValueError as e:
+            raise ValueError(f"config: model.decode_head.{e}") from e
 
 
 def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | None:

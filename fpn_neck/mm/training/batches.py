@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader
 
+from fpn_neck.mm.config.pipelines import stretching
+from fpn_neck.mm.config.types import framework, loops_by_iteration
+from fpn_neck.mm.photos import parts_of
 from fpn_neck.utils.text import one_line
 
 _LOOKED_AT = 500  # photos, 0.1 ms each
@@ -34,9 +37,11 @@ def check_batches(runner: Runner, *splits: str) -> None:
         vars(loader.dataset).setdefault("__getitems__", fetch)
         if name and loader.batch_sampler is not None:  # else the data set makes the batches
             names.remove(name)  # the next loader with the same settings is of the next split
-            endless = name == "train_dataloader" and _loops_by_iteration(runner.cfg.train_cfg)
+            endless = name == "train_dataloader" and loops_by_iteration(runner.cfg.train_cfg)
             _refuse_batches(name, runner.cfg[name], loader.dataset, endless=endless)
             if name != "train_dataloader":
+                if framework(runner.cfg) == "mmseg":
+                    _refuse_stretching(name, loader.dataset)
                 _refuse_sizes(name, loader, fetch, getattr(runner.model, "data_preprocessor", None))
         return loader
 
@@ -160,6 +165,21 @@ def _refuse_sizes(name: str, loader: DataLoader, fetch: NamingFetch, preprocesso
         ) from e
 
 
+def _refuse_stretching(name: str, dataset: Any) -> None:
+    """Refuse a pipeline by which mmseg's labels lie elsewhere than the masks'.
+
+    Looks at the first photo of each data set. Those that can't be loaded are named later.
+    """
+    try:
+        parts = list(parts_of(dataset))
+        found = [stretching(part.pipeline.transforms, part.get_data_info(0)) for part in parts]
+    except Exception:  # of any transform, and data sets of other packages
+        return
+    for wrong in found:
+        if wrong:
+            raise ValueError(f"config: {name}.dataset: {wrong}")
+
+
 def _of_different_sizes(dataset: Any) -> list[int]:
     """Two samples whose files have different sizes, if there are any among the first ones."""
     first: tuple[int, tuple[int, int]] | None = None
@@ -191,11 +211,3 @@ def _never_ends(sampler: Any) -> bool:
     except TypeError:
         return False
     return next(islice(sampler, count, None), None) is not None
-
-
-def _loops_by_iteration(train_cfg: Mapping[str, Any]) -> bool:
-    kind = train_cfg.get("type")
-    if kind is None:
-        return not train_cfg.get("by_epoch", True)
-    loop = LOOPS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(loop, type) and issubclass(loop, IterBasedTrainLoop)

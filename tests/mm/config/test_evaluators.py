@@ -12,7 +12,11 @@ from mmdet.evaluation import CocoMetric  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import METRICS  # noqa: E402
 
-from fpn_neck.mm.config.evaluators import check_best, evaluations  # noqa: E402
+from fpn_neck.mm.config.evaluators import (  # noqa: E402
+    check_best,
+    check_coco_settings,
+    evaluations,
+)
 
 COCO = dict(type="CocoMetric", ann_file="val.json")
 
@@ -159,3 +163,53 @@ def test_a_metric_of_ones_own_with_a_stock_name_is_left_to_itself():
 
 def test_without_validation_nothing_is_the_best():
     check("anything", dict(type="mmseg.IoUMetric"), val_cfg=None)
+
+
+def score(metric):
+    """What mmdet's metric says of perfect predictions of two photos."""
+    for i in (1, 2):
+        box = torch.tensor([[4.0, 5.0, 24.0, 35.0]])
+        truth = [dict(bbox=box[0].tolist(), bbox_label=0, ignore_flag=0)]
+        found = dict(bboxes=box, scores=torch.ones(1), labels=torch.zeros(1, dtype=torch.long))
+        sample = dict(img_id=i, ori_shape=(60, 80), instances=truth, pred_instances=found)
+        metric.process({}, [sample])
+    return metric.evaluate(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(metric_items=["mAP", "mAP_60"]), r"metric_items=\['mAP_60'\]: expected a list out"),
+        (dict(proposal_nums=(300, 1000, 3000)), r"proposal_nums=.*expected three numbers, 100"),
+        (dict(proposal_nums=(100,), metric="proposal"), r"proposal_nums=\[100\]: expected three"),
+        (dict(iou_thrs=[0.5]), r"iou_thrs=\[0.5\]: pycocotools takes an array only"),
+    ],
+)
+def test_settings_by_which_cocos_metric_fails_or_gives_no_map(settings, words):
+    cfg = Config(dict(default_scope="mmdet", val_evaluator=dict(type="CocoMetric", **settings)))
+    with pytest.raises(ValueError, match=f"^config: val_evaluator.{words}"):
+        check_coco_settings(cfg, "val")
+    metric = CocoMetric(**settings)
+    metric.dataset_meta = dict(classes=("cat",))
+    try:
+        found = score(metric)["coco/bbox_mAP"]
+    except (KeyError, IndexError, ValueError):
+        return
+    assert found == -1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        dict(metric_items=["mAP", "AR@1000"], proposal_nums=(1, 10, 100)),
+        dict(proposal_nums=[300], use_mp_eval=True),  # V3Det's
+    ],
+)
+def test_right_settings_of_cocos_metric_pass(settings):
+    evaluator = dict(type="mmdet.CocoMetric", **settings)
+    cfg = Config(dict(default_scope="mmdet", val_evaluator=[evaluator, dict(type="VOCMetric")]))
+    check_coco_settings(cfg, "val")
+    metric = CocoMetric(**settings)
+    metric.dataset_meta = dict(classes=("cat",))
+    assert score(metric)["coco/bbox_mAP"] == 1

@@ -8,8 +8,11 @@ import pytest
 
 pytest.importorskip("mmengine")
 
+from helpers.toy_run import toy_config  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
 from fpn_neck.mm.config.arguments import Options  # noqa: E402
 from fpn_neck.mm.config.evaluators import check_masks  # noqa: E402
@@ -19,6 +22,7 @@ from fpn_neck.mm.config.sections import (  # noqa: E402
     check_levels,
     check_loader,
     check_metrics,
+    check_schedule,
     check_sections,
     require,
     require_photos,
@@ -250,3 +254,49 @@ def test_a_metric_that_mmseg_does_not_know_is_named():
     for other in (None, "IoUMetric", 7, [3], {"iou_metrics": 7}):
         check_metrics("val_evaluator", other)
     check_metrics("val_evaluator", None)
+
+
+WARM_UP = dict(type="LinearLR", start_factor=0.001, begin=0, end=100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (dict(param_scheduler=[WARM_UP]), r"param_scheduler\[0\]"),
+        (dict(param_scheduler=WARM_UP | dict(by_epoch=True)), "param_scheduler"),
+        (dict(param_scheduler=dict(neck=[WARM_UP])), r"param_scheduler\['neck'\]\[0\]"),
+        (dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook"))), ".*checkpoint"),
+    ],
+)
+def test_what_counts_epochs_in_a_training_by_iterations_is_refused(settings, name):
+    with pytest.raises(ValueError, match=rf"^config: {name}\.by_epoch=.* set by_epoch=False$"):
+        check_schedule(settings, by_iterations=True)
+    check_schedule(settings, by_iterations=False)
+
+
+def test_a_schedule_of_iterations_passes():
+    by_iterations = WARM_UP | dict(by_epoch=False)
+    converted = WARM_UP | dict(convert_to_iter_based=True)
+    plateau = dict(type="ReduceOnPlateauLR", monitor="mIoU")  # counts validations
+    saved = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False))
+    parts = dict(param_scheduler=[by_iterations, converted, plateau], default_hooks=saved)
+    check_schedule(parts, by_iterations=True)
+    check_schedule({}, by_iterations=True)
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_a_warm_up_that_counts_epochs_never_ends(tmp_path, by_epoch):
+    """What mmengine itself does with it: the learning rate stays a thousandth in every step."""
+    rates = []
+
+    class Rates(Hook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            rates.append(runner.optim_wrapper.get_lr()["lr"][0])
+
+    cfg = toy_config(tmp_path, steps=5)
+    cfg.param_scheduler = [WARM_UP | dict(end=3, by_epoch=by_epoch)]
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Rates())
+    runner.train()
+    assert rates[0] == pytest.approx(0.01 / 1000)
+    assert rates[-1] == pytest.approx(0.01 / 1000 if by_epoch else 0.01)

@@ -19,6 +19,9 @@ from mmengine.registry import DefaultScope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.registry import METRICS, MODELS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
+from torch import nn  # noqa: E402
+
+from fpn_neck.mm.seg.losses import check_decode_head  # noqa: E402
 
 K = 5
 CHANNELS = [8, 12, 16, 20]
@@ -363,6 +366,42 @@ def test_one_logit_without_a_labelled_pixel_has_no_loss():
 def test_softmax_over_one_logit_is_refused(options):
     with pytest.raises(ValueError, match="one logit .*out_channels=1.*set use_sigmoid=True"):
         head("fpn_neck.FPNHead", **options)
+
+
+TVERSKY = dict(type="TverskyLoss")
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (dict(type="DiceLoss"), "DiceLoss .* is 0.993 for right labels and 0.001"),
+        ([SIGMOID, dict(type="DiceLoss", use_sigmoid=False)], "DiceLoss"),
+        (TVERSKY, "TverskyLoss .* is 0.000 for right labels and 0.000 for"),
+    ],
+)
+def test_a_loss_that_is_not_lower_for_right_labels_is_refused(loss, words):
+    options = dict(num_classes=2, out_channels=1, loss_decode=loss)
+    with pytest.warns(UserWarning, match=f"^loss_decode: {words}.*CrossEntropyLoss"):
+        head("fpn_neck.FPNHead", **options)
+    stock = nn.ModuleDict({"decode_head": head("mmseg.FPNHead", **options)})
+    with pytest.raises(ValueError, match=f"^config: model.decode_head.loss_decode: {words}"):
+        check_decode_head(stock)
+    check_decode_head(nn.ModuleDict({"auxiliary_head": stock.decode_head}))  # as STDC's
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SIGMOID,
+        dict(type="SiLogLoss"),
+        dict(type="LovaszLoss", loss_type="binary", reduction="none"),
+    ],
+)
+def test_a_loss_that_is_lower_for_right_labels_passes(loss):
+    options = dict(num_classes=2, out_channels=1, loss_decode=loss)
+    check_decode_head(nn.ModuleDict({"decode_head": head("mmseg.FPNHead", **options)}))
+    many = head("mmseg.FPNHead", loss_decode=TVERSKY)
+    check_decode_head(nn.ModuleDict({"decode_head": many}))
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])

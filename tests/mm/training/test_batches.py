@@ -247,14 +247,15 @@ def sizes(tmp_path):
     import numpy as np
     from PIL import Image
 
-    def build(*found, scale=None, keep_ratio=False):
+    def build(*found, scale=None, keep_ratio=False, before=(), after=()):
         for i, (width, height) in enumerate(found):
             for folder, kind in (("img", "RGB"), ("ann", "L")):
                 (tmp_path / folder).mkdir(exist_ok=True)
                 zeros = np.zeros((height, width, 3)[: 2 if kind == "L" else 3], np.uint8)
                 Image.fromarray(zeros).save(tmp_path / folder / f"{i}.png")
-        pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+        pipeline = [dict(type="LoadImageFromFile"), *before]
         pipeline += [dict(type="Resize", scale=scale, keep_ratio=keep_ratio)] if scale else []
+        pipeline += [dict(type="LoadAnnotations"), *after]
         dataset = dict(
             type="mmseg.BaseSegDataset",
             data_root=str(tmp_path),
@@ -294,3 +295,25 @@ def test_validation_photos_that_make_a_batch_pass(sizes):
 def test_a_photo_whose_side_becomes_0_is_named(sizes):
     with pytest.raises(ValueError, match=r"sample 1 \(\S+1\.png, 900x1 px\) can't be loaded: "):
         sizes((64, 48), (900, 1), scale=(64, 48), keep_ratio=True)
+
+
+RESIZE = dict(type="Resize", scale=(32, 32), keep_ratio=True)
+PAD, CROP = dict(type="Pad", size_divisor=32), dict(type="CenterCrop", crop_size=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ([PAD], [], "Pad of the pipeline makes 64x48 px 64x64, and mmseg stretches the labels"),
+        ([CROP], [], "CenterCrop of the pipeline makes 64x48 px 32x32, and mmseg stretches"),
+        ([], [RESIZE], "a mask of 32x24 px, and labels are judged at the photo's 64x48 px"),
+    ],
+)
+def test_labels_that_would_not_lie_on_the_masks_are_refused(sizes, before, after, words):
+    with pytest.raises(ValueError, match="^config: val_dataloader.dataset: ") as caught:
+        sizes((64, 48), before=before, after=after)
+    assert words in str(caught.value)
+
+
+def test_what_changes_no_size_passes(sizes):
+    sizes((64, 32), before=[PAD], after=[dict(type="Resize", scale=(64, 32))])
