@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -23,10 +24,11 @@ from fpn_neck.datasets.own.mask_values import (
     read_values,
     write_label_masks,
 )
-from fpn_neck.datasets.own.pairs import pair_by_name
+from fpn_neck.datasets.own.pairs import masks_without_photo, pair_by_name
 from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import write_text
 from fpn_neck.utils.progress import with_progress
+from fpn_neck.utils.text import first_few
 
 _EPILOG = """\
 It looks at the files, chooses classes, sizes and steps, makes a fixed split (one photo in eight is
@@ -75,20 +77,25 @@ def main() -> None:
         raise ValueError(f"--out={args.out} is there; --force replaces it")
     text = _segmentation(args) if args.task == "segmentation" else _detection(args)
     write_text(args.out, text)
-    print(f"{args.out}: train it by: fpn-neck train {args.out}")
+    print(f"{args.out}: train it by: fpn-neck train {shlex.quote(str(args.out))}")
 
 
 def _segmentation(args: Namespace) -> str:
     images, masks = args.images.absolute(), args.masks.absolute()
     pairs = pair_by_name(images, masks)
-    names = args.classes.split(",") if args.classes else None
+    if alone := masks_without_photo(pairs, masks):
+        names_of = first_few([mask.name for mask in alone])
+        print(f"{len(alone)} masks have no photo and are left out: {names_of}", file=sys.stderr)
+    names = _names(args)
     backbone = _backbone(args)
     sizes = _sizes([photo for photo, _ in pairs])
     files = [mask for _, mask in pairs]
-    values = read_values(with_progress(files, len(files), "masks"))
+    table = read_table(args.table) if args.table else None
+    palettes = table is not None and table.coloured
+    values = read_values(with_progress(files, len(files), "masks"), palettes=palettes)
     labels: dict[int, int] | None = None
-    if args.table:
-        labels, names = _labels_of_table(as_values(read_table(args.table), values.coloured))
+    if table:
+        labels, names = _labels_of_table(as_values(table, values.coloured))
     elif not values.are_labels(names and len(names)):
         labels = labels_of(values, names)
     elif values.channels:  # mmseg reads one channel
@@ -98,13 +105,28 @@ def _segmentation(args: Namespace) -> str:
         names = [f"class_{label}" for label in range(highest + 1)]
     if len(names) < 2:
         raise ValueError(
-            f"one class, {names[0]!r}: a segmenter needs two, such as background and it"
+            f"one class, {names[0]!r}: a segmenter needs two or more; what is not {names[0]!r} "
+            "needs a label too, such as background"
         )
     if labels:
         masks = _convert(args.out, masks, files, labels, values)
     print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
     iterations = recipe.iterations_for(len(pairs))
     return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
+
+
+def _names(args: Namespace) -> list[str] | None:
+    """The names of --classes; None without it."""
+    if args.classes is None:
+        return None
+    if args.table:
+        raise ValueError("--table names the classes; leave --classes out")
+    names = [name.strip() for name in args.classes.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"--classes {args.classes!r}: expected different names with commas between them"
+        )
+    return names
 
 
 def _labels_of_table(table: dict[int, str]) -> tuple[dict[int, int], list[str]]:
@@ -129,7 +151,8 @@ def _convert(
         target.parent.mkdir(parents=True, exist_ok=True)
     pairs = zip(files, targets, strict=True)
     unknown = partial(name_of, coloured=values.coloured)
-    write_label_masks(pairs, labels, coloured=values.coloured, unknown=unknown)
+    kind = dict(coloured=values.coloured, palettes=values.palettes)
+    write_label_masks(pairs, labels, unknown=unknown, **kind)
     shown = ", ".join(f"{name_of(v, values.coloured)} is {label}" for v, label in labels.items())
     print(f"{folder}: masks of labels ({shown})", file=sys.stderr)
     return folder
@@ -143,6 +166,11 @@ def _backbone(args: Namespace) -> recipe.Backbone | None:
     from fpn_neck.models.timm_backbone import TimmBackbone
 
     weights = args.weights and str(Path(args.weights).absolute())
+    if not weights:
+        print(
+            f"{args.backbone} begins with random weights; --weights FILE gives it trained ones",
+            file=sys.stderr,
+        )
     model = TimmBackbone(args.backbone, checkpoint=weights)
     mean, std = ([round(255 * v, 3) for v in values] for values in _statistics(args.backbone))
     return recipe.Backbone(args.backbone, weights, list(model.out_channels), mean, std)

@@ -1,8 +1,10 @@
 """fpn-neck new: from folders and COCO files to a config that trains, with the right labels."""
 
 import json
+import shlex
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ pytest.importorskip("mmdet.models")
 from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from fpn_neck.cli import new  # noqa: E402
+from fpn_neck.datasets.own.pairs import of_split  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 
 COLOURS = np.array([(0, 0, 0), (0, 0, 9), (0, 9, 0), (9, 0, 0), (9, 9, 9), (70, 9, 9), (80, 0, 0)])
@@ -136,6 +139,26 @@ def test_a_table_names_and_joins_colours(run, photos, make_masks, shapes_root, t
     assert_labels(cfg, shapes_root, lambda labels: numbers[labels])
 
 
+def as_palette(folder):
+    """Give the masks a palette."""
+    for path in folder.iterdir():
+        mask = Image.open(path)
+        mask.putpalette(COLOURS.astype(np.uint8).tobytes())
+        mask.save(path)
+
+
+def test_a_table_of_colours_reads_palettes(run, photos, make_masks, shapes_root, tmp_path):
+    masks = make_masks(lambda labels: labels)
+    as_palette(masks)
+    names = ["edged", "round", "edged", "edged", "ignore", "round", "edged"]
+    lines = [f"{name},{r},{g},{b}\n" for name, (r, g, b) in zip(names, COLOURS, strict=True)]
+    (tmp_path / "table.csv").write_text("".join(lines))
+    arguments = ["--images", photos, "--masks", masks, "--table", tmp_path / "table.csv"]
+    cfg = run("segmentation", *arguments)
+    assert cfg.classes == ("edged", "round")
+    assert_labels(cfg, shapes_root, lambda labels: np.array([0, 1, 0, 0, 255, 1, 0])[labels])
+
+
 def as_rgb(labels):
     return labels[..., None].repeat(3, -1)
 
@@ -203,12 +226,13 @@ def test_numbers_that_are_not_whole_and_16_bit_colours_are_refused(run, photos, 
         run(*arguments)
 
 
-def test_a_timm_backbone_brings_its_channels_and_statistics(run, photos, make_masks):
+def test_a_timm_backbone_brings_its_channels_and_statistics(run, photos, make_masks, capsys):
     masks = make_masks(lambda labels: labels)
     cfg = run("segmentation", "--images", photos, "--masks", masks, "--backbone", "resnet18")
     assert cfg.model.backbone.model_name == "resnet18" and cfg.model.backbone.frozen_levels == 0
     assert cfg.model.neck.in_channels == [64, 128, 256, 512]
     assert cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert "resnet18 begins with random weights; --weights FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["faster-rcnn", "mask-rcnn", "retinanet", "rpn"])
@@ -308,3 +332,69 @@ def test_one_class_is_named_before_masks_are_written(run, photos, make_masks, tm
     with pytest.raises(ValueError, match="one class, 'object'"):
         run("segmentation", *arguments)
     assert not (tmp_path / "mine_masks").exists()
+
+
+@pytest.mark.parametrize("names", ["a,,b", "a,b,a", "", "background, cup,"])
+def test_names_that_are_empty_or_the_same_are_refused(run, photos, make_masks, names):
+    masks = make_masks(lambda labels: (labels > 0) * 255)
+    with pytest.raises(ValueError, match="expected different names"):
+        run("segmentation", "--images", photos, "--masks", masks, "--classes", names)
+
+
+def test_names_may_have_blanks_around_them_and_come_from_one_place(
+    run, photos, make_masks, tmp_path
+):
+    masks = make_masks(lambda labels: (labels > 0) * 255)
+    arguments = ["segmentation", "--images", photos, "--masks", masks, "--classes", "none, red cup"]
+    assert run(*arguments).classes == ("none", "red cup")
+    with pytest.raises(ValueError, match="leave --classes out"):
+        run(*arguments, "--force", "--table", tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [(None, "--table .*: no such file"), ("a,0\nb,1,1,1\n", "lines of both kinds")],
+)
+def test_a_table_that_cannot_be_read_is_named(run, photos, make_masks, tmp_path, table, words):
+    if table:
+        (tmp_path / "table.csv").write_text(table)
+    masks = make_masks(lambda labels: labels)
+    arguments = ["--images", photos, "--masks", masks, "--table", tmp_path / "table.csv"]
+    with pytest.raises((ValueError, OSError), match=words):
+        run("segmentation", *arguments)
+
+
+def test_the_printed_command_can_be_pasted(photos, make_masks, tmp_path, monkeypatch, capsys):
+    masks = make_masks(lambda labels: labels)
+    out = tmp_path / "it's 한국.py"
+    words = ["new", "segmentation", "--images", photos, "--masks", masks, "--out", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    new.main()
+    command = capsys.readouterr().out.split("train it by: ")[1]
+    assert shlex.split(command) == ["fpn-neck", "train", str(out)]
+
+
+def test_masks_without_a_photo_are_named(run, photos, make_masks, capsys):
+    masks = make_masks(lambda labels: labels)
+    shutil.copy(next(masks.iterdir()), masks / "another.png")
+    run("segmentation", "--images", photos, "--masks", masks)
+    assert "1 masks have no photo and are left out: another.png" in capsys.readouterr().err
+
+
+def test_names_in_both_unicode_forms_are_one(run, photos, make_masks):
+    """macOS writes Hangul and accents in parts."""
+    masks = make_masks(lambda labels: labels)
+    for form, folder in (("NFD", photos), ("NFC", masks)):
+        for path in folder.iterdir():
+            path.rename(path.with_stem(unicodedata.normalize(form, f"사진 é {path.stem}")))
+    assert len(samples(run("segmentation", "--images", photos, "--masks", masks), "val")) == 1
+
+
+@pytest.mark.parametrize("pattern", ["{:03}.png", "{:03}.jpg", "IMG_{:04}.JPG", "{}.jpg"])
+@pytest.mark.parametrize("number", [2, 3, 10, 40, 1000])
+def test_one_photo_in_eight_is_for_validation(pattern, number):
+    names = [pattern.format(i) for i in range(number)]
+    train, val = of_split(names, "train"), of_split(names, "val")
+    assert sorted(train + val) == sorted(names) == sorted(of_split(names, "all"))
+    assert len(val) == max(1, round(number / 8))
+    assert of_split(reversed(names), "val") == val[::-1]

@@ -30,11 +30,13 @@ class MaskValues(NamedTuple):
         pixels: value -> pixels.
         coloured: whether they are colours.
         channels: whether there are files of several channels, which may hold grey values only.
+        palettes: whether colours of palettes were read, not their indices.
     """
 
     pixels: Counter[Value]
     coloured: bool
     channels: bool = False
+    palettes: bool = False
 
     def are_labels(self, num_classes: int | None) -> bool:
         """Whether the values are labels 0..K-1 and `IGNORED` as they are.
@@ -48,8 +50,11 @@ class MaskValues(NamedTuple):
         return max(labels) < most
 
 
-def read_values(masks: Iterable[Path]) -> MaskValues:
+def read_values(masks: Iterable[Path], *, palettes: bool = False) -> MaskValues:
     """Count the values of all masks.
+
+    Args:
+        palettes: read the colours of palettes, not their indices.
 
     Raises:
         ValueError: a mask can't be read, or there are more than 256 values; names the file.
@@ -58,7 +63,7 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
     coloured: Counter[Value] = Counter()
     first: dict[bool, Path] = {}
     for path in masks:
-        values, has_channels = _read(path)
+        values, has_channels = _read(path, palettes)
         found, counts = np.unique(values, return_counts=True)
         pixels = coloured if has_channels else single
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
@@ -71,33 +76,34 @@ def read_values(masks: Iterable[Path]) -> MaskValues:
             first.setdefault(has_channels, path)
     if all(value % _GREY == 0 for value in coloured):
         grey = Counter({value // _GREY: count for value, count in coloured.items()})
-        return MaskValues(single + grey, False, bool(coloured))
+        return MaskValues(single + grey, False, bool(coloured), palettes)
     if len(first) == 2:
         raise ValueError(
             f"{first[True]} holds colours and {first[False]} one number for each pixel: save all "
             "masks in one way"
         )
-    return MaskValues(single + coloured, True, True)
+    return MaskValues(single + coloured, True, True, palettes)
 
 
-def pixel_values(path: Path, *, coloured: bool) -> np.ndarray:
+def pixel_values(path: Path, *, coloured: bool, palettes: bool = False) -> np.ndarray:
     """The values of the pixels, (H, W) int64.
 
     Args:
         coloured: 65536 r + 256 g + b; else an index or a grey value, also of a file of channels.
+        palettes: read the colours of a palette, not its indices.
 
     Raises:
         ValueError: it can't be read.
     """
-    values, has_channels = _read(path)
+    values, has_channels = _read(path, palettes)
     return values // _GREY if has_channels and not coloured else values
 
 
-def _read(path: Path) -> tuple[np.ndarray, bool]:
+def _read(path: Path, palettes: bool) -> tuple[np.ndarray, bool]:
     """Indices, grey values or 65536 r + 256 g + b, and whether the file has several channels."""
     try:
         with Image.open(path) as image:
-            if image.mode in _CHANNELS:
+            if image.mode in _CHANNELS or (palettes and image.mode == "P"):
                 if any("16" in str(tile[3]) for tile in image.tile):  # pillow takes the high bytes
                     raise ValueError("16 bits for each channel; save it with 8")
                 return np.array(image.convert("RGB")).astype(np.int64) @ _SHIFTS, True
@@ -115,15 +121,26 @@ def name_of(value: Value, coloured: bool) -> str:
     return f"#{value:06x}" if coloured else str(value)
 
 
-def read_table(path: Path) -> dict[Value, str]:
-    """Colour or grey value -> class, from a file of lines ``name,r,g,b`` or ``name,value``.
+class Table(NamedTuple):
+    """A user's table: colour or grey value -> class, and whether its lines hold colours."""
+
+    names: dict[Value, str]
+    coloured: bool
+
+
+def read_table(path: Path) -> Table:
+    """A table from a file of lines ``name,r,g,b`` or ``name,value``.
 
     Several values may have one name. The classes are in the file's order.
 
     Raises:
-        ValueError: a line is neither.
+        FileNotFoundError: there is no such file.
+        ValueError: a line is neither, or there are lines of both kinds.
     """
-    table: dict[Value, str] = {}
+    if not path.is_file():
+        raise FileNotFoundError(f"--table {path}: no such file")
+    names: dict[Value, str] = {}
+    lengths: set[int] = set()
     with open(path, newline="", encoding="utf-8-sig") as file:
         for number, (name, *values) in enumerate(filter(None, csv.reader(file)), 1):
             numbers = [int(v) for v in values if v.strip().isdigit() and int(v) < 256]
@@ -132,16 +149,18 @@ def read_table(path: Path) -> dict[Value, str]:
                     continue  # a header
                 raise ValueError(f"{path}, line {number}: want name,r,g,b or name,value, 0..255")
             value = numbers[0] if len(numbers) == 1 else int(np.dot(numbers, _SHIFTS))
-            table[value] = name.strip()
-    if not table:
-        raise ValueError(f"{path}: no line name,r,g,b or name,value")
-    return table
+            names[value] = name.strip()
+            lengths.add(len(numbers))
+    if len(lengths) != 1:
+        what = "lines of both kinds, want" if lengths else "no line"
+        raise ValueError(f"{path}: {what} name,r,g,b or name,value")
+    return Table(names, 3 in lengths)
 
 
-def as_values(table: Mapping[Value, str], coloured: bool) -> dict[Value, str]:
+def as_values(table: Table, coloured: bool) -> dict[Value, str]:
     """A table's colours with r = g = b as grey values, if the masks hold these."""
-    grey = not coloured and all(value % _GREY == 0 for value in table)
-    return {value // _GREY if grey else value: name for value, name in table.items()}
+    grey = table.coloured and not coloured and all(value % _GREY == 0 for value in table.names)
+    return {value // _GREY if grey else value: name for value, name in table.names.items()}
 
 
 def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, int]:
@@ -170,6 +189,7 @@ def write_label_masks(
     labels: Mapping[Value, int],
     *,
     coloured: bool = False,
+    palettes: bool = False,
     unknown: Callable[[Value], str] = str,
 ) -> None:
     """Write masks of labels; a value that the table lacks is refused.
@@ -177,7 +197,7 @@ def write_label_masks(
     Args:
         masks: (mask, file to write, a PNG) of each.
         labels: value -> label, 0..255.
-        coloured: see `pixel_values`.
+        coloured, palettes: see `pixel_values`.
         unknown: the words for a value in an error.
 
     Raises:
@@ -186,7 +206,7 @@ def write_label_masks(
     known = np.array(sorted(labels), np.int64)
     targets = np.array([labels[value] for value in known.tolist()], np.uint8)
     for mask, path in masks:
-        values = pixel_values(mask, coloured=coloured)
+        values = pixel_values(mask, coloured=coloured, palettes=palettes)
         index = np.searchsorted(known, values).clip(max=len(known) - 1)
         wrong = values[known[index] != values]
         if wrong.size:

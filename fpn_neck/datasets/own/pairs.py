@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     if images == masks:
         raise ValueError(f"images and masks are both {images}; put the masks into their own folder")
     photos = _by_name(find_photos([str(images)], [masks]).photos, images)
-    found = sorted(f for f in masks.rglob("*") if f.suffix.lower() in _MASK_SUFFIXES)
-    files = _by_name(found, masks)
+    files = _by_name(_masks_in(masks), masks)
     if len(photos) < 2:
         raise ValueError(
             f"images={str(images)!r}: one photo; training and validation need one each"
@@ -52,15 +52,26 @@ def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return [(photo, files[name + ending]) for name, photo in photos.items()]
 
 
+def masks_without_photo(pairs: Iterable[tuple[Path, Path]], masks: Path) -> list[Path]:
+    """The masks of a folder that are in no pair."""
+    used = {file for pair in pairs for file in pair}
+    return [file for file in _masks_in(masks) if file not in used]
+
+
+def _masks_in(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in _MASK_SUFFIXES)
+
+
 def _by_name(files: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Path below the folder without suffix -> file.
+    """Path below the folder without suffix, in NFC -> file.
 
     Raises:
         ValueError: two files have one name.
     """
     found: dict[str, Path] = {}
     for file in files:
-        name = file.relative_to(folder).with_suffix("").as_posix()
+        path = file.relative_to(folder).with_suffix("").as_posix()
+        name = unicodedata.normalize("NFC", path)  # macOS writes accents and Hangul in parts
         if name in found:
             raise ValueError(f"{found[name]} and {file} have one name; rename or remove one")
         found[name] = file
@@ -79,9 +90,9 @@ def _ending(photos: dict[str, Path], masks: dict[str, Path]) -> str:
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:
-    """The names of a split, one in eight for validation, and one at least.
+    """The names of a split: one in eight for validation, and one at least.
 
-    The choice depends on the name only: it stays when other photos are added.
+    The choice depends on the names only. If photos are added, few others change their split.
 
     Args:
         split: 'train', 'val' or 'all'.
@@ -89,10 +100,15 @@ def of_split(names: Iterable[str], split: str) -> list[str]:
     names = list(names)
     if split == "all":
         return names
-    hashes = {name: zlib.crc32(name.encode()) for name in names}
-    chosen = {name for name in names if hashes[name] % _ONE_IN == 0}
-    chosen = chosen or {min(names, key=hashes.__getitem__)}
+    ordered = sorted(names, key=_number)
+    chosen = set(ordered[: max(1, round(len(names) / _ONE_IN))])
     return [name for name in names if (name in chosen) == (split == "val")]
+
+
+def _number(name: str) -> int:
+    """A number that looks random, always the same one for a name."""
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def split_pairs(images: Path, masks: Path, split: str) -> list[tuple[Path, Path]]:
