@@ -87,7 +87,7 @@ class FoldersDataset(BaseSegDataset):
     Args:
         images: folder of photos, of any suffix.
         masks: folder of masks; their pixels are labels 0..K-1, or 255 to be ignored.
-        split: 'train', 'val' (one photo in eight, by its name) or 'all'.
+        split: 'train', 'val' (one photo in eight, by the names) or 'all'.
         **kwargs: mmseg's ``BaseSegDataset``; ``metainfo=dict(classes=...)`` names the labels, which
             get `default_palette`'s colours unless it has a ``palette``.
 
