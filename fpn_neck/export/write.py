@@ -156,7 +156,8 @@ def _write_program(made: Exportable, path: Path, size: tuple[int, int], dynamic:
     module: Any = torch.export.load(str(path)).module()
 
     def run(images: np.ndarray) -> Sequence[np.ndarray]:
-        result = module(torch.from_numpy(images))
+        with torch.no_grad():
+            result = module(torch.from_numpy(images))
         return [x.numpy() for x in ([result] if isinstance(result, torch.Tensor) else result)]
 
     return run

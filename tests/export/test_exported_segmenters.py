@@ -279,10 +279,11 @@ def test_a_format_has_its_suffix(tmp_path, format, name):
         export(features(Branches()), tmp_path / name, (64, 64), format=format)
 
 
-def test_torch_export(tmp_path):
+@pytest.mark.parametrize("labels", [True, False])
+def test_torch_export(tmp_path, labels):
     path = tmp_path / "model.pt2"
-    made = segmenter(plain_segmenter(), NAMES, labels=True)
-    export(made, path, (75, 99), format="torch-export", dynamic=True)
+    made = segmenter(plain_segmenter(), NAMES, labels=labels)
+    export(made, path, (75, 99), format="torch-export", dynamic=labels)
     extra = {"fpn_neck": ""}
     torch.export.load(path, extra_files=extra)
     text = extra["fpn_neck"]
