@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from fpn_neck.cli import new  # noqa: E402
 from fpn_neck.datasets.own.pairs import of_split  # noqa: E402
+from fpn_neck.datasets.own.recipe import MODELS  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 
 COLOURS = np.array([(0, 0, 0), (0, 0, 9), (0, 9, 0), (9, 0, 0), (9, 9, 9), (70, 9, 9), (80, 0, 0)])
@@ -235,7 +236,7 @@ def test_a_timm_backbone_brings_its_channels_and_statistics(run, photos, make_ma
     assert "resnet18 begins with random weights; --weights FILE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", ["faster-rcnn", "mask-rcnn", "retinanet", "rpn"])
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
     file = shapes_root / "annotations/instances_train.json"
     cfg = run("detection", "--photos", photos, "--annotations", file, "--model", model)
@@ -257,6 +258,22 @@ def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
                 names[a["category_id"]] for a in content["annotations"] if a["image_id"] == number
             ]
             assert [cfg.classes[o["bbox_label"]] for o in info["instances"]] == expected
+
+
+def test_a_panoptic_model_trains_and_predicts(run, photos, shapes_root, call_tool, tmp_path):
+    file = shapes_root / "annotations/instances_train.json"
+    cfg = run("detection", "--photos", photos, "--annotations", file, "--model", "panoptic-fpn")
+    short = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "model.backbone.checkpoint=None"]
+    work, out = tmp_path / "work", tmp_path / "out"
+    config = tmp_path / "mine.py"
+    done = call_tool("train", config, "--work-dir", work, "--cfg-options", *short)
+    assert done.returncode == 0 and "coco_panoptic/PQ" in done.stdout, done.stderr
+    done = call_tool("predict", config, work / "iter_1.pth", photos, "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "results.json").read_text())
+    assert found["classes"][: len(cfg.classes)] == list(cfg.classes)
+    assert all("segments" in photo for photo in found["photos"])
+    assert len(list((out / "panoptic").iterdir())) == 10
 
 
 @pytest.mark.parametrize(

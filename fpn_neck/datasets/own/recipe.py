@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 _BATCH = 4  # of own_segmentation.py and own_detection.py
 _MOST_PIXELS = 512  # of the shorter side in training
@@ -107,10 +107,12 @@ def detection_config(
         annotations: file of the splits 'train' and 'val'.
         model: one of `MODELS`.
     """
-    settings, metric = MODELS[model]
+    k, (settings, metric) = len(classes), MODELS[model]
     files = {split: str(path) for split, path in annotations.items()}
-    load = dict(with_bbox=True) | (dict(with_mask=True) if "segm" in metric else {})
+    load = dict(with_bbox=True) | (dict(with_mask=True) if model in _WITH_OUTLINES else {})
     wanted = ", ".join(f"{k}={v}" for k, v in load.items())
+    labels = f"dict(type='fpn_neck.LabelsFromOutlines', num_classes={k}), "
+    labels = labels if model == "panoptic-fpn" else ""
     packed = "('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')"
     return f"""\
 # Every setting of mmdet can stand here. Train: fpn-neck train FILE
@@ -118,28 +120,37 @@ _base_ = ['fpn_neck::_base_/detectors/{model}_lite0.py', 'fpn_neck::_base_/own_d
 classes = {tuple(classes)!r}
 scale = {sizes.scale}  # px: photos fit into (width, height)
 data = dict(data_prefix=dict(img={str(photos)!r}), metainfo=dict(classes=classes))
-model = {settings.format(k=len(classes))}
+model = {settings.format(k=k)}
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True), dict(type='LoadAnnotations', {wanted})]
-train_pipeline = [load[0], load[2], load[1], dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
+train_pipeline = [load[0], load[2], load[1], {labels}dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
 test_pipeline = [*load, dict(type='PackDetInputs', meta_keys={packed})]
 train_dataloader = dict(dataset=dict(ann_file={files["train"]!r}, pipeline=train_pipeline, **data))
 val_dataloader = dict(dataset=dict(ann_file={files["val"]!r}, pipeline=test_pipeline, **data))
-test_dataloader, val_evaluator = val_dataloader, dict(ann_file={files["val"]!r}, metric={metric!r})
+test_dataloader, val_evaluator = val_dataloader, dict({metric}, ann_file={files["val"]!r})
 test_evaluator = val_evaluator
-{_schedule(iterations)}{_RPN_CHECKPOINT if model == "rpn" else ""}"""
+{_schedule(iterations)}{_SAVE_BEST.get(model, "")}"""
 
 
 # model -> its number of classes in mmdet's config, metrics
-MODELS: dict[str, tuple[str, Any]] = {
-    "faster-rcnn": ("dict(roi_head=dict(bbox_head=dict(num_classes={k})))", ["bbox"]),
-    "mask-rcnn": (
-        "dict(roi_head=dict(bbox_head=dict(num_classes={k}), mask_head=dict(num_classes={k})))",
-        ["bbox", "segm"],
+_ROI = "roi_head=dict(bbox_head=dict(num_classes={k})"
+_MASKS = _ROI + ", mask_head=dict(num_classes={k}))"
+_THINGS = "semantic_head=dict(num_things_classes={k})"
+_FUSION = "panoptic_fusion_head=dict(num_things_classes={k})"
+MODELS: dict[str, tuple[str, str]] = {
+    "faster-rcnn": (f"dict({_ROI}))", "metric=['bbox']"),
+    "mask-rcnn": (f"dict({_MASKS})", "metric=['bbox', 'segm']"),
+    "panoptic-fpn": (
+        f"dict({_MASKS}, {_THINGS}, {_FUSION})",
+        "_delete_=True, type='fpn_neck.PanopticQualityMetric'",
     ),
-    "retinanet": ("dict(bbox_head=dict(num_classes={k}))", ["bbox"]),
-    "rpn": ("dict()", ["proposal"]),
+    "retinanet": ("dict(bbox_head=dict(num_classes={k}))", "metric=['bbox']"),
+    "rpn": ("dict()", "metric=['proposal']"),
 }
-_RPN_CHECKPOINT = "default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))\n"
+_WITH_OUTLINES = ("mask-rcnn", "panoptic-fpn")
+_SAVE_BEST = {
+    "panoptic-fpn": "default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ', rule='greater'))\n",
+    "rpn": "default_hooks = dict(checkpoint=dict(save_best='coco/AR@1000'))\n",
+}
 
 
 def _schedule(iterations: int) -> str:

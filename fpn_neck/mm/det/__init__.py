@@ -2,6 +2,7 @@
 
 from fpn_neck.mm.det import (  # noqa: F401 (register)
     datasets,
+    outline_labels,
     panoptic_head,
     panoptic_quality,
     pictures_hook,
