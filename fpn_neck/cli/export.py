@@ -1,7 +1,8 @@
 """Export a trained model: ONNX, OpenVINO or torch.export.
 
-MODEL is CONFIG CHECKPOINT, or a folder of Segmenter.save_pretrained. Without MODEL, the model of
-clothing photos that comes with the package is exported.
+MODEL is a checkpoint of mmseg or mmdet, or a folder of Segmenter.save_pretrained. A checkpoint of
+training holds its config; give CONFIG before one that doesn't. Without MODEL, the model of clothing
+photos that comes with the package is exported.
 
 The file is compared with the model each time, at four sizes if they are free. A file that gives
 something else does not stay.
@@ -41,8 +42,8 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "model",
         nargs="*",
-        metavar="MODEL",
-        help="the config the model was trained with and its checkpoint; or a segmenter's folder",
+        metavar="[CONFIG] MODEL",
+        help="config (if the checkpoint holds none), and checkpoint; or a segmenter's folder",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="what to write")
     parser.add_argument(
@@ -62,16 +63,17 @@ def parse_args() -> Namespace:
     )
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     args = parser.parse_args()
-    if len(args.model) > 2 or (len(args.model) == 1 and not is_pretrained(args.model[0])):
-        parser.error("give CONFIG CHECKPOINT, or a segmenter's folder")
+    if len(args.model) > 2:
+        parser.error("give [CONFIG] CHECKPOINT, or a segmenter's folder")
+    if len(args.model) == 2 and is_pretrained(args.model[1]):
+        parser.error(f"{args.model[1]} is a segmenter's folder: leave CONFIG out")
     return args
 
 
 def exportable(args: Namespace) -> Exportable:
     """The model, or the part of it that is asked for."""
-    if len(args.model) == 2:
-        config, checkpoint = args.model
-        return exportable_of_mm(config, checkpoint, args)
+    if args.model and not is_pretrained(args.model[-1]):
+        return exportable_of_mm(args)
     from fpn_neck.export import graphs
     from fpn_neck.models.segmenter import Segmenter
 
@@ -81,18 +83,21 @@ def exportable(args: Namespace) -> Exportable:
     return graphs.segmenter(Segmenter.from_pretrained(folder), labels=args.labels)
 
 
-def exportable_of_mm(config: str, checkpoint: str, args: Namespace) -> Exportable:
+def exportable_of_mm(args: Namespace) -> Exportable:
     """Of a model of mmseg or mmdet."""
-    from fpn_neck.mm.config.load import load_config
+    from fpn_neck.mm.config.in_checkpoint import read_trained
     from fpn_neck.mm.config.sections import require_photos
     from fpn_neck.mm.config.types import FRAMEWORKS, framework
 
     read_urls_safely()
-    cfg = load_config(config, args.cfg_options)
+    *config, name = args.model
+    cfg, checkpoint = read_trained(name, config[0] if config else None, args.cfg_options)
     require_photos(cfg)
     scope = framework(cfg)
     if scope not in FRAMEWORKS:
-        raise ValueError(f"{config}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'")
+        raise ValueError(
+            f"{args.model[0]}: default_scope is {scope!r}, expected 'mmseg' or 'mmdet'"
+        )
     if args.labels and (args.features or scope != "mmseg"):
         raise ValueError("--labels is for a segmenter, whole")
     if args.features:

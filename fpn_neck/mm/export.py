@@ -14,6 +14,7 @@ from fpn_neck.export.graphs import Exportable
 from fpn_neck.export.metadata import Metadata
 from fpn_neck.mm.predictor import load_model, photo_pipeline
 from fpn_neck.utils.walk import type_name
+from fpn_neck.weights.checkpoints import Checkpoint
 
 _NOT_KEPT = "can't be exported or converted"
 _LOADING = {"color_type": "color", "to_float32": False}
@@ -60,7 +61,7 @@ def _resizing(cfg: Config) -> dict[str, Any]:
     return rule
 
 
-def features(cfg: Config, checkpoint: str, scope: str) -> Exportable:
+def features(cfg: Config, checkpoint: str | Checkpoint, scope: str) -> Exportable:
     """Backbone and neck of a trained model of any kind: maps "p2", "p3", ..., finest first.
 
     Args:

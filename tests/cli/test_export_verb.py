@@ -60,6 +60,27 @@ def test_predict_runs_without_torch_and_gives_the_labels_of_the_checkpoint(
     assert len(results["photos"]) == 2 and "background" in results["classes"]
 
 
+def test_predict_has_the_arguments_of_a_checkpoint(exported, photos, tmp_path):
+    """--json without --out writes nothing."""
+    done = predict(exported, photos, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.rsplit("False", 1)[0])
+    assert len(document["photos"]) == 2 and document["failed"] == []
+    done = predict(exported, photos, "--overlay", "none", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out/overlays").exists() and (tmp_path / "out/labels/a.png").is_file()
+
+
+def test_a_checkpoint_that_holds_its_config_needs_no_other(
+    exported, photos, call_tool, trained, tmp_path
+):
+    """And a program of torch.export may give logits."""
+    path = tmp_path / "model.pt2"
+    done = call_tool("export", trained.checkpoint, "--format", "torch-export", "--out", path)
+    assert done.returncode == 0 and "largest difference" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_broken_photo_is_named_and_the_others_are_done(exported, photos, tmp_path):
     (tmp_path / "broken.png").write_text("text")
     done = predict(exported, tmp_path / "broken.png", photos / "a.png", "--out", tmp_path / "out")

@@ -25,36 +25,18 @@ all other photos are done.
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpn_neck.cli.predict.run import add_output_arguments, run
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
 from fpn_neck.mm.predict.load import load
 from fpn_neck.models.pretrained import is_pretrained
-from fpn_neck.utils.command_line import (
-    add_device_argument,
-    add_json_argument,
-    command_parser,
-    print_json,
-    stdout_for_programs,
-)
-from fpn_neck.utils.photo_files import (
-    Found,
-    find_photos,
-    left_out_text,
-    output_names,
-)
-from fpn_neck.utils.pictures import OPACITY
-from fpn_neck.utils.progress import with_progress
-from fpn_neck.utils.results.arrays import SCORE_THR
-from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
-from fpn_neck.utils.results.predictor import Predictor, batches
-from fpn_neck.utils.results.result import Result
-from fpn_neck.utils.text import cause, one_line
+from fpn_neck.utils.command_line import add_device_argument, command_parser
+from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.utils.values import check_whole
 from fpn_neck.weights.released import released_model
 
@@ -64,7 +46,6 @@ if TYPE_CHECKING:
 _CHECKPOINTS = {".pth", ".pt", ".ckpt", ".pkl", ".safetensors"}
 _MAGIC = b"PK", b"\x80"  # of torch's files: a zip file, and the pickles of old versions
 _CONFIGS = {".py", ".json", ".yaml", ".yml"}
-_OUT = Path("predictions")
 
 
 def parse_args() -> Namespace:
@@ -76,38 +57,11 @@ def parse_args() -> Namespace:
         help="config (if the checkpoint holds none), checkpoint (default: the package's model), "
         "photos: files, folders with all folders in them, globs",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"where to write (default: {_OUT}, and with --json nowhere)",
-    )
-    add_json_argument(parser, "the content of results.json")
+    add_output_arguments(parser)
     add_device_argument(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="photos at a time (1)")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation, as in test")
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
-    parser.add_argument(
-        "--score-thr",
-        type=float,
-        default=SCORE_THR,
-        help="objects with a lower score are neither drawn nor in areas (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--overlay", choices=OVERLAYS, help="default: labels side-by-side, objects alone"
-    )
-    parser.add_argument(
-        "--opacity", type=float, default=OPACITY, help="of colours, 0 to 1 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--coco",
-        nargs="?",
-        const=True,
-        type=Path,
-        metavar="FILE",
-        help="write COCO's result files; with the ids of photos and categories of a COCO FILE, "
-        "else from 1 on",
-    )
     add_mismatch_argument(parser)
     boxes = parser.add_mutually_exclusive_group()
     boxes.add_argument(
@@ -130,8 +84,6 @@ def parse_args() -> Namespace:
     if len(args.model) < 2:
         parser.error("give photos: [[CONFIG] MODEL] IMAGES...")
     args.checkpoint, *args.images = args.model
-    if not args.out and not args.json:
-        args.out = _OUT
     return args
 
 
@@ -186,64 +138,7 @@ def make_proposals(args: Namespace) -> Callable[[], ProposalSource]:
     return make
 
 
-def predict_batch(
-    predictor: Predictor, photos: list[Path]
-) -> Iterator[tuple[Path, Result | Exception]]:
-    """A result or an error for every photo; one photo must not spoil its batch."""
-    try:
-        yield from zip(photos, predictor.predict(photos), strict=True)
-        return
-    except Exception as e:  # of any type
-        if len(photos) == 1:
-            yield photos[0], e
-            return
-    for photo in photos:
-        yield from predict_batch(predictor, [photo])
-
-
-def predict(
-    predictor: Predictor, found: Found, results: ResultsFolder, batch: int
-) -> dict[str, str]:
-    """Predict all photos; {photo: error} of those that failed."""
-    names = dict(zip(found.photos, output_names(found.photos), strict=True))
-    failed: dict[str, str] = {}
-    groups = batches(found.photos, batch)
-    total = -(-len(found.photos) // batch)
-    for group in with_progress(groups, total):
-        for photo, result in predict_batch(predictor, group):
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                results.add(result, names[photo])
-            except Exception as e:  # of any type; one photo must not end the run
-                failed[str(photo)] = one_line(e) if str(e).strip() else cause(e)
-    return failed
-
-
 def main() -> int:
     args = parse_args()
-    check_whole("--batch", args.batch, 1)
-    if not 0 <= args.opacity <= 1:
-        raise ValueError(f"--opacity {args.opacity}: expected 0 to 1")
-    with stdout_for_programs(args.json):
-        outputs = ResultsFolder.outputs(args.out) if args.out else []
-        found = find_photos(args.images, outputs)
-        predictor = load_predictor(args)
-        results = ResultsFolder(
-            args.out,
-            predictor.classes,
-            overlay=args.overlay,
-            opacity=args.opacity,
-            coco=args.coco,
-        )
-        failed = predict(predictor, found, results, args.batch)
-        results.finish(failed)
-        place = f": {args.out}" if args.out else ""
-        print(f"{len(results.names)} of {len(found.photos)} photos{place}")
-        if found.left_out:
-            print(left_out_text(found))
-    for photo, error in failed.items():
-        print(f"{photo}: {error}", file=sys.stderr)
-    if args.json:
-        print_json(results.document(failed))
-    return 1 if failed else 0
+    batch = check_whole("--batch", args.batch, 1)
+    return run(args, lambda: load_predictor(args), batch=batch)

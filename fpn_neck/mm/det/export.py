@@ -28,12 +28,13 @@ from torchvision.ops import nms, roi_align
 from fpn_neck.export.graphs import Exportable, Outputs
 from fpn_neck.mm.export import image_metadata, padded
 from fpn_neck.mm.predictor import complete_names, load_model
+from fpn_neck.weights.checkpoints import Checkpoint
 
 _NMS = {"type", "iou_threshold", "class_agnostic", "split_thr"}
 _REMEDY = "; --features exports its backbone and neck"
 
 
-def exportable(cfg: Config, checkpoint: str) -> Exportable:
+def exportable(cfg: Config, checkpoint: str | Checkpoint) -> Exportable:
     """A trained detector whole, for one image: boxes (n, 4), scores (n,), labels (n,), best first.
 
     Boxes are x1 y1 x2 y2 in px of the image. Mask R-CNN also gives masks (n, 28, 28), the

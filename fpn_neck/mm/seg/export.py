@@ -14,6 +14,7 @@ from fpn_neck.export.graphs import Exportable, FullSize, Labels, Outputs
 from fpn_neck.mm.export import image_metadata
 from fpn_neck.mm.predictor import complete_names, load_model
 from fpn_neck.mm.seg.predictor import reduces_zero_label
+from fpn_neck.weights.checkpoints import Checkpoint
 
 
 class _Logits(nn.Module):
@@ -27,7 +28,7 @@ class _Logits(nn.Module):
         return self.model.decode_head(self.model.extract_feat(images))
 
 
-def exportable(cfg: Config, checkpoint: str, *, labels: bool) -> Exportable:
+def exportable(cfg: Config, checkpoint: str | Checkpoint, *, labels: bool) -> Exportable:
     """A trained segmenter whole: logits or labels at the images' size.
 
     Args:

@@ -1,0 +1,116 @@
+"""What predict writes of the results of any model, and the arguments for it; without torch."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fpn_neck.utils.command_line import add_json_argument, print_json, stdout_for_programs
+from fpn_neck.utils.photo_files import Found, find_photos, left_out_text, output_names
+from fpn_neck.utils.pictures import OPACITY
+from fpn_neck.utils.progress import with_progress
+from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
+from fpn_neck.utils.results.predictor import Predictor, batches
+from fpn_neck.utils.results.result import Result
+from fpn_neck.utils.text import cause, one_line
+
+_OUT = Path("predictions")
+
+
+def add_output_arguments(parser: ArgumentParser) -> None:
+    """The arguments that `run` reads, but for ``images``."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where to write (default: {_OUT}, and with --json nowhere)",
+    )
+    add_json_argument(parser, "the content of results.json")
+    parser.add_argument(
+        "--score-thr",
+        type=float,
+        default=SCORE_THR,
+        help="objects with a lower score are neither drawn nor in areas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overlay", choices=OVERLAYS, help="default: labels side-by-side, objects alone"
+    )
+    parser.add_argument(
+        "--opacity", type=float, default=OPACITY, help="of colours, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--coco",
+        nargs="?",
+        const=True,
+        type=Path,
+        metavar="FILE",
+        help="write COCO's result files; with the ids of photos and categories of a COCO FILE, "
+        "else from 1 on",
+    )
+
+
+def predict_batch(
+    predictor: Predictor, photos: list[Path]
+) -> Iterator[tuple[Path, Result | Exception]]:
+    """A result or an error for every photo; one photo must not spoil its batch."""
+    try:
+        yield from zip(photos, predictor.predict(photos), strict=True)
+        return
+    except Exception as e:  # of any type
+        if len(photos) == 1:
+            yield photos[0], e
+            return
+    for photo in photos:
+        yield from predict_batch(predictor, [photo])
+
+
+def predict(
+    predictor: Predictor, found: Found, results: ResultsFolder, batch: int
+) -> dict[str, str]:
+    """Predict all photos; {photo: error} of those that failed."""
+    names = dict(zip(found.photos, output_names(found.photos), strict=True))
+    failed: dict[str, str] = {}
+    groups = batches(found.photos, batch)
+    total = -(-len(found.photos) // batch)
+    for group in with_progress(groups, total):
+        for photo, result in predict_batch(predictor, group):
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                results.add(result, names[photo])
+            except Exception as e:  # of any type; one photo must not end the run
+                failed[str(photo)] = one_line(e) if str(e).strip() else cause(e)
+    return failed
+
+
+def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int = 1) -> int:
+    """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
+    if not args.out and not args.json:
+        args.out = _OUT
+    if not 0 <= args.opacity <= 1:
+        raise ValueError(f"--opacity {args.opacity}: expected 0 to 1")
+    with stdout_for_programs(args.json):
+        outputs = ResultsFolder.outputs(args.out) if args.out else []
+        found = find_photos(args.images, outputs)
+        predictor = load_predictor()
+        results = ResultsFolder(
+            args.out,
+            predictor.classes,
+            overlay=args.overlay,
+            opacity=args.opacity,
+            coco=args.coco,
+        )
+        failed = predict(predictor, found, results, batch)
+        results.finish(failed)
+        place = f": {args.out}" if args.out else ""
+        print(f"{len(results.names)} of {len(found.photos)} photos{place}")
+        if found.left_out:
+            print(left_out_text(found))
+    for photo, error in failed.items():
+        print(f"{photo}: {error}", file=sys.stderr)
+    if args.json:
+        print_json(results.document(failed))
+    return 1 if failed else 0
