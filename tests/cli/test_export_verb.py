@@ -11,6 +11,8 @@ from PIL import Image
 for _package in ("mmseg", "timm", "onnx", "onnxruntime", "pycocotools"):
     pytest.importorskip(_package)
 
+from fpn_neck import load  # noqa: E402
+
 RUN = "import sys; sys.argv[0] = 'fpn-neck'\nfrom fpn_neck.__main__ import main\n"
 WITHOUT_TORCH = RUN + "code = main(); print('torch' in sys.modules); sys.exit(code)"
 
@@ -69,6 +71,15 @@ def test_predict_has_the_arguments_of_a_checkpoint(exported, photos, tmp_path):
     done = predict(exported, photos, "--overlay", "none", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out/overlays").exists() and (tmp_path / "out/labels/a.png").is_file()
+
+
+def test_load_takes_the_file_too(exported, photos, tmp_path):
+    done = predict(exported, photos / "a.png", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    labels = load(exported)(photos / "a.png").labels
+    np.testing.assert_array_equal(labels, Image.open(tmp_path / "out/labels/a.png"))
+    with pytest.raises(ValueError, match="is an ONNX file: leave out config"):
+        load(exported, "config.py")
 
 
 def test_a_checkpoint_that_holds_its_config_needs_no_other(

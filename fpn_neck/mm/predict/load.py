@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpn_neck.export.runtime import ExportedModel
 from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
@@ -30,8 +31,9 @@ def load(
 
     Args:
         checkpoint: a checkpoint of mmseg or mmdet, or a folder of
-            `fpn_neck.Segmenter.save_pretrained`, which needs neither of them. None: the model of
-            clothing photos that comes with the package, see `fpn_neck.weights.released`.
+            `fpn_neck.Segmenter.save_pretrained`, which needs neither of them; or an ONNX file of
+            ``fpn-neck export``, which runs on the CPU. None: the model of clothing photos that
+            comes with the package, see `fpn_neck.weights.released`.
         config: a config file, ``package::path`` or mmengine's Config, for a checkpoint without one.
         device: 'auto' (a GPU by CUDA if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
         score_thr: objects with a lower score are neither drawn nor counted in areas.
@@ -55,6 +57,10 @@ def load(
         from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
         return SegmenterPredictor(checkpoint, device)
+    if Path(checkpoint).suffix == ".onnx":
+        if config is not None or tta or device not in ("auto", "cpu"):
+            raise ValueError(f"{checkpoint} is an ONNX file: leave out config, device and tta")
+        return ExportedModel(Path(checkpoint), score_thr=score_thr)
     from fpn_neck.mm.predict.build import build_predictor
 
     return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)
