@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser
 from typing import NoReturn
 
 from fpn_neck.datasets.shapes.write import write_shapes
@@ -19,9 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("root", metavar="ROOT", help="a new folder, or one written before")
     parser.add_argument("--train", type=int, default=600, help="number of training scenes")
     parser.add_argument("--val", type=int, default=100, help="number of validation scenes")
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 320), metavar=("H", "W"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 320), metavar=("H", "W"), help="px"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes")
-    parser.add_argument("--workers", type=int, help="default: one for each core, at most 8")
+    workers = "number of processes (default: one for each core, at most 8)"
+    parser.add_argument("--workers", type=int, default=SUPPRESS, help=workers)
     args = parser.parse_args(argv)
     from rich.progress import Progress
 

@@ -102,7 +102,7 @@ def save(
         ValueError: an argument of the architecture is not plain data; a weight is too large for
             float16.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         text = json.dumps(
@@ -114,7 +114,8 @@ def save(
     if float16:
         tensors = {name: _in_float16(name, value) for name, value in tensors.items()}
     check_folder(folder)
-    write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path), sync=True)
+    content = save(tensors)  # save_file makes a file that other users cannot read
+    write_whole(folder / WEIGHTS, lambda path: path.write_bytes(content), sync=True)
     write_text(folder / CONFIG, text + "\n")
 
 

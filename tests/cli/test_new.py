@@ -342,6 +342,58 @@ def test_lost_photos_of_a_coco_file_are_named(run, photos, shapes_root):
         run("detection", "--photos", photos, "--annotations", file)
 
 
+def change_coco(file, tmp_path, change):
+    """A changed copy of a COCO file."""
+    content = json.loads(file.read_text())
+    change(content)
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    return tmp_path / "changed.json"
+
+
+def test_objects_may_be_numbered_from_0(run, photos, shapes_root, tmp_path):
+    """As Label Studio does; pycocotools takes 0 for "not matched"."""
+
+    def change(content):
+        for number, one in enumerate(content["annotations"]):
+            one["id"] = number
+
+    file = change_coco(shapes_root / "annotations/instances_train.json", tmp_path, change)
+    run("detection", "--photos", photos, "--annotations", file)
+    number = len(json.loads(file.read_text())["annotations"])
+    for split in ("train", "val"):
+        found = json.loads((tmp_path / f"mine_{split}.json").read_text())["annotations"]
+        assert [one["id"] for one in found] == list(range(1, len(found) + 1))
+        number -= len(found)
+    assert number == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["annotations"].clear(), "holds no objects"),
+        (lambda content: content["annotations"][1].update(bbox=[]), "1 annotations have no bbox"),
+        (lambda content: content["annotations"][1].update(area="9"), "no number as area"),
+        (lambda content: [c.update(name="a") for c in content["categories"]], "have the name 'a'"),
+    ],
+    ids=["no objects", "no box", "area as text", "one name"],
+)
+def test_a_coco_file_that_would_stop_the_training_is_refused(
+    run, photos, shapes_root, tmp_path, change, words
+):
+    file = change_coco(shapes_root / "annotations/instances_train.json", tmp_path, change)
+    with pytest.raises(ValueError, match=words):
+        run("detection", "--photos", photos, "--annotations", file)
+    assert not (tmp_path / "mine.py").exists()
+
+
+def test_missing_annotations_and_photos_are_named(run, photos, shapes_root, tmp_path):
+    file = shapes_root / "annotations/instances_train.json"
+    with pytest.raises(FileNotFoundError, match="annotations=.*no.json': no such file"):
+        run("detection", "--photos", photos, "--annotations", tmp_path / "no.json")
+    with pytest.raises(FileNotFoundError, match="photos=.*no': no such folder"):
+        run("detection", "--photos", tmp_path / "no", "--annotations", file)
+
+
 def test_one_class_is_named_before_masks_are_written(run, photos, make_masks, tmp_path):
     masks = make_masks(lambda labels: (labels > 0) * 255)
     (tmp_path / "table.csv").write_text("object,255\nignore,0\n")

@@ -39,6 +39,7 @@ def test_a_segmenter_comes_back_with_its_weights_and_facts(model, tmp_path):
         "config.json",
         "model.safetensors",
     ]
+    assert len({p.stat().st_mode for p in (tmp_path / "model").iterdir()}) == 1  # readable alike
     again = fpn_neck.Segmenter.from_pretrained(tmp_path / "model", backbone=Backbone()).eval()
     images = torch.rand(1, 3, 40, 56)
     torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)

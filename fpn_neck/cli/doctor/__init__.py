@@ -6,7 +6,6 @@ import io
 import shutil
 import sys
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
@@ -15,7 +14,12 @@ from fpn_neck.cli.doctor.environment import INSTALL_MM, examine_environment, ins
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.cli.doctor.serve_operators import serve_operators
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.utils.command_line import add_json_argument, print_json, size_argument
+from fpn_neck.utils.command_line import (
+    add_json_argument,
+    command_parser,
+    print_json,
+    size_argument,
+)
 from fpn_neck.utils.text import one_line
 
 
@@ -75,7 +79,7 @@ def print_report(sections: Sequence[Section]) -> None:
 
 def main() -> int:
     """Exit code 0 if nothing is wrong, 1 if something is, 2 for bad usage."""
-    parser = ArgumentParser(prog="python -m fpn_neck doctor")
+    parser = command_parser(__doc__)
     parser.add_argument(
         "config", nargs="?", help="also examine this config; a file, or mmdet::path, mmseg::path"
     )
