@@ -99,6 +99,7 @@ def test_masks_of_labels_are_taken_as_they_are(
         tmp_path / "mine.py",
         tmp_path / "work/iter_1.pth",
         photos,
+        "--tta",
         "--out",
         tmp_path / "out",
     )

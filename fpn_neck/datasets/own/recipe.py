@@ -86,10 +86,11 @@ augment = [dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.5), keep_
            dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.9),
            dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
 train_pipeline = [load, labels, *augment, pack]
-test_pipeline = [load, dict(type='Resize', scale=scale, keep_ratio=True), labels, pack]
+resize, flips = dict(type='Resize', scale=scale, keep_ratio=True), [dict(type='RandomFlip', prob=p) for p in (0., 1.)]
+test_pipeline = [load, resize, labels, pack]
+tta_pipeline = [load, dict(type='TestTimeAug', transforms=[[resize], flips, [labels], [pack]])]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **data))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
-test_dataloader = val_dataloader
+val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
 {_schedule(iterations)}"""
 
 
