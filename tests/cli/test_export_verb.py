@@ -73,11 +73,15 @@ def test_predict_has_the_arguments_of_a_checkpoint(exported, photos, tmp_path):
     assert not (tmp_path / "out/overlays").exists() and (tmp_path / "out/labels/a.png").is_file()
 
 
-def test_load_takes_the_file_too(exported, photos, tmp_path):
+def test_load_takes_the_file_too(exported, photos, tmp_path, run_python):
     done = predict(exported, photos / "a.png", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     labels = load(exported)(photos / "a.png").labels
     np.testing.assert_array_equal(labels, Image.open(tmp_path / "out/labels/a.png"))
+    out = run_python(
+        f"import sys, fpn_neck; fpn_neck.load({str(exported)!r}); print('torch' in sys.modules)"
+    )
+    assert out.splitlines()[-1] == "False"
     with pytest.raises(ValueError, match="is an ONNX file: leave out config"):
         load(exported, "config.py")
 

@@ -81,14 +81,14 @@ classes = {tuple(classes)!r}
 crop, scale = {sizes.crop}, {sizes.scale}  # px: (height, width) of a crop; photos fit into (width, height)
 data = dict(images={str(images)!r}, masks={str(masks)!r}, metainfo=dict(classes=classes))
 {_model(backbone, len(classes))}\
-load, labels, pack = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')
+load, resize = dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True)
+labels, pack = dict(type='LoadAnnotations'), dict(type='PackSegInputs')
 augment = [dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.5), keep_ratio=True),
            dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.9),
            dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
-train_pipeline = [load, labels, *augment, pack]
-resize, flips = dict(type='Resize', scale=scale, keep_ratio=True), [dict(type='RandomFlip', prob=p) for p in (0., 1.)]
-test_pipeline = [load, resize, labels, pack]
-tta_pipeline = [load, dict(type='TestTimeAug', transforms=[[resize], flips, [labels], [pack]])]
+train_pipeline, test_pipeline = [load, labels, *augment, pack], [load, resize, labels, pack]
+tta_pipeline = [load, dict(type='TestTimeAug', transforms=[
+    [resize], [dict(type='RandomFlip', prob=p) for p in (0., 1.)], [labels], [pack]])]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **data))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
 {_schedule(iterations)}"""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpn_neck.export.runtime import ExportedModel
-from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.weights.released import released_model
@@ -51,16 +50,18 @@ def load(
     """
     if checkpoint is None:
         checkpoint = released_model()
+    if Path(checkpoint).suffix == ".onnx":  # needs no torch
+        if config is not None or tta or device not in ("auto", "cpu"):
+            raise ValueError(f"{checkpoint} is an ONNX file: leave out config, device and tta")
+        return ExportedModel(Path(checkpoint), score_thr=score_thr)
+    from fpn_neck.models.pretrained import is_pretrained
+
     if is_pretrained(checkpoint):
         if config is not None or tta:
             raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
         from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
         return SegmenterPredictor(checkpoint, device)
-    if Path(checkpoint).suffix == ".onnx":
-        if config is not None or tta or device not in ("auto", "cpu"):
-            raise ValueError(f"{checkpoint} is an ONNX file: leave out config, device and tta")
-        return ExportedModel(Path(checkpoint), score_thr=score_thr)
     from fpn_neck.mm.predict.build import build_predictor
 
     return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)
