@@ -96,7 +96,7 @@ def _segmentation(args: Namespace) -> str:
     labels: dict[int, int] | None = None
     if table:
         labels, names = _labels_of_table(as_values(table, values.coloured))
-    elif not values.are_labels(names and len(names)):
+    elif not values.are_labels(len(names) if names else None):
         labels = labels_of(values, names)
     elif values.channels:  # mmseg reads one channel
         labels = {value: value for value in sorted(values.pixels)}

@@ -84,8 +84,7 @@ data = dict(images={str(images)!r}, masks={str(masks)!r}, metainfo=dict(classes=
 load, resize = dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True)
 labels, pack = dict(type='LoadAnnotations'), dict(type='PackSegInputs')
 augment = [dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.5), keep_ratio=True),
-           dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.9), dict(type='RandomFlip', prob=0.5),
-           dict(type='PhotoMetricDistortion')]
+           dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.9), dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
 train_pipeline, test_pipeline = [load, labels, *augment, pack], [load, resize, labels, pack]
 tta_pipeline = [load, dict(type='TestTimeAug', transforms=[
     [resize], [dict(type='RandomFlip', prob=p) for p in (0., 1.)], [labels], [pack]])]
