@@ -90,6 +90,8 @@ def prepare_testing(args: Namespace) -> Config:
     use_device(args.device, args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     _set_launcher_and_work_dir(cfg, args)
+    if not args.work_dir:  # mmengine writes the config there: the training's must stay
+        cfg.work_dir = str(Path(cfg.work_dir) / "test")
     _replace_proposal_fast(cfg)
     # The config of a resumed run says so; EMAHook would go on with weights that are no average.
     cfg.load_from, cfg.resume = args.checkpoint, False

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from helpers.project import PROJECT
@@ -45,6 +46,9 @@ def test_list_and_doctor(call_verb):
 def test_test_and_check(run_tool, trained, tmp_path):
     found = document(run_tool("test", trained.config, trained.checkpoint, "--json", cwd=tmp_path))
     assert 0 <= found["metrics"]["mIoU"] <= 100
+    written = [p.relative_to(tmp_path).as_posix() for p in tmp_path.glob("work_dirs/**/*.py")]
+    assert f"work_dirs/{trained.config.stem}/test/{trained.config.name}" in written
+    assert not any(Path(name).parts[2] != "test" for name in written)  # the training's stays
     done = run_tool("check_dataset", trained.config, "--workers", 1, "--json", cwd=tmp_path)
     assert {*document(done, done.returncode)} == {"config", "findings", "data_sets"}
     assert "photos" in done.stderr and done.returncode in (0, 1)

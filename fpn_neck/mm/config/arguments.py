@@ -64,7 +64,9 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     """The arguments that mm users know from both train.py and test.py."""
     parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
     parser.add_argument(
-        "--work-dir", help="logs and checkpoints; default: the config's, or work_dirs/<config>"
+        "--work-dir",
+        help="logs and checkpoints; default: the config's, or work_dirs/<config>; for test the "
+        "folder test in it",
     )
     parser.add_argument(
         "--cfg-options",
