@@ -1,4 +1,5 @@
 # A detector of your own photos; `fpn-neck new detection` writes a config that inherits from it.
+_base_ = 'own_schedule.py'
 train_dataloader = dict(
     batch_size=4,
     num_workers=2,
@@ -14,4 +15,3 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', metric='bbox')
 test_evaluator = val_evaluator
-train_cfg = dict(type='IterBasedTrainLoop')

@@ -1,5 +1,10 @@
 # A segmenter of your own photos; `fpn-neck new segmentation` writes a config that inherits from it.
-_base_ = ['fpn_lite0.py', 'runtime.py']
+_base_ = ['fpn_lite0.py', 'runtime.py', 'own_schedule.py']
+# What does not depend on the sizes.
+load = dict(type='LoadImageFromFile')
+labels = dict(type='LoadAnnotations')
+pack = dict(type='PackSegInputs')
+mirrored = [[dict(type='RandomFlip', prob=p) for p in (0., 1.)], [labels], [pack]]
 train_dataloader = dict(
     batch_size=4,
     num_workers=2,
@@ -15,4 +20,3 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='fpn_neck.OccurringIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-train_cfg = dict(type='IterBasedTrainLoop')

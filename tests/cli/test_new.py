@@ -33,7 +33,7 @@ def run(monkeypatch, tmp_path):
         out = tmp_path / "mine.py"
         monkeypatch.setattr(sys, "argv", ["new", *map(str, arguments), "--out", str(out)])
         new.main()
-        assert len(out.read_text().splitlines()) < 20
+        assert len(out.read_text().splitlines()) <= 15
         return load_config(str(out))
 
     return call

@@ -75,19 +75,17 @@ def segmentation_config(
 ) -> str:
     """A config that trains a segmenter on folders of photos and masks of labels."""
     return f"""\
-# Every setting of mmseg can stand here. Train: fpn-neck train FILE
+# Every setting of mmseg can stand here; _base_.NAME is in the file below. Train: fpn-neck train FILE
 _base_ = 'fpn_neck::_base_/own_segmentation.py'
 classes = {tuple(classes)!r}
 crop, scale = {sizes.crop}, {sizes.scale}  # px: (height, width) of a crop; photos fit into (width, height)
 data = dict(images={str(images)!r}, masks={str(masks)!r}, metainfo=dict(classes=classes))
 {_model(backbone, len(classes))}\
-load, resize = dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ratio=True)
-labels, pack = dict(type='LoadAnnotations'), dict(type='PackSegInputs')
+resize = dict(type='Resize', scale=scale, keep_ratio=True)
 augment = [dict(type='RandomResize', scale=scale, ratio_range=(0.75, 1.5), keep_ratio=True),
            dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.9), dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
-train_pipeline, test_pipeline = [load, labels, *augment, pack], [load, resize, labels, pack]
-tta_pipeline = [load, dict(type='TestTimeAug', transforms=[
-    [resize], [dict(type='RandomFlip', prob=p) for p in (0., 1.)], [labels], [pack]])]
+train_pipeline, test_pipeline = [_base_.load, _base_.labels, *augment, _base_.pack], [_base_.load, resize, _base_.labels, _base_.pack]
+tta_pipeline = [_base_.load, dict(type='TestTimeAug', transforms=[[resize], *_base_.mirrored])]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **data))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
 {_schedule(iterations)}"""
@@ -115,7 +113,7 @@ def detection_config(
     labels = labels if model == "panoptic-fpn" else ""
     packed = "('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')"
     return f"""\
-# Every setting of mmdet can stand here. Train: fpn-neck train FILE
+# Every setting of mmdet can stand here; _base_.NAME is in the files below. Train: fpn-neck train FILE
 _base_ = ['fpn_neck::_base_/detectors/{model}_lite0.py', 'fpn_neck::_base_/own_detection.py', 'fpn_neck::_base_/runtime_detection.py']
 classes = {tuple(classes)!r}
 scale = {sizes.scale}  # px: photos fit into (width, height)
@@ -125,9 +123,8 @@ load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=scale, keep_ra
 train_pipeline = [load[0], load[2], load[1], {labels}dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
 test_pipeline = [*load, dict(type='PackDetInputs', meta_keys={packed})]
 train_dataloader = dict(dataset=dict(ann_file={files["train"]!r}, pipeline=train_pipeline, **data))
-val_dataloader = dict(dataset=dict(ann_file={files["val"]!r}, pipeline=test_pipeline, **data))
-test_dataloader, val_evaluator = val_dataloader, dict({metric}, ann_file={files["val"]!r})
-test_evaluator = val_evaluator
+val_dataloader = test_dataloader = dict(dataset=dict(ann_file={files["val"]!r}, pipeline=test_pipeline, **data))
+val_evaluator = test_evaluator = dict({metric}, ann_file={files["val"]!r})
 {_schedule(iterations)}{_SAVE_BEST.get(model, "")}"""
 
 
@@ -157,7 +154,5 @@ def _schedule(iterations: int) -> str:
     warm_up = min(100, iterations // 5)
     return f"""\
 train_cfg = dict(max_iters={iterations}, val_interval={max(1, iterations // 4)})
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin={warm_up}, end={iterations}, eta_min=0)]
+param_scheduler = [dict(_base_.warmup, end={warm_up}), dict(_base_.cosine, begin={warm_up}, end={iterations})]
 """
