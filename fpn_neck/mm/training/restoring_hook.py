@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -47,7 +50,28 @@ def train(runner: Runner) -> None:
     """
     try:
         runner.train()
+    except BaseException:
+        kill_loading_processes()
+        raise
     finally:
         for hook in runner.hooks:
             if isinstance(hook, RestoringHook):
                 hook.restore()
+
+
+def kill_loading_processes() -> None:
+    """End them: nobody needs their batches any more, and one that waits would keep this process.
+
+    torch waits five seconds for each that does not hear of the end, which is the case if an error
+    keeps the loader until Python collects garbage. Does nothing where no handler of SIGCHLD can be
+    set, as in a thread.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's reports their end as an error
+    loading = [process for process in multiprocessing.active_children() if process.daemon]
+    for process in loading:
+        process.kill()
+    for process in loading:
+        process.join(5)
+    signal.signal(signal.SIGCHLD, handler)

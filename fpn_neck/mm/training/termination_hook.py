@@ -20,7 +20,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from fpn_neck.mm.distributed.consensus import any_process
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.checkpoint_hook import CheckpointHook
-from fpn_neck.mm.training.restoring_hook import RestoringHook
+from fpn_neck.mm.training.restoring_hook import RestoringHook, kill_loading_processes
 from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
 
 EXIT_CODE = 128 + signal.SIGTERM  # 143, the same as of a process that doesn't catch it
@@ -153,7 +153,7 @@ class TerminationHook(RestoringHook):
     def _exit(self, runner: Runner) -> None:
         runner.logger.info("ended by SIGTERM; go on with --resume")
         self._set_requested(False)
-        _kill_loading_processes()
+        kill_loading_processes()
         raise SystemExit(EXIT_CODE)
 
 
@@ -188,17 +188,6 @@ class _Wait:
     split: str
     is_watched: bool = False
     is_late: bool = False
-
-
-def _kill_loading_processes() -> None:
-    """End them: nobody needs their batches, and one that waits for ever would keep this process."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's reports their end as an error
-    loading = [process for process in multiprocessing.active_children() if process.daemon]
-    for process in loading:
-        process.kill()
-    for process in loading:
-        process.join(5)
-    signal.signal(signal.SIGCHLD, handler)
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:

@@ -1,6 +1,7 @@
 """A loader without a batch, or without an end, is refused before the training."""
 
 import itertools
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
@@ -186,6 +187,7 @@ def test_a_sample_that_cannot_be_loaded_is_named(tmp_path, split, kind, workers)
     text = str(caught.value)
     assert "sample 7 (photos/7.jpg) can't be loaded: " in text and kind in text
     assert "gt_seg_map" in text and "\n" not in text and "Traceback (" not in text
+    assert not multiprocessing.active_children()
 
 
 def failing(monkeypatch, mode, kind):
