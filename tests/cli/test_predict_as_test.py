@@ -231,7 +231,7 @@ def test_labels_are_those_of_the_test(call_tool, segmenter, tmp_path, case):
         assert labels.mode == "P"
         np.testing.assert_array_equal(np.asarray(labels), expected)
         values |= set(np.unique(expected))
-        (picture,) = (tmp_path / "work/pictures").glob(f"{name}.png")
+        (picture,) = (tmp_path / "work/test/pictures").glob(f"{name}.png")
         overlay = Image.open(tmp_path / f"out/overlays/{name}.png")
         panel = (0, 16, expected.shape[1], 16 + expected.shape[0])
         shown = np.asarray(overlay.crop(panel))
@@ -268,7 +268,7 @@ def test_pictures_of_joined_data_sets_are_all_there_as_their_own_loaders_read(
 ):
     done = call_tool("test", *joined)
     assert done.returncode == 0, done.stderr
-    pictures = {p.stem: Image.open(p) for p in (tmp_path / "work/pictures").iterdir()}
+    pictures = {p.stem: Image.open(p) for p in (tmp_path / "work/test/pictures").iterdir()}
     assert set(pictures) == {"x", "y", "other_x", "other_y"}
     for name in "xy":
         turned = Image.open(tmp_path / f"photos/{name}.jpg").getexif()[0x0112]
