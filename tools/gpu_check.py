@@ -34,8 +34,8 @@ from benchmarks.training import Training, training_table  # noqa: E402
 
 from fpn_neck.utils.command_line import run_tool  # noqa: E402
 
-# Of all seconds. About 560 tests, for which Triton compiles some 600 kernels, 0.3 s each: in six
-# processes 30 to 60 s, in one process 180 s or more, of which the last tests are then not run.
+# Of all seconds. For about 560 tests Triton compiles some 600 kernels. That this is enough time in
+# six processes, and too little in one, is an estimate.
 TESTS_SHARE = 0.28
 GRACE = 10  # seconds to print what is known, before a part is killed
 OUTCOME = re.compile(r"^(?:\[gw\d+\] \[ *\d+%\] (\w+)|tests/.* (\w+) +\[ *\d+%\]$)", re.MULTILINE)
