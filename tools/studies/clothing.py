@@ -105,6 +105,8 @@ factors = {
     "lite1": lite(1, [24, 40, 112, 320]),
     "lite2": lite(2, [24, 48, 120, 352]),
     "unfrozen": {"model.backbone.frozen_levels": 0},
+    "norm-eval": {"model.backbone.norm_eval": True},
+    "drop-path": {"model.backbone.drop_path_rate": 0.2},
     # size
     "small": photo((192, 288), (256, 176), (256, 384)),
     "large": photo((384, 576), (480, 320), (480, 720)),
@@ -130,6 +132,19 @@ factors = {
         [*LOAD, *crop(), {**COLOUR, "hue_delta": 18, "brightness_delta": 48}]
         + [dict(type="PackSegInputs")]
     ),
+    "rotate": training(
+        [*LOAD, *crop(), dict(type="RandomRotate", prob=0.5, degree=10, seg_pad_val=255), COLOUR]
+        + [dict(type="PackSegInputs")]
+    ),
+    "cutout": training(
+        [*LOAD, *crop(), COLOUR]
+        + [
+            dict(
+                type="RandomCutOut", prob=0.5, n_holes=(1, 4), cutout_ratio=[(0.1, 0.1), (0.2, 0.2)]
+            )
+        ]
+        + [dict(type="PackSegInputs")]
+    ),
     # weights and schedule
     "ema": {
         "custom_hooks": [
@@ -138,6 +153,7 @@ factors = {
             dict(type="EMAHook", momentum=0.005),
         ]
     },
+    "backbone-slow": {"optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult": 0.1},
     "lr-half": {"optim_wrapper.optimizer.lr": 5e-4},
     "lr-double": {"optim_wrapper.optimizer.lr": 2e-3},
     "batch8": {"train_dataloader.batch_size": 8},
