@@ -17,6 +17,8 @@ _NAIVE, _LINEAR, _GAUSSIAN = 0, 1, 2  # mmcv.ops.soft_nms(method=...)
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy suppression of boxes whose IoU with a better one exceeds the threshold.
 
+    An overlap that is equal to the threshold in the boxes' dtype does not exceed it, as in mmcv.
+
     Args:
         boxes: (N, 4).
         scores: (N,).
@@ -25,7 +27,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         Indices of the kept boxes, best first, (K,) int64.
     """
     boxes, scores = at_least_float32(_inclusive(boxes, offset), scores)
-    return torchvision.ops.nms(boxes, scores, iou_threshold)
+    dtype = torch.promote_types(boxes.dtype, scores.dtype)  # torchvision wants both alike
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    # torchvision compares a float32 overlap with a float64 threshold on the CPU: 3 / 5 > 0.6
+    threshold = torch.tensor(iou_threshold, dtype=dtype).item()
+    return torchvision.ops.nms(boxes, scores, threshold)
 
 
 def softnms(

@@ -1,6 +1,7 @@
 """nms, soft_nms, nms_match and batched_nms of mmcv.ops on the substitute for mmcv._ext."""
 
 import importlib
+import itertools
 import math
 
 import numpy as np
@@ -69,6 +70,22 @@ def test_nms_keeps_overlap_equal_to_the_threshold():
     scores = torch.tensor([0.9, 0.8])
     assert ops.nms(boxes, scores, 0.5)[1].tolist() == [0, 1]
     assert ops.nms(boxes, scores, 0.499)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nms_keeps_overlap_equal_to_any_threshold(dtype):
+    """3 / 5 in float32 is above 0.6 in float64; mmcv compares both in float32."""
+    scores = torch.tensor([0.9, 0.8], dtype=dtype)
+    for part, whole in itertools.combinations(range(1, 12), 2):
+        boxes = torch.tensor([[0, 0, part, 1], [0, 0, whole, 1]], dtype=dtype)
+        assert ops.nms(boxes, scores, part / whole)[1].tolist() == [0, 1], (part, whole)
+
+
+def test_nms_takes_boxes_and_scores_of_different_dtypes(crowd):
+    boxes, scores = crowd
+    expected = ops.nms(boxes, scores, 0.5)[1]
+    assert torch.equal(ops.nms(boxes.double(), scores, 0.5)[1], expected)
+    assert torch.equal(ops.nms(boxes.double(), scores.double(), 0.5)[1], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
