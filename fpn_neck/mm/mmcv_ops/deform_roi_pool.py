@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fpn_neck.mm.mmcv_ops.autograd import gradients
-from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, can_be_sampled, safe_regions
 
 _SAMPLES = 1 << 22  # numbers that are sampled together
 
@@ -29,12 +29,15 @@ def deform_roi_pool_forward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Overwrite `output`."""
+    """Overwrite `output`; NaN of a region or an offset that is not finite."""
     size = pooled_height, pooled_width
     features, moves = at_least_float32(input, offset)
-    regions, finite = safe_regions(at_least_float32(rois)[0], input.shape, spatial_scale)
+    regions, finite = _readable(rois, input.shape, size, spatial_scale, sampling_ratio)
     values = _pool(features, moves, regions, size, spatial_scale, sampling_ratio, gamma)
-    output.copy_(values.where(finite[:, None, None, None], torch.nan))
+    known = finite[:, None, None, None]
+    if moves.numel():
+        known = known & moves.isfinite().all(1, keepdim=True)
+    output.copy_(values.where(known, torch.nan))
 
 
 def deform_roi_pool_backward(
@@ -51,12 +54,13 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Overwrite the gradients of input and, if there are any, of the offsets."""
-    regions, finite = safe_regions(at_least_float32(rois)[0], input.shape, spatial_scale)
+    size = pooled_height, pooled_width
+    regions, finite = _readable(rois, input.shape, size, spatial_scale, sampling_ratio)
     grad = grad_output.where(finite[:, None, None, None], 0)
     pool = partial(
         _pool,
         rois=regions,
-        size=(pooled_height, pooled_width),
+        size=size,
         spatial_scale=spatial_scale,
         sampling_ratio=sampling_ratio,
         gamma=gamma,
@@ -70,6 +74,16 @@ def deform_roi_pool_backward(
     grads = gradients(pool, [features, moves], grad)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[1])
+
+
+def _readable(
+    rois: Tensor, shape: torch.Size, size: tuple[int, int], spatial_scale: float, ratio: int
+) -> tuple[Tensor, Tensor]:
+    """See `safe_regions`; a region of too many samples counts as one that is not finite."""
+    rois, finite = safe_regions(at_least_float32(rois)[0], shape, spatial_scale)
+    extent = (rois[:, [4, 3]] - rois[:, [2, 1]]) * spatial_scale
+    finite = finite & can_be_sampled(extent, size, ratio, shape[1])
+    return rois.where(finite[:, None], 0), finite
 
 
 def _pool(

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 
+_MOST_SAMPLES = 1 << 26  # of a region, 8192 x 8192 px; torchvision takes 32 bytes for each on a CPU
+_MOST_NUMBERS = 1 << 28  # that are sampled of a region, 1 GiB in float32
+
+
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Convert float16 and bfloat16 to float32; other dtypes stay.
 
@@ -14,6 +18,24 @@ def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     half = (torch.float16, torch.bfloat16)
     return tuple(t.float() if t.dtype in half else t for t in tensors)
+
+
+def can_be_sampled(
+    extent: Tensor, size: tuple[int, int], sampling_ratio: int, channels: int = 0
+) -> Tensor:
+    """Which regions, (K,) bool, have no more samples than memory holds; the operators give NaN for
+    the others. torchvision counts them in 32 bits, and ends the process.
+
+    Args:
+        extent: (K, 2), height and width of the regions in feature pixels.
+        size: of the output, (height, width).
+        sampling_ratio: samples per side of a bin, or 0: one for each pixel that a bin spans.
+        channels: of the maps, if all samples of all channels are held at once.
+    """
+    bins = extent.new_tensor(size)
+    per_bin = torch.full_like(extent, sampling_ratio) if sampling_ratio > 0 else extent / bins
+    samples = per_bin.ceil().clamp(min=0).prod(1) * (size[0] * size[1])
+    return (samples <= _MOST_SAMPLES) & (samples * channels <= _MOST_NUMBERS)
 
 
 def safe_regions(rois: Tensor, shape: Sequence[int], spatial_scale: float) -> tuple[Tensor, Tensor]:

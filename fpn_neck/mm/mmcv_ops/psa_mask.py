@@ -28,7 +28,7 @@ def psamask_forward(
     """Write the weights into `output`, which mmcv gives as zeros."""
     size, mask, half = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
     weight, cell, target = _pairs(size, mask, half, input.device)
-    maps = output.view(num_, h_feature * w_feature, -1)
+    maps = output.view(num_, h_feature * w_feature, h_feature * w_feature)
     rows, columns = (target, cell) if psa_type == COLLECT else (cell, target)
     maps[:, rows, columns] = input.flatten(2)[:, weight, cell]
 
@@ -49,8 +49,9 @@ def psamask_backward(
     size, mask, half = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
     weight, cell, target = _pairs(size, mask, half, grad_output.device)
     rows, columns = (target, cell) if psa_type == COLLECT else (cell, target)
-    maps = grad_output.reshape(num_, h_feature * w_feature, -1)
-    grad_input.view(num_, h_mask * w_mask, -1)[:, weight, cell] = maps[:, rows, columns]
+    maps = grad_output.flatten(2)
+    weights = grad_input.view(num_, h_mask * w_mask, h_feature * w_feature)
+    weights[:, weight, cell] = maps[:, rows, columns]
 
 
 def _pairs(

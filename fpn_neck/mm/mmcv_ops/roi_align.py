@@ -12,12 +12,11 @@ import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, safe_regions
+from fpn_neck.mm.mmcv_ops.inputs import at_least_float32, can_be_sampled, safe_regions
 
 _MAX = 0  # pool_mode of the maximum; 1 is the average
 _LEAST = -10000.0  # mmcv's start value of a maximum, which stays where a bin has no sample
 _NO_SAMPLE = -1.0  # argmax of a bin without a sample
-_MOST_SAMPLES = 1 << 30  # of a region; torchvision counts them in 32 bits, and ends the process
 
 
 def roi_align_forward(
@@ -46,9 +45,12 @@ def roi_align_forward(
         spatial_scale: feature pixels per image pixel.
         aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
     """
-    source, boxes = at_least_float32(input, rois.to(input.dtype))
+    source, boxes = at_least_float32(input, rois)
+    boxes = boxes.to(source.dtype)
     size = (aligned_height, aligned_width)
-    boxes, finite = _readable(boxes, input.shape, size, spatial_scale, sampling_ratio, aligned)
+    boxes, finite = _readable(
+        boxes, input.shape, size, spatial_scale, sampling_ratio, pool_mode, aligned
+    )
     if pool_mode == _MAX:
         values, rows, columns = _align_max(
             source, boxes, size, spatial_scale, sampling_ratio, aligned
@@ -76,9 +78,12 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
-    grad, boxes = at_least_float32(grad_output, rois.to(grad_output.dtype))
+    grad, boxes = at_least_float32(grad_output, rois)
+    boxes = boxes.to(grad.dtype)
     size = (aligned_height, aligned_width)
-    boxes, finite = _readable(boxes, grad_input.shape, size, spatial_scale, sampling_ratio, aligned)
+    boxes, finite = _readable(
+        boxes, grad_input.shape, size, spatial_scale, sampling_ratio, pool_mode, aligned
+    )
     grad = grad.where(finite[:, None, None, None], 0)
     if pool_mode == _MAX:
         rows, columns = at_least_float32(argmax_y, argmax_x)
@@ -103,6 +108,7 @@ def _readable(
     size: tuple[int, int],
     spatial_scale: float,
     sampling_ratio: int,
+    pool_mode: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `safe_regions`; a region of too many samples counts as one that is not finite.
@@ -117,8 +123,8 @@ def _readable(
         ends = boxes[:, 3:].maximum(boxes[:, 1:3])
         boxes = torch.cat((boxes[:, :3], ends), 1)
     _, extent = _regions(boxes, spatial_scale, aligned)
-    samples = (extent / extent.new_tensor(size)).ceil().prod(1) * (size[0] * size[1])
-    finite = finite & (samples <= _MOST_SAMPLES)
+    channels = shape[1] if pool_mode == _MAX else 0
+    finite = finite & can_be_sampled(extent, size, sampling_ratio, channels)
     return boxes.where(finite[:, None], 0), finite
 
 

@@ -53,6 +53,14 @@ def test_psa_mask(kind, size, mask):
     torch.testing.assert_close(left, (other * x.grad).sum())
 
 
+@pytest.mark.parametrize("kind", ["collect", "distribute"])
+def test_psa_mask_of_no_images(kind):
+    x = torch.randn(0, 9, 4, 5, requires_grad=True)
+    found = ops.PSAMask(kind, (3, 3))(x)
+    found.sum().backward()
+    assert found.shape == (0, 20, 4, 5) and x.grad.shape == x.shape
+
+
 # -------------------------------------------------------------------------- masked convolution
 
 
@@ -174,6 +182,37 @@ def test_deformable_roi_pooling_of_no_regions():
     found = deform_roi_pool(images, torch.empty(0, 5), torch.empty(0, 2, 2, 2), (2, 2))
     found.sum().backward()
     assert found.shape == (0, 2, 2, 2) and not images.grad.any()
+
+
+@pytest.mark.parametrize("side", [0.0, -3.0])
+def test_regions_without_a_sample_have_no_gradient(side):
+    images = torch.randn(1, 2, 5, 6, requires_grad=True)
+    offset = torch.ones(1, 2, 2, 2, requires_grad=True)
+    rois = torch.tensor([[0, 2.0, 2.0, 2.0 + side, 2.0 + side]])
+    found = deform_roi_pool(images, rois, offset, (2, 2))
+    found.sum().backward()
+    assert not found.any() and not images.grad.any() and not offset.grad.any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_offset_that_is_not_finite_gives_nan_in_its_bin(value):
+    images, rois, offset = torch.randn(2, 3, 9, 8).double(), ROIS[:2], torch.zeros(2, 2, 2, 2)
+    good = deform_roi_pool(images, rois, offset.double(), (2, 2), 0.25)
+    offset[1, 0, 1, 0] = value
+    found = deform_roi_pool(images, rois, offset.double(), (2, 2), 0.25)
+    assert found[1, :, 1, 0].isnan().all() and found.isnan().sum() == 3
+    assert torch.equal(found.where(found.isfinite(), good), good)
+
+
+@pytest.mark.parametrize("side", [3e4, 1e7, 1e30])
+def test_a_region_of_too_many_samples_gives_nan_and_no_full_memory(side):
+    images = torch.randn(1, 2, 5, 6, requires_grad=True)
+    rois = torch.tensor([[0, 0.0, 0.0, side, side], [0, 1.0, 1.0, 4.0, 4.0]])
+    found = deform_roi_pool(images, rois, None, (2, 2))
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], deform_roi_pool(images, rois[1:], None, (2, 2))[0])
+    found[1].sum().backward()
+    assert images.grad.isfinite().all()
 
 
 # --------------------------------------------------------------------------- deformable attention

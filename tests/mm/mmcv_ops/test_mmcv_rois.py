@@ -271,3 +271,27 @@ def test_half_precision_computes_in_float32(features, operator, dtype):
     precision = torch.finfo(dtype).eps
     torch.testing.assert_close(actual[0].float(), expected[0], rtol=precision, atol=precision)
     torch.testing.assert_close(actual[1].float(), expected[1], rtol=0, atol=40 * precision)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", POOLS)
+def test_regions_keep_their_own_precision(kind, dtype):
+    """1001.3 px is 1000 px in bfloat16."""
+    features = torch.arange(600, dtype=torch.float64).remainder(256).expand(1, 1, 9, 600)
+    rois = torch.tensor([[0, 1001.3, 1.2, 1041.7, 9.4]])
+    wide = features.clone().requires_grad_()
+    expected = values_and_grad(lambda x: POOLS[kind](2)(x, rois.double()), wide)
+    narrow = features.to(dtype).requires_grad_()  # whole numbers up to 256 are exact
+    actual = values_and_grad(lambda x: POOLS[kind](2)(x, rois), narrow)
+    precision = torch.finfo(dtype).eps
+    torch.testing.assert_close(actual[0].double(), expected[0], rtol=precision, atol=0)
+    if kind != "max":  # mmcv holds its places in the features' dtype
+        torch.testing.assert_close(actual[1].double(), expected[1], rtol=0, atol=4 * precision)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_a_region_that_would_fill_memory_gives_nan(mode):
+    """One of 30,000 px would take 29 GB."""
+    rois = torch.tensor([[0, 0, 0, 3e4, 3e4], [0, 1, 1, 6, 6]])
+    out = ops.RoIAlign(2, 1.0, 0, mode)(torch.randn(1, 2, 8, 8), rois)
+    assert out[0].isnan().all() and out[1].isfinite().all()
