@@ -186,7 +186,12 @@ def _forward(
     bias: Tensor | None,
     geometry: _Geometry,
 ) -> Tensor:
-    """The output; NaN where an offset is not finite."""
+    """The output; NaN where an offset is not finite.
+
+    Raises:
+        ValueError: shapes that do not go together; names the argument.
+    """
+    _check_shapes(input, weight, offset, mask, geometry)
     tensors = _arguments(input, weight, offset, mask, bias)
     finite = tensors[2].isfinite()
     tensors[2] = tensors[2].where(finite, _FAR)
@@ -213,6 +218,31 @@ def _backward(
     kink = _at_kink(tensors[2], weight.shape[2:], geometry)
     grad_offset = grads[2].masked_fill(kink, 0)
     return *grads[:2], grad_offset, *grads[3:]
+
+
+def _check_shapes(
+    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, geometry: _Geometry
+) -> None:
+    """torchvision's own errors give no numbers, and some no text."""
+    channels, groups = input.shape[1], geometry.groups
+    if channels != weight.shape[1] * groups or len(weight) % groups:
+        raise ValueError(
+            f"weight of shape {tuple(weight.shape)} with groups={groups}: expected (a multiple of "
+            f"{groups}, {channels} / {groups}, kH, kW) for an input of shape {tuple(input.shape)}"
+        )
+    if channels % geometry.deformable_groups:
+        raise ValueError(
+            f"deform_groups={geometry.deformable_groups}: must divide the input's {channels} "
+            "channels"
+        )
+    size = len(input), *geometry.output_size(input, weight)
+    samples = geometry.deformable_groups * weight.shape[2:].numel()
+    for name, x, count in (("offset", offset, 2 * samples), ("mask", mask, samples)):
+        if x is not None and x.shape != (size[0], count, *size[1:]):
+            raise ValueError(
+                f"{name} of shape {tuple(x.shape)}: expected {(size[0], count, *size[1:])}, two "
+                "channels of offsets and one of a mask for each cell of the kernel and group"
+            )
 
 
 def _first_numbers(x: Tensor, size: torch.Size) -> Tensor:

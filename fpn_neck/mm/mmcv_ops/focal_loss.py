@@ -54,6 +54,10 @@ def softmax_focal_loss_forward(
         target: class of each row, (N,) int64; rows with a negative one are ignored.
         output: (N,).
         alpha: factor of all losses.
+
+    Raises:
+        ValueError: a target is not below C, on a CPU. On a GPU, where looking would wait for the
+            device, torch's own assertion ends the process.
     """
     probs, factors = at_least_float32(input, weight)
     p, q = _true_class_probability(probs, target)
@@ -102,6 +106,12 @@ def _class_factor(target: Tensor, factors: Tensor) -> Tensor:
 
 def _true_class_probability(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probability of the true class and its complement, (N,), above 0 for logarithm and power."""
+    count = probs.shape[1]
+    if target.device.type == "cpu" and not (target < count).all():
+        raise ValueError(
+            f"target: class {int(target.max())}: expected 0..{count - 1}, the columns of the "
+            "logits, or a negative number, which is ignored"
+        )
     p = probs.gather(1, target.clamp(min=0)[:, None])[:, 0]
     tiny = torch.finfo(p.dtype).tiny
     return p.clamp(min=tiny), (1 - p).clamp(min=tiny)

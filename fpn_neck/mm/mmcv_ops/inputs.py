@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 _MOST_SAMPLES = 1 << 26  # of a region, 8192 x 8192 px; torchvision takes 32 bytes for each on a CPU
 _MOST_NUMBERS = 1 << 28  # that are sampled of a region, 1 GiB in float32
 

@@ -215,3 +215,29 @@ def test_an_offset_that_is_not_finite_gives_nan_there_and_ends_no_process(modula
     torch.testing.assert_close(found.where(~broken, expected), expected)
     found.nan_to_num().sum().backward()
     assert all(t.grad.isfinite().all() for t in (x, weight, offset))
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda x, offset, mask, weight: (x, offset[:, :9], mask, weight), "offset of shape"),
+        (lambda x, offset, mask, weight: (x, offset[:1], mask, weight), "offset of shape"),
+        (lambda x, offset, mask, weight: (x, offset[:, :, :4], mask, weight), "offset of shape"),
+        (lambda x, offset, mask, weight: (x, offset, mask[:, :4], weight), "mask of shape"),
+        (lambda x, offset, mask, weight: (x, offset, mask, weight[:, :3]), "weight of shape"),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_named(change, named):
+    tensors = torch.zeros(2, 4, 8, 8), torch.zeros(2, 18, 8, 8), torch.zeros(2, 9, 8, 8)
+    x, offset, mask, weight = change(*tensors, torch.zeros(4, 4, 3, 3))
+    with pytest.raises(ValueError, match=named):
+        ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1)
+    if named != "mask of shape":
+        with pytest.raises(ValueError, match=named):
+            ops.deform_conv2d(x, offset, weight, 1, 1)
+
+
+def test_deformable_groups_that_do_not_divide_the_channels_are_named():
+    x, offset, mask = torch.zeros(1, 4, 8, 8), torch.zeros(1, 54, 8, 8), torch.zeros(1, 27, 8, 8)
+    with pytest.raises(ValueError, match="deform_groups=3"):
+        ops.modulated_deform_conv2d(x, offset, mask, torch.zeros(4, 4, 3, 3), None, 1, 1, 1, 1, 3)

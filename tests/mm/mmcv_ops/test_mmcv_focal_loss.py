@@ -115,6 +115,11 @@ def test_softmax_ignores_negative_classes(case, class_weight):
     assert not loss[~keep].any()
 
 
+def test_softmax_names_a_class_that_there_is_not(case):
+    with pytest.raises(ValueError, match=r"target: class 3: expected 0\.\.2"):
+        ops.softmax_focal_loss(case[0].cpu(), case[1].cpu(), 2.0, 0.3)
+
+
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gradients(case, class_weight, gamma):
     logits, target = case
