@@ -117,6 +117,9 @@ class FPN(nn.Module):
                 "laterals=False need the top-down path; change one of them"
             )
         self.smooth, self.top_down, self.laterals = smooth, top_down, laterals
+        # Without laterals, only the sizes of the finer maps count.
+        first_read = start_level if laterals else self.backbone_end_level - 1
+        self._read_levels = slice(first_read, self.backbone_end_level)
 
         used = self.in_channels[start_level : self.backbone_end_level]
         layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
@@ -170,8 +173,8 @@ class FPN(nn.Module):
             blocks = cast(nn.Module, self._modules["lateral_convs"])
             started = start_finest(blocks, inputs, self.start_level)
         if not started:
-            check_maps("FPN", inputs, self.in_channels)
-        elif not are_right("FPN", inputs, self.in_channels):
+            check_maps("FPN", inputs, self.in_channels, self._read_levels)
+        elif not are_right("FPN", inputs, self.in_channels, self._read_levels):
             started.clear()
         used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
         found = None

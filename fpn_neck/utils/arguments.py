@@ -35,16 +35,22 @@ def check_float_map(name: str, x: Any) -> None:
         )
 
 
-def check_maps(owner: str, maps: Any, channels: Sequence[int]) -> None:
+_ALL = slice(None)
+_OF_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)  # makes one dtype of these
+
+
+def check_maps(owner: str, maps: Any, channels: Sequence[int], used: slice = _ALL) -> None:
     """Refuse anything but a list of float maps (N, channels[i], H_i, W_i), finest first.
 
     Args:
         owner: the module that gets the maps, for the message.
+        used: the levels whose values are read, so that they must be alike in dtype and device.
 
     Raises:
-        TypeError: not a list or tuple, or a level is not a float tensor; names the level.
-        ValueError: a wrong number of maps; a map of another shape, without pixels or of another
-            batch size; names the level.
+        TypeError: not a list or tuple, or a level is not a float tensor, or of another dtype than
+            the first one, which autocast does not change; names the level.
+        ValueError: a wrong number of maps; a map of another shape, without pixels, of another
+            batch size or on another device; names the level.
     """
     if not isinstance(maps, Sequence):
         raise TypeError(f"{owner} got a {type(maps).__name__}; give a list of maps, finest first")
@@ -66,6 +72,27 @@ def check_maps(owner: str, maps: Any, channels: Sequence[int]) -> None:
             raise ValueError(  # shape[0]: an export would keep the number that len() gives
                 f"{owner} level {i}: got a map of {len(x)} photos, level 0 is of {len(maps[0])}; "
                 "give the maps of one batch"
+            )
+    _check_alike(owner, maps, range(len(maps))[used])
+
+
+def _check_alike(owner: str, maps: Sequence[Tensor], levels: Sequence[int]) -> None:
+    """One device and one dtype; torch's own errors name neither a level nor a remedy."""
+    first = maps[levels[0]]
+    for i in levels[1:]:
+        x = maps[i]
+        if x.device != first.device:
+            raise ValueError(
+                f"{owner} level {i}: got a map on {x.device}, level {levels[0]} is on "
+                f"{first.device}; move them to one device"
+            )
+        if x.dtype == first.dtype:
+            continue
+        lawful = x.dtype in _OF_AUTOCAST and first.dtype in _OF_AUTOCAST
+        if not (lawful and torch.is_autocast_enabled(x.device.type)):
+            raise TypeError(
+                f"{owner} level {i}: got a {x.dtype} map, level {levels[0]} is {first.dtype}; give "
+                "maps of one dtype, or run under torch.autocast"
             )
 
 

@@ -40,6 +40,48 @@ def test_a_level_that_is_no_float_map_is_named(level, error):
         FPN([2], 4)([level])
 
 
+def levels(*dtypes, device="cpu"):
+    return [torch.ones(1, 2, 8 >> i, 8 >> i, dtype=t, device=device) for i, t in enumerate(dtypes)]
+
+
+@pytest.mark.parametrize(
+    "module", [FPN([2, 2, 2], 4), SegHead(2, 3, channels=4, strides=[4, 8, 16], norm_cfg=None)]
+)
+def test_levels_of_two_dtypes_or_devices_are_named(module):
+    for dtype in torch.float64, torch.bfloat16:
+        with pytest.raises(TypeError, match="level 2: got a .* level 0 is torch.float32"):
+            module(levels(torch.float32, torch.float32, dtype))
+    elsewhere = levels(*[torch.float32] * 3, device="meta")
+    with pytest.raises(ValueError, match="level 1: got a map on meta, level 0 is on cpu"):
+        module([*levels(torch.float32), *elsewhere[1:]])
+
+
+@pytest.mark.parametrize(
+    "module", [FPN([2, 2, 2], 4), SegHead(2, 3, channels=4, strides=[4, 8, 16], norm_cfg=None)]
+)
+def test_autocast_takes_levels_of_different_dtypes(module):
+    mixed = levels(torch.float32, torch.bfloat16, torch.float16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(mixed)
+        assert (found if isinstance(found, torch.Tensor) else found[0]).dtype == torch.bfloat16
+        with pytest.raises(TypeError, match="level 1: got a torch.float64 map"):
+            module(levels(torch.float32, torch.float64, torch.float32))
+
+
+def test_levels_that_are_not_read_may_have_any_dtype():
+    mixed = levels(torch.float64, torch.float32, torch.float32)
+    assert FPN([2, 2, 2], 4, start_level=1, num_outs=2)(mixed)[0].dtype == torch.float32
+    only_sizes = levels(torch.float64, torch.float16, torch.float32)
+    assert FPN([2, 2, 2], 4, laterals=False)(only_sizes)[0].shape == (1, 4, 8, 8)
+
+
+def test_a_compiled_neck_names_a_level_too():
+    neck = torch.compile(FPN([2, 2], 4), backend="eager", fullgraph=True)
+    assert len(neck(levels(torch.float32, torch.float32))) == 2
+    with pytest.raises(Exception, match="level 1: got a torch.float64 map"):
+        neck(levels(torch.float32, torch.float64))
+
+
 def test_a_dict_of_maps_is_named():
     with pytest.raises(TypeError, match="got a dict; give a list of maps"):
         FPN([2], 4)({"0": torch.ones(1, 2, 8, 8)})

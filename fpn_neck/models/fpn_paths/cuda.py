@@ -48,14 +48,14 @@ def start_finest(laterals: nn.Module, maps: object, level: int) -> list[Tensor]:
     return [start_lateral(x, conv, is_coarsest=len(blocks) == 1)]
 
 
-def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int]) -> bool:
+def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int], used: slice) -> bool:
     """`check_maps`, then whether kernels serve all maps; both once for each signature."""
     signature = None
     if {type(x) for x in maps} <= PLAIN_TYPES:
         signature = tuple(channels), *[(x.shape, x.dtype, x.device, x.layout) for x in maps]
         if signature in _known:
             return True
-    check_maps(owner, maps, channels)
+    check_maps(owner, maps, channels, used)
     if not are_for_triton(*maps):
         return False
     if signature is not None and len({x.dtype for x in maps}) == 1:  # else autocast decides
