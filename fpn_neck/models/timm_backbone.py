@@ -17,7 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.memory_format import is_half
 from fpn_neck.models.declarations import check_strides
-from fpn_neck.models.timm_probe import find_multiple, gives_nhwc, maps_of, names_below
+from fpn_neck.models.timm_probe import (
+    find_least,
+    find_multiple,
+    gives_nhwc,
+    maps_of,
+    names_below,
+)
 from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.sizes import ceil_div, may_branch_on_sizes
 from fpn_neck.utils.values import check_flag, check_whole
@@ -106,6 +112,7 @@ class TimmBackbone(nn.Module):
         if check_whole("frozen_levels", frozen_levels, 0) > len(self.strides):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
+        self.least = find_least(probe, in_channels, self.multiple)
         self.outputs_nhwc = gives_nhwc(probe)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
         if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
@@ -127,9 +134,10 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, in_channels, H, W) of any size -> maps (N, C_i, ceil(H/s_i), ceil(W/s_i)).
 
-        If a model needs whole patches (Swin), whole strides (HRNet) or whole windows (MaxViT), or
-        rounds sizes down (ConvNeXt, VGG), the image is padded with zeros on the right and at the
-        bottom, and the maps are cropped to the sizes above.
+        If a model needs whole patches (Swin), whole strides (HRNet) or whole windows (MaxViT),
+        rounds sizes down (ConvNeXt, VGG) or fails on small images (PVT v2, TResNet), the image is
+        padded with zeros on the right and at the bottom, and the maps are cropped to the sizes
+        above. An export has images of ``least`` px or more.
 
         Raises:
             TypeError, ValueError: not a float tensor of this shape, or float64 and the weights are
@@ -144,8 +152,8 @@ class TimmBackbone(nn.Module):
         if x.dtype == torch.float64:  # numpy's default
             self._check_weights_are_float64()
         h, w = x.shape[-2:]
-        if self.multiple > 1:
-            missing = [ceil_div(n, self.multiple) * self.multiple - n for n in (h, w)]
+        if self.least > 1:
+            missing = [self._padded(n) - n for n in (h, w)]
             x = F.pad(x, (0, missing[1], 0, missing[0]))
         # On the CPU depthwise convolutions are twice as fast in channels_last, and tensor cores of
         # GPUs want it in half precision: from NCHW every convolution would convert its maps.
@@ -155,6 +163,12 @@ class TimmBackbone(nn.Module):
             _cropped(m, ceil_div(h, s), ceil_div(w, s))
             for m, s in zip(maps_of(self.net, x), self.strides, strict=True)
         )
+
+    def _padded(self, side: int) -> int:
+        """The side in px that the model gets; an export is for images that are large enough."""
+        if self.least > self.multiple and may_branch_on_sizes():
+            side = max(side, self.least)
+        return ceil_div(side, self.multiple) * self.multiple
 
     def _check_weights_are_float64(self) -> None:
         weights = next(self.net.parameters()).dtype

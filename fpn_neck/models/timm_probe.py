@@ -63,6 +63,22 @@ def find_multiple(name: str, net: Any, in_channels: int) -> int:
     raise ValueError(f"{name} {_refusal(net, in_channels, reasons)}; {_REMEDY}")
 
 
+def find_least(net: Any, in_channels: int, multiple: int) -> int:
+    """The side in px, a multiple, to pad smaller images to, so that the model takes them.
+
+    Some kernels are as large as the whole map of a small image (PVT v2's attention), and a map
+    cannot be reflected at its border farther than it is wide (TResNet). It is found by doubling.
+
+    Args:
+        net: the timm model on the device 'meta', which takes four times its coarsest stride.
+        multiple: of `find_multiple`.
+    """
+    least, enough = multiple, 4 * net.feature_info.reduction()[-1]
+    while least < enough and _failure(net, in_channels, (least, least)):
+        least *= 2
+    return least
+
+
 class _Stretches(TorchFunctionMode):
     """Notes whether a map of the probe's two images is resized by another than a whole factor."""
 

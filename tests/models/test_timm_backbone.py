@@ -471,6 +471,23 @@ def test_a_model_of_whole_windows_takes_any_size():
     assert [m.shape[-2:] for m in maps] == [(9, 58), (5, 29), (3, 15), (2, 8)]
 
 
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "tresnet_m", "nextvit_small"])
+def test_images_smaller_than_a_models_kernels_are_padded(name):
+    """They failed in a convolution, a pooling or a reflection at the border."""
+    backbone = TimmBackbone(name).eval()
+    with torch.no_grad():
+        for size in (1, 1), (7, 33), (31, 5), (40, 3):
+            x = torch.rand(1, 3, *size)
+            maps = backbone(x)
+            assert [m.shape[-2:] for m in maps] == [
+                (math.ceil(size[0] / s), math.ceil(size[1] / s)) for s in backbone.strides
+            ]
+            padded = [max(0, backbone.least - n) for n in size]
+            same = backbone(F.pad(x, (0, padded[1], 0, padded[0])))
+            for ours, whole in zip(maps, same, strict=True):
+                assert torch.equal(ours, whole[..., : ours.shape[-2], : ours.shape[-1]])
+
+
 def test_a_model_of_one_size_is_refused_with_the_size():
     with pytest.raises(ValueError, match="botnet26t_256.*only images of 256 x 256 px"):
         TimmBackbone("botnet26t_256")
