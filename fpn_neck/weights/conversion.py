@@ -73,7 +73,8 @@ def convert(
             mapped.
 
     Raises:
-        ValueError: source and target are the same; another norm; no key is one of the source's;
+        ValueError: source and target are the same; another norm; no key is one of the source's; a
+            weight is not a convolution's;
             there are two models, such as a student and its teacher; or the numbers of lateral and
             3x3 convolutions do not make a pyramid.
     """
@@ -92,6 +93,7 @@ def convert(
             f"their first key is {next(iter(state_dict), None)!r}; name the library they come from"
         )
     roles = {role: state_dict[name] for role, name in names.items()}
+    _check_convolutions(roles, names)
     modules = to_library.modules(replace(layout, smooth=to_library.smooth or layout.smooth))
     obstacles = _obstacles(roles, layout, from_library, to_library)
     if source == "detectron2":
@@ -191,6 +193,16 @@ def _read(
         else:
             result.unmapped[name] = "unknown"
     return names
+
+
+def _check_convolutions(roles: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    for role, tensor in roles.items():
+        ours = role.startswith(("neck.", "head.")) and role.endswith("conv.weight")
+        if ours and tensor.dim() != 4:
+            raise ValueError(
+                f"{names[role]} of shape {tuple(tensor.shape)}: expected the weight of a "
+                "convolution, (out, in, height, width); the file is damaged or of another model"
+            )
 
 
 def _concatenates(roles: Mapping[str, Tensor]) -> bool:

@@ -782,6 +782,15 @@ def test_weights_of_nothing_are_refused(state, source, target, message):
         convert(state(), source, target)
 
 
+@pytest.mark.parametrize("name", ["scale_heads.0.0.conv.weight", "conv_seg.weight"])
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_weight_that_is_not_a_convolutions_is_named(name, shape):
+    head = SegHead(WIDTH, CLASSES, channels=WIDTH, strides=[4], norm_cfg=GN)
+    weights = prefixed("decode_head.", head) | {f"decode_head.{name}": torch.zeros(shape)}
+    with pytest.raises(ValueError, match=f"decode_head.{name} of shape .*expected the weight of a"):
+        convert(weights, "mmseg", "mmdet")
+
+
 def test_nothing_of_the_callers_changes():
     state = weights("smp")
     before = {k: v.clone() for k, v in state.items()}
