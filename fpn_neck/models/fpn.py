@@ -15,7 +15,7 @@ from fpn_neck.fast.eligible import eager, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.fpn_paths.cpu import fast_pyramid, takes_fast_path
 from fpn_neck.models.fpn_paths.cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
-from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.models.layers import Cfg, ConvNormAct, check_dtype_of_weights, init_convs
 from fpn_neck.utils.arguments import check_maps
 from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
 
@@ -166,7 +166,8 @@ class FPN(nn.Module):
             the level before.
 
         Raises:
-            TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
+            TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; the weights are of
+                another dtype; names the level.
         """
         started: list[Tensor] = []  # the finest lateral
         if eager() and self._is_paper_neck():
@@ -191,6 +192,9 @@ class FPN(nn.Module):
             return tuple(outs + self._extra_levels(used[-1], lateral, outs[-1]))
         sizes = [x.shape[-2:] for x in used]
         with_lateral = used if self.laterals else used[-1:]
+        check_dtype_of_weights(
+            "FPN", self._read_levels.start, with_lateral[0], self.lateral_convs[0]
+        )
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, with_lateral, strict=True)]
         lateral = laterals[-1]
         outs = self._top_down_path(laterals, sizes) if self.top_down else laterals

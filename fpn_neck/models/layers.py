@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 import fpn_neck.fast.cuda_operators  # noqa: F401 (what torch.compile records of a norm)
 from fpn_neck.fast.cpu.conv3x3 import forget_weights, run_conv
 from fpn_neck.fast.cuda_head.double import Addend, add
 from fpn_neck.fast.cuda_head.norm import norm_act
+from fpn_neck.fast.eligible import is_unmodified
 from fpn_neck.utils.values import check_flag, check_whole
 
 Cfg = Mapping[str, Any]
@@ -158,6 +160,34 @@ class ConvNormAct(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> ConvNormAct:  # to(), float(), cuda(), ...
         forget_weights(self)
         return super()._apply(*args, **kwargs)
+
+
+def check_dtype_of_weights(owner: str, level: int, x: Tensor, tower: nn.Module) -> None:
+    """Refuse a map of another dtype than the weights; torch's own error names neither of them.
+
+    Hooks and autocast may change either; a compiled model leaves the error to torch.
+
+    Args:
+        owner: the module that got the map, and `level` its place, for the message.
+        tower: a `ConvNormAct`, or a sequence that begins with one; others are not looked at.
+
+    Raises:
+        TypeError: names the level.
+    """
+    if torch.compiler.is_compiling():
+        return
+    block = tower[0] if type(tower) is nn.Sequential else tower
+    if type(block) is not ConvNormAct:
+        return
+    conv = block.conv
+    if type(conv) is not nn.Conv2d or conv.weight.dtype == x.dtype:
+        return
+    if torch.is_autocast_enabled(x.device.type) or not all(map(is_unmodified, (block, conv))):
+        return
+    raise TypeError(
+        f"{owner} level {level}: got a {x.dtype} map, and the weights are {conv.weight.dtype}: "
+        f"give maps.to({conv.weight.dtype}), or run under torch.autocast"
+    )
 
 
 def _build_act(act_cfg: Cfg) -> nn.Module:

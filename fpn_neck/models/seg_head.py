@@ -13,7 +13,7 @@ from fpn_neck.fast.cuda_head.double import Addend, add
 from fpn_neck.fast.cuda_head.norm import in_layout_of_tensor_cores
 from fpn_neck.fast.eligible import eager, is_unmodified, may_take_triton, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
-from fpn_neck.models.layers import Cfg, ConvNormAct, init_convs
+from fpn_neck.models.layers import Cfg, ConvNormAct, check_dtype_of_weights, init_convs
 from fpn_neck.utils.arguments import check_maps
 from fpn_neck.utils.sizes import may_branch_on_sizes, sizes_are_numbers
 from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
@@ -91,6 +91,7 @@ class ScaleHeads(nn.ModuleList):
             TypeError, ValueError: see `fpn_neck.utils.arguments.check_maps`; names the level.
         """
         check_maps("SegHead", pyramid, self.in_channels)
+        check_dtype_of_weights("SegHead", 0, pyramid[0], self[0])
         pyramid = in_layout_of_tensor_cores(in_faster_layout(pyramid, self.channels))
         return self._concatenated(pyramid) if self.merge == "cat" else self._sum(pyramid)
 

@@ -68,6 +68,25 @@ def test_autocast_takes_levels_of_different_dtypes(module):
             module(levels(torch.float32, torch.float64, torch.float32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", [None, {"type": "BN"}])
+def test_maps_of_another_dtype_than_the_weights_are_named(dtype, norm):
+    head = SegHead(2, 3, channels=4, strides=[4, 8], norm_cfg=norm)
+    for owner, module in ("FPN", FPN([2, 2], 4, norm_cfg=norm)), ("SegHead", head):
+        with pytest.raises(TypeError, match=f"{owner} level 0: .*the weights are torch.float32"):
+            module(levels(dtype, dtype))
+    neck = FPN([2, 2, 2], 4, start_level=1)
+    with pytest.raises(TypeError, match="FPN level 1"):
+        neck(levels(torch.float32, dtype, dtype))
+
+
+def test_a_hook_may_convert_maps():
+    neck = FPN([2, 2], 4)
+    for block in neck.lateral_convs:
+        block.register_forward_pre_hook(lambda module, args: tuple(x.float() for x in args))
+    assert neck(levels(torch.float64, torch.float64))[0].dtype == torch.float32
+
+
 def test_levels_that_are_not_read_may_have_any_dtype():
     mixed = levels(torch.float64, torch.float32, torch.float32)
     assert FPN([2, 2, 2], 4, start_level=1, num_outs=2)(mixed)[0].dtype == torch.float32
