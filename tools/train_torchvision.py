@@ -35,12 +35,13 @@ from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.utils import draw_bounding_boxes
 
 from fpn_neck.datasets.check.findings import RefusedData
-from fpn_neck.datasets.check.instances import check_instances, highest_value
+from fpn_neck.datasets.check.instances import check_instances
 from fpn_neck.models.timm_backbone import LITE0_MODEL, LITE0_PACKAGE
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
 from fpn_neck.utils.arguments import check_device
 from fpn_neck.utils.command_line import add_device_argument, run_tool
 from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.photos import highest_value
 from fpn_neck.utils.values import check_whole
 
 CHANNELS = 64  # of the pyramid

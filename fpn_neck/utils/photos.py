@@ -22,20 +22,53 @@ class PhotoError(ValueError):
 def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     """Read a photo as uint8 (H, W, 3), RGB, turned as its EXIF data say.
 
+    Of 16 bits the higher 8 are taken, as OpenCV does, with which models are trained.
+
     Raises:
         PhotoError: more than ``most`` px (the header says it, before anything is decoded), or
-            the photo cannot be read.
+            the photo cannot be read, or holds numbers of no known range.
     """
     try:
         check_photo_file(path, most)
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return rgb_pixels(ImageOps.exif_transpose(image), highest_value(image))
     except (MemoryError, PhotoError):
         raise
     except UnidentifiedImageError as e:
         raise PhotoError(not_readable(path)) from e
     except Exception as e:  # decoders raise anything
         raise PhotoError(one_line(e)) from e
+
+
+def rgb_pixels(image: Image.Image, highest: int) -> np.ndarray:
+    """The pixels as uint8 (H, W, 3), RGB.
+
+    Args:
+        highest: of `highest_value`; an image that was turned or copied has lost its format.
+
+    Raises:
+        PhotoError: the image holds numbers of no known range.
+    """
+    if highest == 255:
+        return np.asarray(image.convert("RGB"))
+    if not highest:
+        raise PhotoError(
+            f"mode {image.mode}: numbers of no known range; save it with 8 or 16 bits for each "
+            "channel"
+        )
+    grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def highest_value(photo: Image.Image) -> int:
+    """White in a photo: 255, or 65535 with 16 bits for a grey pixel; 0 if it is unknown.
+
+    Pillow's own conversion of 16 bits to 8 makes white of every value above 255.
+    """
+    sixteen_bits = photo.mode == "I" and photo.format == "PNG"  # by some versions of pillow
+    if photo.mode.startswith("I;16") or sixteen_bits:
+        return 65535
+    return 0 if photo.mode in ("I", "F") else 255
 
 
 def not_readable(path: Path) -> str:

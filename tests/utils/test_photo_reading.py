@@ -28,6 +28,24 @@ def test_any_mode_becomes_rgb(tmp_path, mode):
     assert read.shape == (3, 5, 3) and np.abs(read.astype(int) - 200).max() <= 4
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_of_16_bits_the_higher_8_are_taken(tmp_path, suffix):
+    """As OpenCV does; pillow makes white of every value above 255."""
+    values = np.array([[0, 255, 256, 1000], [32767, 32768, 65279, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    expected = np.repeat([[[0], [0], [1], [3]], [[127], [128], [254], [255]]], 3, axis=2)
+    read = read_photo(tmp_path / f"a.{suffix}")
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_numbers_of_no_known_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.full((3, 4), 0.5, dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(PhotoError, match="mode [FI]: numbers of no known range"):
+        read_photo(tmp_path / "a.tif")
+
+
 def test_what_is_no_photo_is_refused(tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     for name in ("text.jpg", "missing.jpg"):

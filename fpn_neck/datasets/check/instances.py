@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.box_form import check_form
 from fpn_neck.datasets.check.boxes import Entry, count_left_out, trained_boxes
@@ -13,6 +11,7 @@ from fpn_neck.datasets.check.coco import check_annotations, check_categories, re
 from fpn_neck.datasets.check.evaluation import is_crowd_flag
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, attempt, decode
 from fpn_neck.datasets.check.masks import Pair, check_pair, photo_size
+from fpn_neck.utils.photos import highest_value
 
 
 def check_instances(file: Path, photos: Path, *, outlines: bool) -> list[Finding]:
@@ -63,11 +62,3 @@ def _photo_size(path: Path) -> tuple[int, int]:
     if not highest_value(photo):
         raise InvalidFile(kinds.NO_RANGE, f"{photo.format}, mode {photo.mode}")
     return photo_size(path, header_only=True)
-
-
-def highest_value(photo: Image.Image) -> int:
-    """White in a photo: 255, or 65535 with 16 bits for a grey pixel; 0 if it is unknown."""
-    sixteen_bits = photo.mode == "I" and photo.format == "PNG"  # by some versions of pillow
-    if photo.mode.startswith("I;16") or sixteen_bits:
-        return 65535
-    return 0 if photo.mode in ("I", "F") else 255

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_neck.utils.photo_files import find_photos
+from fpn_neck.utils.photos import highest_value, rgb_pixels
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.values import check_whole
 
@@ -50,7 +51,8 @@ class Predictor(ABC):
             photos are sorted).
 
         Raises:
-            TypeError, ValueError: what is given is not a photo. A folder has none.
+            TypeError, ValueError: what is given is not a photo, or a PIL image of no known range
+                (mode I or F). A folder has none.
             PhotoError: a photo cannot be read.
         """
         check_whole("batch", batch, 1)
@@ -83,7 +85,9 @@ def _photos(given: Any) -> list[Photo]:
             raise FileNotFoundError(f"photo {given}: no such file or folder")
         return [Path(given)]
     if isinstance(given, Image.Image):
-        return [np.asarray(given if given.mode in _PLAIN_MODES else given.convert("RGB"))]
+        if given.mode in _PLAIN_MODES:
+            return [np.asarray(given)]
+        return [rgb_pixels(given, highest_value(given))]
     if not isinstance(given, np.ndarray):
         raise TypeError(
             f"a photo is a {type(given).__name__}: give a path, a folder, a PIL image, or an array "

@@ -271,6 +271,15 @@ def test_one_photo_gives_a_result_and_many_give_a_list(folder):
     assert predictor([]) == [] and len(predictor([path])) == 1
 
 
+def test_a_pil_image_of_16_bits_is_read_as_its_file_is(tmp_path):
+    image = Image.fromarray(np.array([[255, 1000], [32768, 65535]], np.uint16))
+    image.save(tmp_path / "a.png")
+    for photo in (image, tmp_path / "a.png"):
+        assert Copies()(photo).image[..., 0].tolist() == [[0, 3], [128, 255]]
+    with pytest.raises(ValueError, match="mode F: numbers of no known range"):
+        Copies()(Image.new("F", (2, 2)))
+
+
 def test_photos_go_to_the_model_in_batches(folder):
     predictor = Copies()
     assert len(predictor([folder, PHOTO], batch=3)) == 4
