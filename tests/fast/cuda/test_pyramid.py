@@ -308,10 +308,14 @@ def test_no_caller_keeps_the_finest_lateral(device, any_bias):
     assert_same(ours, plain(fpn, inputs))
 
 
-def test_double_and_mixed_precision_take_torchs_operators(device):
+def test_levels_of_two_dtypes_are_refused(device):
+    inputs = maps(device)
+    with pytest.raises(TypeError, match="level 1: got a torch.float16 map"):
+        build(device)([inputs[0], inputs[1].half(), inputs[2]])
+
+
+def test_double_precision_takes_torchs_operators(device):
     fpn, inputs = build(device), maps(device)
-    with pytest.raises(RuntimeError):
-        fpn([inputs[0], inputs[1].half(), inputs[2]])
     doubles = [x.double() for x in inputs]
     fpn = fpn.double()
     assert not takes_kernels(fpn, doubles)
