@@ -5,6 +5,7 @@ data_root = '{{$CLOTHING_ROOT:data/clothing}}'
 crop_size = (320, 224)  # height, width
 scale = (256, 384)  # the size a photo is fitted into, width, height
 test_scale = (320, 480)
+tta_scales = [(256, 384), (320, 480), (384, 576)]  # each with its mirror image
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -26,7 +27,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=test_scale, keep_ratio=True)],
+            [dict(type='Resize', scale=scale, keep_ratio=True) for scale in tta_scales],
             [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
