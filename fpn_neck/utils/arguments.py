@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ALL = slice(None)
+_OF_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)  # makes one dtype of these
+
 
 def check_tensor(name: str, x: Any) -> Tensor:
     """``x`` if it is a tensor of real numbers; else TypeError."""
@@ -33,10 +36,6 @@ def check_float_map(name: str, x: Any) -> None:
             f"{name} of shape {tuple(x.shape)}: expected (N, C, H, W) with a channel and a pixel "
             "or more"
         )
-
-
-_ALL = slice(None)
-_OF_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)  # makes one dtype of these
 
 
 def check_maps(owner: str, maps: Any, channels: Sequence[int], used: slice = _ALL) -> None:

@@ -74,9 +74,8 @@ def convert(
 
     Raises:
         ValueError: source and target are the same; another norm; no key is one of the source's; a
-            weight is not a convolution's;
-            there are two models, such as a student and its teacher; or the numbers of lateral and
-            3x3 convolutions do not make a pyramid.
+            weight is not a convolution's; there are two models, such as a student and its teacher;
+            or the numbers of lateral and 3x3 convolutions do not make a pyramid.
     """
     if source == target:
         raise ValueError(f"from {source} to {target}: nothing to convert; name two libraries")

@@ -26,6 +26,9 @@ WEIGHTS = [
 ]
 LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
 COLOUR = dict(type="PhotoMetricDistortion", hue_delta=9)
+ROTATE = dict(type="RandomRotate", prob=0.5, degree=10, seg_pad_val=255)
+CUTOUT = dict(type="RandomCutOut", prob=0.5, n_holes=(1, 4), cutout_ratio=[(0.1, 0.1), (0.2, 0.2)])
+PACK = dict(type="PackSegInputs")
 
 
 def crop(scale=(256, 384), size=(320, 224), ratios=(0.75, 1.35)):
@@ -48,7 +51,7 @@ def pasting(**options):
         split="train",
         pipeline=[*LOAD, *crop()],
     )
-    after = [dict(type="fpn_neck.PasteRareLabels", **options), COLOUR, dict(type="PackSegInputs")]
+    after = [dict(type="fpn_neck.PasteRareLabels", **options), COLOUR, PACK]
     mixed = dict(_delete_=True, type="MultiImageMixDataset", dataset=data, pipeline=after)
     return {"train_dataloader.dataset": mixed}
 
@@ -56,10 +59,10 @@ def pasting(**options):
 def photo(scale, size, test_scale):
     """Another size of the photos (width, height) in training and testing."""
     resize = [dict(type="Resize", scale=test_scale, keep_ratio=True)]
-    test = [LOAD[0], *resize, LOAD[1], dict(type="PackSegInputs")]
+    test = [LOAD[0], *resize, LOAD[1], PACK]
     return {
         "model.data_preprocessor.size": size,
-        **training([*LOAD, *crop(scale, size), COLOUR, dict(type="PackSegInputs")]),
+        **training([*LOAD, *crop(scale, size), COLOUR, PACK]),
         "val_dataloader.dataset.pipeline": test,
         "test_dataloader.dataset.pipeline": test,
     }
@@ -127,24 +130,12 @@ factors = {
     "paste": pasting(max_photos=60, prob=0.5),
     "scale-narrow": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.9, 1.1)},
     "scale-wide": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.5, 2.0)},
-    "colour-none": training([*LOAD, *crop(), dict(type="PackSegInputs")]),
+    "colour-none": training([*LOAD, *crop(), PACK]),
     "colour-strong": training(
-        [*LOAD, *crop(), {**COLOUR, "hue_delta": 18, "brightness_delta": 48}]
-        + [dict(type="PackSegInputs")]
+        [*LOAD, *crop(), {**COLOUR, "hue_delta": 18, "brightness_delta": 48}, PACK]
     ),
-    "rotate": training(
-        [*LOAD, *crop(), dict(type="RandomRotate", prob=0.5, degree=10, seg_pad_val=255), COLOUR]
-        + [dict(type="PackSegInputs")]
-    ),
-    "cutout": training(
-        [*LOAD, *crop(), COLOUR]
-        + [
-            dict(
-                type="RandomCutOut", prob=0.5, n_holes=(1, 4), cutout_ratio=[(0.1, 0.1), (0.2, 0.2)]
-            )
-        ]
-        + [dict(type="PackSegInputs")]
-    ),
+    "rotate": training([*LOAD, *crop(), ROTATE, COLOUR, PACK]),
+    "cutout": training([*LOAD, *crop(), COLOUR, CUTOUT, PACK]),
     # weights and schedule
     "ema": {
         "custom_hooks": [

@@ -45,8 +45,8 @@ def roi_align_forward(
         spatial_scale: feature pixels per image pixel.
         aligned: shift regions by half a feature pixel, so that pixel centres are at integers.
     """
-    source, boxes = at_least_float32(input, rois)
-    boxes = boxes.to(source.dtype)
+    (source,) = at_least_float32(input)
+    boxes = rois.to(source.dtype)
     size = (aligned_height, aligned_width)
     boxes, finite = _readable(
         boxes, input.shape, size, spatial_scale, sampling_ratio, pool_mode, aligned
@@ -78,8 +78,8 @@ def roi_align_backward(
     aligned: bool,
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_align_forward`."""
-    grad, boxes = at_least_float32(grad_output, rois)
-    boxes = boxes.to(grad.dtype)
+    (grad,) = at_least_float32(grad_output)
+    boxes = rois.to(grad.dtype)
     size = (aligned_height, aligned_width)
     boxes, finite = _readable(
         boxes, grad_input.shape, size, spatial_scale, sampling_ratio, pool_mode, aligned

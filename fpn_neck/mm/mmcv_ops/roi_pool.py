@@ -31,9 +31,8 @@ def roi_pool_forward(
         argmax: like `output` in int32, overwritten with ``y * W + x``, -1 where a bin is empty.
         spatial_scale: feature pixels per image pixel.
     """
-    source, boxes = at_least_float32(input, rois)
-    boxes = boxes.to(source.dtype)
-    boxes, finite = safe_regions(boxes, input.shape, spatial_scale)
+    (source,) = at_least_float32(input)
+    boxes, finite = safe_regions(rois.to(source.dtype), input.shape, spatial_scale)
     channels, height, width = source.shape[1:]
     top, bottom = _bins(boxes[:, 2], boxes[:, 4], spatial_scale, pooled_height, height)
     left, right = _bins(boxes[:, 1], boxes[:, 3], spatial_scale, pooled_width, width)
@@ -68,9 +67,8 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Add the gradient of the input, (N, C, H, W), to `grad_input`; see `roi_pool_forward`."""
-    grad, boxes = at_least_float32(grad_output, rois)
-    boxes = boxes.to(grad.dtype)
-    boxes, finite = safe_regions(boxes, grad_input.shape, spatial_scale)
+    (grad,) = at_least_float32(grad_output)
+    boxes, finite = safe_regions(rois.to(grad.dtype), grad_input.shape, spatial_scale)
     grad = grad.where(finite[:, None, None, None], 0)
     grad_input.add_(
         torch.ops.torchvision._roi_pool_backward(
