@@ -4,6 +4,7 @@ Tolerances: `helpers.fast_paths.TOLERANCE`.
 """
 
 import copy
+import ctypes
 import pickle
 
 import pytest
@@ -262,9 +263,18 @@ def test_the_default_device_does_not_matter():
 # Whose products ---------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
+needs_onednn = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"), reason="torch without oneDNN"
 )
+
+
+def _prefer_onednn(monkeypatch, preferred=True):
+    """On every processor, from 96 channels on."""
+    monkeypatch.setattr(products, "prefers_onednn", lambda: preferred)
+    monkeypatch.setattr(products, "_instructions", lambda: "AVX512")
+
+
+@needs_onednn
 @pytest.mark.parametrize("out_layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.usefixtures("threads")
@@ -276,7 +286,7 @@ def test_products_of_either_library(kept, out_layout, monkeypatch):
     with torch.no_grad():
         expected = direct(x, conv.weight, conv.bias)
     for onednn in (True, False):
-        monkeypatch.setattr(products, "prefers_onednn", lambda onednn=onednn: onednn)
+        _prefer_onednn(monkeypatch, onednn)
         kind = products.GroupedProducts if onednn else products.BatchedProducts
         assert type(winograd.transform_weight(conv.weight, None if kept else x)) is kind
         owner = copy.deepcopy(conv) if kept else None
@@ -298,6 +308,30 @@ def test_products_of_either_library(kept, out_layout, monkeypatch):
     ],
 )
 def test_products_that_are_not_for_onednn(o, c, dtype, tiles, monkeypatch):
-    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    _prefer_onednn(monkeypatch)
     weight = torch.randn(36, o, c, dtype=dtype)
     assert type(products.best_products(weight, tiles)) is products.BatchedProducts
+
+
+@needs_onednn
+def test_a_kept_weight_is_packed_for_each_number_of_tiles(capfd):
+    """Photos of many sizes: oneDNN wants other orders for some, and would make them every time."""
+    channels = 256
+    weight = torch.randn(36, channels, channels)
+    grouped, batched = products.GroupedProducts(weight), products.BatchedProducts(weight)
+    matrices = winograd._matrices(torch.float32)
+    for tiles in (80, 112, 8, 200, 25, 80):
+        found, expected = (
+            kind.block((1, tiles), matrices, None, True) for kind in (grouped, batched)
+        )
+        windows = torch.randn_like(found.windows)
+        for block in (found, expected):
+            block.windows.copy_(windows)
+        capfd.readouterr()
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            result = found.tiles()
+        ctypes.CDLL(None).fflush(None)  # oneDNN's lines wait in C's buffer
+        lines = capfd.readouterr().out
+        assert "exec,cpu,convolution" in lines
+        assert "reorder" not in lines, tiles
+        assert_close(result, expected.tiles(), TOLERANCE[torch.float32])

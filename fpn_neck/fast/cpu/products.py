@@ -2,8 +2,8 @@
 
 MKL's batched product takes 36 matrices of (tiles, channels). oneDNN's convolution of 1x1 in 36
 groups takes one matrix of (tiles, 36 x channels), with a weight that it packed before. On AMD's
-processors MKL leaves out AVX-512, and oneDNN's is 1.1 to 1.3 times (Zen 4) or twice (Zen 5) as
-fast from 96 channels on; see docs/performance.md.
+processors oneDNN's is faster: 1.1 to 1.4 times with AVX2 (Zen 3), and, as MKL leaves out AVX-512
+there, 1.1 to 1.3 times (Zen 4) or twice (Zen 5) with it; see docs/performance.md.
 
 The choice depends on the processor and the channels and not on a measurement, so that a program
 gives the same bits again.
@@ -22,7 +22,8 @@ from torch import Tensor
 
 TILE, WINDOW = 4, 6
 ALIGNMENT = 16  # numbers; a buffer that begins at a multiple of it can be viewed in other dtypes
-LEAST_GROUP = 96  # channels, from where on oneDNN's is faster on AMD's processors
+# Channels, from where on oneDNN's is faster on AMD's processors with these instructions.
+LEAST_GROUPS = {"AVX512": 96, "AVX2": 128}
 LEAST_TILES = 700  # for each thread, from where on a weight that is used once is worth packing
 
 Grid = tuple[int, int]  # rows R and columns T of tiles in a block
@@ -130,11 +131,23 @@ class GroupedProducts:
 
     def __init__(self, weight: Tensor) -> None:
         self.dtype, (_, self.out_channels, self.channels) = weight.dtype, weight.shape
-        kernel = weight.reshape(-1, self.channels, 1, 1)
-        # A typical number of tiles. oneDNN packs again if it wants another order for others.
-        size = [1, WINDOW**2 * self.channels, 1, 80]
-        pack = torch.ops.mkldnn._reorder_convolution_weight
-        self.weight = pack(kernel, [0, 0], [1, 1], [1, 1], WINDOW**2, size)
+        # For how many tiles it is packed, and the weight: one attribute, as threads may share it.
+        self._packed = 0, weight.reshape(-1, self.channels, 1, 1)
+
+    def packed(self, tiles: int) -> Tensor:
+        """The weight in the order that oneDNN wants for so many tiles at a time.
+
+        Other numbers want other orders. With a weight in the wrong one, every product would put it
+        in order first, which takes up to a hundred times as long as the product.
+        """
+        packed_for, weight = self._packed
+        if tiles != packed_for:
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            size = [1, WINDOW**2 * self.channels, 1, tiles]
+            plain = weight.to_dense() if weight.is_mkldnn else weight
+            weight = pack(plain, [0, 0], [1, 1], [1, 1], WINDOW**2, size)
+            self._packed = tiles, weight
+        return weight
 
     def block(
         self, grid: Grid, matrices: Matrices, bias: Tensor | None, channels_last: bool
@@ -154,7 +167,7 @@ class _GroupedBlock:
         channels_last: bool,
     ) -> None:
         tiles, c, o = grid[0] * grid[1], products.channels, products.out_channels
-        self.channels, self.weight, self.grid = c, products.weight, grid
+        self.channels, self.weight, self.grid = c, products.packed(tiles), grid
         self.channels_last, self.to_tiles = channels_last, matrices.tile.expand(tiles, -1, -1)
         self.matrix = matrices.window.expand(tiles, -1, -1)
         new = matrices.window.new_empty
@@ -192,15 +205,19 @@ def best_products(weight: Tensor, tiles: int | None) -> Products:
 def takes_onednn(out_channels: int, channels: int) -> bool:
     """Whether oneDNN's products are faster than MKL's for these channels on this processor."""
     least = min(out_channels, channels)
-    return least >= LEAST_GROUP and out_channels % 16 == channels % 16 == 0 and prefers_onednn()
+    return (
+        prefers_onednn()
+        and least >= LEAST_GROUPS[_instructions()]
+        and out_channels % 16 == channels % 16 == 0
+    )
 
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether this processor is one on which MKL leaves out instructions that oneDNN takes."""
+    """Whether oneDNN multiplies faster than MKL on this processor."""
     return (
         processor_vendor() == "AuthenticAMD"
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and _instructions() in LEAST_GROUPS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
@@ -212,7 +229,12 @@ def has_faster_bfloat16() -> bool:
 
     AMD's processors with AVX-512 have AVX512-BF16, which oneDNN takes at twice float32's rate.
     """
-    return prefers_onednn()
+    return prefers_onednn() and _instructions() == "AVX512"
+
+
+def _instructions() -> str:
+    """'AVX512', 'AVX2', 'DEFAULT', ...: what torch takes here."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def processor_vendor() -> str:
