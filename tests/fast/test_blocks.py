@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers.fast_paths import set_limits
 from torch import nn
 
 import fpn_neck.fast.cpu.conv3x3 as fast
@@ -25,7 +26,7 @@ MODULES = {
 @pytest.fixture
 def calls(monkeypatch):
     """Everything is large enough; counts the convolutions by Winograd."""
-    monkeypatch.setattr(fast, "LEAST_MULTIPLY_ADDS", 0)
+    set_limits(monkeypatch)
     counted, own = [], fast.conv3x3
 
     def counting(x, *arguments):

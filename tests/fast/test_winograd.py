@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.fast_paths import TOLERANCE, assert_close
+from helpers.fast_paths import TOLERANCE, assert_close, set_limits
 from torch import nn
 from torch.autograd import forward_ad
 
@@ -270,8 +270,7 @@ needs_onednn = pytest.mark.skipif(
 
 def _prefer_onednn(monkeypatch, preferred=True):
     """On every processor, from 96 channels on."""
-    monkeypatch.setattr(products, "prefers_onednn", lambda: preferred)
-    monkeypatch.setattr(products, "_instructions", lambda: "AVX512")
+    set_limits(monkeypatch, onednn_channels=96 if preferred else None)
 
 
 @needs_onednn

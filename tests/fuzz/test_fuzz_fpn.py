@@ -3,11 +3,11 @@
 import pytest
 import torch
 from helpers import references
+from helpers.fast_paths import set_limits
 from helpers.fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
 from hypothesis import strategies as st
 
 from fpn_neck import FPN
-from fpn_neck.fast.cpu import conv3x3
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of maps of order 1
 # A wrong value of the first may first be seen where it meets another one.
@@ -158,5 +158,5 @@ def check(case):
 
 @pytest.mark.parametrize("examples", [250, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_fpn_is_right_or_names_what_is_wrong(fuzz, examples, monkeypatch):
-    monkeypatch.setattr(conv3x3, "LEAST_MULTIPLY_ADDS", 0)  # small maps on the fast paths, too
+    set_limits(monkeypatch)  # small maps on the fast paths, too
     fuzz(examples, cases(), check)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import references
+from helpers.fast_paths import set_limits
 from helpers.fuzzing import REFUSED, RIGHT, junk, options_of, refusal_of, wrong
 from hypothesis import strategies as st
 from torch import nn
 
 from fpn_neck import CrossEntropyLoss, DiceLoss, SegHead, Segmenter
-from fpn_neck.fast.cpu import conv3x3
 
 TOLERANCE = 1e-4  # in float32, of logits of order 1
 NORMS = [None, {"type": "BN"}, {"type": "GN", "num_groups": 1}]
@@ -25,7 +25,7 @@ MANY = [200, pytest.param(5_000, marks=pytest.mark.slow)]
 
 @pytest.fixture(autouse=True)
 def fast_paths(monkeypatch):
-    monkeypatch.setattr(conv3x3, "LEAST_MULTIPLY_ADDS", 0)  # for small maps, too
+    set_limits(monkeypatch)  # for small maps, too
 
 
 def blame(names):

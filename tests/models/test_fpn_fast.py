@@ -12,7 +12,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers.fast_paths import TOLERANCE, assert_close
+from helpers.fast_paths import TOLERANCE, assert_close, set_limits
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import prune
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from fpn_neck import FPN, fast
-from fpn_neck.fast.cpu import conv3x3
+from fpn_neck.fast.cpu import processor
 
 CHANNELS, WIDTH = [4, 6, 10], 8
 SIZES = {
@@ -211,23 +211,43 @@ def test_disabled_it_gives_the_bits_of_torchs_operators():
     assert not all(torch.equal(a, b) for a, b in zip(outs, off, strict=True))
 
 
-def test_small_maps_take_torchs_operators(monkeypatch):
+@pytest.mark.parametrize("least", [processor.OTHERS, *processor.MEASURED.values()], ids=str)
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_small_maps_take_torchs_operators(least, grad, batch, monkeypatch):
+    monkeypatch.setattr(processor, "limits", lambda: least)
+    fpn, multiply_adds, pixels = FPN([8, 8], 256), least.multiply_adds, 0
+    if grad:
+        multiply_adds, pixels = least.multiply_adds_with_gradients, least.pixels_with_gradients
+    pixels = max(pixels, multiply_adds / 9 / 256**2) * torch.get_num_threads() / batch
+    side = math.ceil(pixels**0.5)
+    small, large = (torch.randn(batch, 8, s, s) for s in (side - 1, side))
+    above = torch.randn(batch, 8, 15, 15)
+    with torch.set_grad_enabled(grad):
+        assert not fpn._takes_fast_path([small, above])
+        assert fpn._takes_fast_path([large, above])
+        narrow = FPN([8, 8], least.channels - 1) if least.channels > 1 else None
+        assert narrow is None or not narrow._takes_fast_path([torch.randn(1, 8, 600, 600), above])
+
+
+def test_what_was_measured_is_looked_up_by_processor(monkeypatch):
     monkeypatch.undo()
-    fpn = FPN([8, 8], 256)
-    least = conv3x3.LEAST_MULTIPLY_ADDS * torch.get_num_threads()
-    for grad, times in ((False, 1), (True, conv3x3.TIMES_WITH_GRADIENTS)):
-        side = math.ceil((least * times / 9 / 256**2) ** 0.5)
-        small, large = (torch.randn(1, 8, s, s) for s in (side - 1, side))
-        above = torch.randn(1, 8, 15, 15)
-        with torch.set_grad_enabled(grad):
-            assert not fpn._takes_fast_path([small, above])
-            assert fpn._takes_fast_path([large, above])
+    read = processor.limits.__wrapped__  # without its cache
+    for (vendor, instructions), least in processor.MEASURED.items():
+        monkeypatch.setattr(processor, "vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda i=instructions: i)
+        monkeypatch.setattr(processor, "_has_onednn", lambda: True)
+        assert read() == least
+        monkeypatch.setattr(processor, "_has_onednn", lambda: False)
+        assert read() == least._replace(onednn_channels=None)
+    monkeypatch.setattr(processor, "vendor", lambda: "GenuineIntel")
+    assert read() == processor.OTHERS
 
 
 def test_bfloat16_is_torchs_own_on_processors_where_that_is_faster(monkeypatch):
     neck, inputs = build().bfloat16(), [x.bfloat16() for x in maps()]
     assert neck._takes_fast_path(inputs)
-    monkeypatch.setattr(conv3x3, "has_faster_bfloat16", lambda: True)
+    set_limits(monkeypatch, fast_bfloat16=True)
     assert not neck._takes_fast_path(inputs)
     assert build()._takes_fast_path(maps())  # in float32
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers.fast_paths import set_limits
 
 from fpn_neck import FPN, DiceLoss, SegHead
-from fpn_neck.fast.cpu import conv3x3
 from fpn_neck.strips.label_map import label_map
 
 
@@ -20,7 +20,7 @@ def test_maps_of_two_batches_are_not_added():
 
 def test_a_map_of_one_channel_is_not_spread_over_many(monkeypatch):
     """The fast convolution would copy it into every channel."""
-    monkeypatch.setattr(conv3x3, "LEAST_MULTIPLY_ADDS", 0)
+    set_limits(monkeypatch)
     head = SegHead(4, 3, channels=4, strides=[4], norm_cfg=None)
     with pytest.raises(ValueError, match="level 0.*expected .N, 4, H, W"):
         head(maps((1, 1, 8, 8)))

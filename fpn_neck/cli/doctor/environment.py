@@ -13,7 +13,7 @@ import torch
 from fpn_neck import __version__
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.cli.doctor.serve_operators import are_served
-from fpn_neck.fast.cpu.products import prefers_onednn, processor_vendor
+from fpn_neck.fast.cpu import processor
 from fpn_neck.fast.cpu.threads import available_threads
 from fpn_neck.mm import mmcv_ops
 from fpn_neck.utils.text import one_line
@@ -129,12 +129,14 @@ def _operators() -> str:
 
 def _processor() -> str:
     """And what the fast 3x3 convolution takes for its products there."""
-    library = "oneDNN" if prefers_onednn() else "MKL" if torch.backends.mkl.is_available() else ""
+    library = "MKL" if torch.backends.mkl.is_available() else "torch.bmm"
+    if processor.limits().onednn_channels is not None:
+        library = "oneDNN"
     threads = torch.get_num_threads()
     shared = "one part each" if available_threads() == threads else "every operator shared"
     return (
-        f"{processor_vendor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
-        f"fast 3x3 by {library or 'torch.bmm'}, {threads} threads, {shared}"
+        f"{processor.vendor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
+        f"fast 3x3 by {library}, {threads} threads, {shared}"
     )
 
 

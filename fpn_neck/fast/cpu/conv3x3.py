@@ -10,16 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fpn_neck.fast.cpu import winograd
+from fpn_neck.fast.cpu import processor, winograd
 from fpn_neck.fast.cpu.memory import new_map, same_bits
-from fpn_neck.fast.cpu.products import Products, has_faster_bfloat16
+from fpn_neck.fast.cpu.products import Products
 from fpn_neck.fast.eligible import are_plain_tensors, eager, is_plain_conv, takes_fast_backward
 from fpn_neck.fast.memory_format import is_channels_last
-
-# Of the direct convolution of one image, for each thread, from where on Winograd's is faster;
-# measured, see docs/performance.md. With gradients, of the whole batch: a weight is transformed in
-# each call, forward and backward.
-LEAST_MULTIPLY_ADDS, TIMES_WITH_GRADIENTS = 5e8, 4
 
 # Convolution -> (a copy of its weight, its transform). The copy is compared at every use: that is
 # cheap, and version counters miss changes of ``weight.data`` (mmengine's EMA hook makes them).
@@ -64,13 +59,21 @@ def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
 
     Never on other devices, where weights and modules then need no look.
     """
-    if not x.is_cpu or (x.dtype == torch.bfloat16 and has_faster_bfloat16()):
+    if not x.is_cpu:
         return False
-    of_image = 9 * in_channels * out_channels * x.shape[-2] * x.shape[-1]
-    least = LEAST_MULTIPLY_ADDS * torch.get_num_threads()
+    least, threads = processor.limits(), torch.get_num_threads()
+    if min(in_channels, out_channels) < least.channels:
+        return False
+    if x.dtype == torch.bfloat16 and least.fast_bfloat16:
+        return False
+    pixels = len(x) * x.shape[-2] * x.shape[-1] / threads
+    multiply_adds = 9 * in_channels * out_channels * pixels
     if torch.is_grad_enabled():
-        return len(x) * of_image >= TIMES_WITH_GRADIENTS * least
-    return of_image >= least
+        return (
+            multiply_adds >= least.multiply_adds_with_gradients
+            and pixels >= least.pixels_with_gradients
+        )
+    return multiply_adds >= least.multiply_adds
 
 
 def conv3x3(

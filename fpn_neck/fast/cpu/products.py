@@ -3,27 +3,20 @@
 MKL's batched product takes 36 matrices of (tiles, channels). oneDNN's convolution of 1x1 in 36
 groups takes one matrix of (tiles, 36 x channels), with a weight that it packed before. On AMD's
 processors oneDNN's is faster: 1.1 to 1.4 times with AVX2 (Zen 3), and, as MKL leaves out AVX-512
-there, 1.1 to 1.3 times (Zen 4) or twice (Zen 5) with it; see docs/performance.md.
-
-The choice depends on the processor and the channels and not on a measurement, so that a program
-gives the same bits again.
+there, 1.1 to 1.3 times (Zen 4) or twice (Zen 5) with it; see `fpn_neck.fast.cpu.processor`.
 """
 
 from __future__ import annotations
 
-import platform
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from fpn_neck.fast.cpu import processor
+
 TILE, WINDOW = 4, 6
 ALIGNMENT = 16  # numbers; a buffer that begins at a multiple of it can be viewed in other dtypes
-# Channels, from where on oneDNN's is faster on AMD's processors with these instructions.
-LEAST_GROUPS = {"AVX512": 96, "AVX2": 128}
 LEAST_TILES = 700  # for each thread, from where on a weight that is used once is worth packing
 
 Grid = tuple[int, int]  # rows R and columns T of tiles in a block
@@ -204,44 +197,9 @@ def best_products(weight: Tensor, tiles: int | None) -> Products:
 
 def takes_onednn(out_channels: int, channels: int) -> bool:
     """Whether oneDNN's products are faster than MKL's for these channels on this processor."""
-    least = min(out_channels, channels)
+    least = processor.limits().onednn_channels
     return (
-        prefers_onednn()
-        and least >= LEAST_GROUPS[_instructions()]
+        least is not None
+        and min(out_channels, channels) >= least
         and out_channels % 16 == channels % 16 == 0
     )
-
-
-@cache
-def prefers_onednn() -> bool:
-    """Whether oneDNN multiplies faster than MKL on this processor."""
-    return (
-        processor_vendor() == "AuthenticAMD"
-        and _instructions() in LEAST_GROUPS
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
-
-
-def has_faster_bfloat16() -> bool:
-    """Whether torch's convolution in bfloat16 is faster here than Winograd's in float32.
-
-    AMD's processors with AVX-512 have AVX512-BF16, which oneDNN takes at twice float32's rate.
-    """
-    return prefers_onednn() and _instructions() == "AVX512"
-
-
-def _instructions() -> str:
-    """'AVX512', 'AVX2', 'DEFAULT', ...: what torch takes here."""
-    return torch.backends.cpu.get_cpu_capability()
-
-
-def processor_vendor() -> str:
-    """'GenuineIntel', 'AuthenticAMD', ..., or '' where it is not known."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("vendor_id"):
-                return line.partition(":")[2].strip()
-    words = platform.processor().replace(",", " ").split()  # Windows: "..., AuthenticAMD"
-    return words[-1] if words else ""
