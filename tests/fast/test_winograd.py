@@ -18,7 +18,9 @@ from fpn_neck import FPN, fast
 from fpn_neck.fast.cpu import products, winograd
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
 
+# 64 x 32 numbers are a multiple of 4096 bytes in every dtype.
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
+SIZES += [(64, 32)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -41,7 +43,7 @@ def direct(x, weight, bias):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.usefixtures("threads")
 def test_convolution_and_gradients(size, layout, out_layout, dtype):
-    for batch, c, o in [(1, 3, 5), (2, 5, 2), (3, 1, 1)]:
+    for batch, c, o in [(1, 3, 5), (2, 5, 2), (3, 1, 1), (1, 18, 10)]:
         x = torch.randn(batch, c, *size, dtype=dtype).to(memory_format=layout)
         weight, bias = torch.randn(o, c, 3, 3, dtype=dtype), torch.randn(o, dtype=dtype)
         leaves = [t.requires_grad_() for t in (x, weight, bias)]

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 from benchmark import print_sweep
-from benchmarks import measure, report
-from benchmarks.contestants import build_contestants, check
+from benchmarks import measure, necks, report
+from benchmarks.contestants import PLAIN, build_contestants, check
 from benchmarks.goals import GOALS, MEASUREMENTS, goal_table
 from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
@@ -245,6 +245,24 @@ def test_a_sweep_measures_each_layout_and_mode():
     layouts = ["contiguous", "channels_last"]
     assert modes == [(w, m, y) for w in (32, 64) for m in ("forward", "step") for y in layouts]
     assert all(r.ours > 0 and r.torchs > 0 and r.batch == 2 for r in ratios)
+
+
+@pytest.mark.parametrize(
+    ("ours", "least", "calls"), [([2], 2, 1), ([3, 2], 2, 2), ([4, 3, 5, 2], 3, 3)]
+)
+def test_a_sweep_measures_again_what_seems_slower(ours, least, calls, monkeypatch):
+    measured = []
+
+    def run(contestants, mode, rounds, clock):
+        seconds = ours[len(measured)]
+        measured.append(mode)
+        for c in contestants:
+            c.seconds[mode] = [2 if PLAIN in c.name else seconds]
+
+    monkeypatch.setattr(necks, "run", run)
+    ratios = list(sweep([(64, 64)], [32], [1], ["forward"], 2, "wall"))
+    assert [(r.ours, r.torchs) for r in ratios] == [(least, 2)] * 2
+    assert len(measured) == calls
 
 
 @pytest.mark.parametrize(("ours", "code"), [(0.0103, 0), (0.0104, 1)])

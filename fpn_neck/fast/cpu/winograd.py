@@ -32,6 +32,8 @@ POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 # A block of so many tiles and its buffers are in the cache. Products of fewer rows are slower: what
 # a block costs besides its tiles is like that many tiles more.
 BLOCK_TILES, BLOCK_COST = 80, 8
+# Addresses so many bytes apart share a set of the first cache, which holds so many lines.
+SET_STRIDE, SET_LINES = 4096, 8
 MARGIN_ROWS = 2  # of input above and below a block: one is needed, two keep the rows' parity
 
 # fill_rows(n, start, end, target) writes rows start..end - 1 of image n into target,
@@ -135,7 +137,17 @@ class _WeightGradient:
 
 def rows_of(x: Tensor) -> FillRows:
     """Copies the rows of an existing map (N, C, H, W)."""
-    return lambda n, start, end, target: target.copy_(x[n, :, start:end])
+    if x.stride(1) * x.itemsize % SET_STRIDE:
+        return lambda n, start, end, target: target.copy_(x[n, :, start:end])
+
+    def fill_rows(n: int, start: int, end: int, target: Tensor) -> None:
+        # A pixel's channels have one set of the first cache. Few of them at a time stay in it until
+        # the next pixels of their lines are copied.
+        channels = (rows.split(SET_LINES) for rows in (target, x[n, :, start:end]))
+        for to, rows in zip(*channels, strict=True):
+            to.copy_(rows)
+
+    return fill_rows
 
 
 @cache
