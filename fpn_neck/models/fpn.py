@@ -220,6 +220,11 @@ class FPN(nn.Module):
             and "_top_down_path" not in self.__dict__
         )
 
+    def _upsampled(self, x: Tensor, size: torch.Size) -> Tensor:
+        if self.upsample_cfg == NEAREST:  # what F.interpolate calls, some microseconds later
+            return torch._C._nn.upsample_nearest2d(x, size, None)
+        return F.interpolate(x, size=size, **self._interpolation())
+
     def _interpolation(self) -> dict[str, Any]:
         return _without_scale_factor(self.upsample_cfg)
 
@@ -249,7 +254,7 @@ class FPN(nn.Module):
         """
         path = [laterals.pop()]
         for i in reversed(range(self.num_levels - 1)):
-            x = F.interpolate(path[0], size=sizes[i], **self._interpolation())
+            x = self._upsampled(path[0], sizes[i])
             if self.laterals:
                 x = laterals.pop() + x
             path.insert(0, self.fpn_convs[i](x) if self.smooth == "chained" else x)

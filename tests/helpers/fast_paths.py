@@ -22,7 +22,7 @@ def assert_close(ours, expected, tolerance):
 
 def set_limits(monkeypatch, **changes):
     """From where on the fast 3x3 runs: everywhere, with MKL's products, but for the changes."""
-    everywhere = Limits(multiply_adds=0, multiply_adds_with_gradients=0)
+    everywhere = Limits(multiply_adds=0, multiply_adds_of_image=0, multiply_adds_with_gradients=0)
     monkeypatch.setattr(processor, "limits", lambda: everywhere._replace(**changes))
 
 

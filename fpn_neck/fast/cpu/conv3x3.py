@@ -66,14 +66,16 @@ def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
         return False
     if x.dtype == torch.bfloat16 and least.fast_bfloat16:
         return False
-    pixels = len(x) * x.shape[-2] * x.shape[-1] / threads
-    multiply_adds = 9 * in_channels * out_channels * pixels
+    n, _, height, width = x.shape
+    of_image = 9 * in_channels * out_channels * height * width
+    if of_image < least.multiply_adds_of_image:
+        return False
     if torch.is_grad_enabled():
         return (
-            multiply_adds >= least.multiply_adds_with_gradients
-            and pixels >= least.pixels_with_gradients
+            n * of_image >= threads * least.multiply_adds_with_gradients
+            and n * height * width >= threads * least.pixels_with_gradients
         )
-    return multiply_adds >= least.multiply_adds
+    return n * of_image >= threads * least.multiply_adds
 
 
 def conv3x3(

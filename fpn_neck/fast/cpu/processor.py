@@ -21,6 +21,7 @@ class Limits(NamedTuple):
     Attributes:
         channels: the least of the input's and the output's.
         multiply_adds: of the direct convolution of the whole batch, for each thread.
+        multiply_adds_of_image: of one image: each has blocks of its own, which Python starts.
         multiply_adds_with_gradients: the same in training, where a weight is transformed in each
             call, forward and backward.
         pixels_with_gradients: of the batch, for each thread, in training: a transform takes as long
@@ -31,6 +32,7 @@ class Limits(NamedTuple):
 
     channels: int = 1
     multiply_adds: float = 5e8
+    multiply_adds_of_image: float = 1.6e8
     multiply_adds_with_gradients: float = 2e9
     pixels_with_gradients: int = 0
     onednn_channels: int | None = None
@@ -40,7 +42,7 @@ class Limits(NamedTuple):
 # By vendor and by what torch takes of the processor's instructions. MKL leaves out AMD's AVX-512.
 MEASURED = {
     ("AuthenticAMD", "AVX512"): Limits(onednn_channels=96, fast_bfloat16=True),  # Zen 4
-    ("AuthenticAMD", "AVX2"): Limits(96, 2e8, 2e8, 1200, onednn_channels=128),  # Zen 3
+    ("AuthenticAMD", "AVX2"): Limits(96, 2e8, 1.6e8, 2e8, 1200, 128),  # Zen 3
 }
 OTHERS = Limits()  # Intel with AVX-512
 
