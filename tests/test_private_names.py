@@ -27,6 +27,7 @@ NAMES = [
     ("torch.overrides", "_get_current_function_mode_stack", FAST),
     ("torch.utils._device", "DeviceContext", FAST),
     ("torch", "_assert_async", "fpn_neck/strips/losses.py"),
+    ("torch", "_C._nn.upsample_nearest2d", "fpn_neck/models/fpn.py"),
     ("torch.ops", "mkldnn._reorder_convolution_weight", PRODUCTS),
     ("torch.ops", "mkldnn._convolution_pointwise", PRODUCTS),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/tiled_head.py"),
