@@ -262,6 +262,12 @@ def test_the_default_device_does_not_matter():
     assert_close(found, conv(x).detach(), TOLERANCE[torch.float32])
 
 
+@pytest.mark.usefixtures("any_size")
+def test_a_map_without_a_batch_is_torchs():
+    conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(3, 9, 11)
+    torch.testing.assert_close(run_conv(conv, x), conv(x), atol=0, rtol=0)
+
+
 # Whose products ---------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
 
     Never on other devices, where weights and modules then need no look.
     """
-    if not x.is_cpu:
+    if not x.is_cpu or x.dim() != 4:  # torch's convolution also takes a map without a batch
         return False
     least, threads = processor.limits(), torch.get_num_threads()
     if min(in_channels, out_channels) < least.channels:
