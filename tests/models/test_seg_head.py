@@ -13,6 +13,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.fast_paths import set_limits
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -388,16 +389,9 @@ def test_an_argument_of_a_wrong_type_is_named(names, options):
         SegHead(**({"in_channels": IN, "num_classes": CLASSES} | options))
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_layout_of_logits_is_that_of_a_large_pyramid(one_thread):
-    """Inside, maps large for the number of threads are in channels_last (fast/cpu/conv3x3.py)."""
+def test_layout_of_logits_is_that_of_a_large_pyramid(monkeypatch):
+    """Inside, maps that are large enough are in channels_last (fast/cpu/conv3x3.py)."""
+    set_limits(monkeypatch)
     head = SegHead(64, 5, channels=64, dropout=0.0).eval()
     maps = [torch.randn(1, 64, 256 // s, 256 // s) for s in (1, 2, 4, 8)]
     assert len(in_faster_layout(maps, 64)) == 4 and in_faster_layout(maps, 64)[0] is not maps[0]

@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import (  # noqa: E402
     LastLevelP6P7,
 )
 
-from fpn_neck import FPN  # noqa: E402
+from fpn_neck import FPN, fast  # noqa: E402
 from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone  # noqa: E402
 
 TOLERANCE = 1e-5  # of losses and predictions, relative and absolute
@@ -187,9 +187,11 @@ def test_a_detector_has_the_losses_and_predictions_of_the_stock_one(name, shake)
     losses, predictions = [], []
     for model in (ours, theirs):
         torch.manual_seed(1)  # of the samplers
-        losses.append(model.train()(images, targets))
-        with torch.no_grad():
-            predictions.append(model.eval()(images))
+        # Boxes grow the rounding of Winograd's 3x3 to 4e-4 px.
+        with fast.enable(False):
+            losses.append(model.train()(images, targets))
+            with torch.no_grad():
+                predictions.append(model.eval()(images))
     assert losses[0].keys() == losses[1].keys()
     assert all(v > 1e-4 for v in losses[1].values()), "nothing to compare"
     assert sum(len(p["boxes"]) for p in predictions[1]) > 0, "nothing to compare"
