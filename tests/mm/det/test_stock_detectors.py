@@ -200,9 +200,20 @@ KINDS = [
 ]
 
 
+@pytest.fixture
+def torchs_operators():
+    with fpn_neck.fast.enable(False):
+        yield
+
+
 @pytest.mark.parametrize(("name", "options", "output"), KINDS)
-def test_the_same_weights_losses_and_predictions(name, options, output, shake, tmp_path):
-    """A stock detector's file loads strictly; losses to 1e-5 relative, predictions to 1e-5."""
+def test_the_same_weights_losses_and_predictions(
+    name, options, output, shake, torchs_operators, tmp_path
+):
+    """A stock detector's file loads strictly; losses to 1e-5 relative, predictions to 1e-5.
+
+    By torch's operators: the rounding of Winograd's 3x3 can change which boxes are sampled.
+    """
     theirs = detector(name, SMALL)
     for part in SWAPPED & set(dict(theirs.named_children())):
         shake(getattr(theirs, part))
