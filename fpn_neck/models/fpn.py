@@ -221,7 +221,7 @@ class FPN(nn.Module):
         )
 
     def _upsampled(self, x: Tensor, size: torch.Size) -> Tensor:
-        if self.upsample_cfg == NEAREST:  # what F.interpolate calls, some microseconds later
+        if self.upsample_cfg == NEAREST:  # what F.interpolate calls after its own checks
             return torch._C._nn.upsample_nearest2d(x, size, None)
         return F.interpolate(x, size=size, **self._interpolation())
 

@@ -42,7 +42,13 @@ class Limits(NamedTuple):
 # By vendor and by what torch takes of the processor's instructions. MKL leaves out AMD's AVX-512.
 MEASURED = {
     ("AuthenticAMD", "AVX512"): Limits(onednn_channels=96, fast_bfloat16=True),  # Zen 4
-    ("AuthenticAMD", "AVX2"): Limits(96, 2e8, 1.6e8, 2e8, 1200, 128),  # Zen 3
+    ("AuthenticAMD", "AVX2"): Limits(  # Zen 3
+        channels=96,
+        multiply_adds=2e8,
+        multiply_adds_with_gradients=2e8,
+        pixels_with_gradients=1200,
+        onednn_channels=128,
+    ),
 }
 OTHERS = Limits()  # Intel with AVX-512
 
