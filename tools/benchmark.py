@@ -4,6 +4,7 @@ tools/benchmark.py [--quick] [--device cuda] [--what neck head segmenter loss di
   [--case resnet50:800x1216 ...] [--batch 1 2 8] [--classes 59 150] [--mode forward step]
 tools/benchmark.py --goals [--device cuda]     what docs/performance.md has goals for, on a GPU
 tools/benchmark.py --sweep [--sizes 64x64 ...] [--channels 32 256] [--batch 1 16] [--mode forward]
+tools/benchmark.py --recipes demo clothing     an iteration of their training, on a CPU
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.losses import DiceLossCase, LossCase
 from benchmarks.necks import BATCHES, MOST_RATIO, SIZES, SWEEP_HEAD, WIDTHS, NeckCase, Ratio, sweep
+from benchmarks.recipes import HEAD, RECIPES, measure_recipe
 from benchmarks.segmenters import SegmenterCase
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
@@ -90,6 +92,12 @@ def parse_args() -> Namespace:
         "--sweep",
         action="store_true",
         help="the neck over torch's own operators at many sizes; exit code 1 if ours is slower",
+    )
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=list(RECIPES),
+        help="an iteration of these trainings, with our neck and head and with mmseg's",
     )
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of --sweep")
     parser.add_argument("--channels", nargs="+", type=int, default=WIDTHS, help="of --sweep")
@@ -208,6 +216,11 @@ def main() -> int | None:
     if args.sweep:
         sizes = args.sizes, args.channels, args.batch
         return print_sweep(sweep(*sizes, args.mode, args.rounds, args.clock))
+    if args.recipes:
+        print(HEAD)
+        for name in args.recipes:
+            print(measure_recipe(name, args.rounds, args.clock), flush=True)
+        return None
     if args.goals:
         results = measure_goals(machine, args)
         print(f"\n{goal_table(results)}")

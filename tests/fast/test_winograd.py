@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from fpn_neck import FPN, fast
 from fpn_neck.fast.cpu import products, winograd
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
+from fpn_neck.fast.cpu.processor import Limit
 
 # 64 x 32 numbers are a multiple of 4096 bytes in every dtype.
 SIZES = [(1, 1), (1, 9), (4, 4), (5, 3), (7, 9), (16, 24), (33, 130), (2, 700), (300, 3), (13, 645)]
@@ -266,6 +267,48 @@ def test_the_default_device_does_not_matter():
 def test_a_map_without_a_batch_is_torchs():
     conv, x = nn.Conv2d(3, 4, 3, padding=1), torch.randn(3, 9, 11)
     torch.testing.assert_close(run_conv(conv, x), conv(x), atol=0, rtol=0)
+
+
+# Only the weight's gradient ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", ["", "x", "weight"])
+def test_only_the_weights_gradient_is_winograds(frozen, bias, dtype, monkeypatch):
+    set_limits(monkeypatch, training=Limit(channels=99), weight_gradient=Limit(5, 0, 0))
+    conv = nn.Conv2d(5, 6, 3, padding=1, bias=bias).to(dtype)
+    x = torch.randn(2, 5, 9, 10, dtype=dtype).to(memory_format=torch.channels_last)
+    grad = torch.randn(2, 6, 9, 10, dtype=dtype)
+    leaves = [t.requires_grad_(name != frozen) for name, t in named_leaves(conv, x)]
+    out = run_conv(conv, x)
+    assert torch.equal(out, conv(x))
+    assert ("Conv3x3" in out.grad_fn.name()) == (frozen != "weight")
+    out.backward(grad)
+
+    exact, like = copy.deepcopy(conv).double(), x.detach().double().requires_grad_(frozen != "x")
+    exact.zero_grad()
+    exact(like).backward(grad.double())
+    for leaf, (name, expected) in zip(leaves, named_leaves(exact, like), strict=True):
+        if name == frozen:
+            assert leaf.grad is None
+        else:
+            assert_close(leaf.grad, expected.grad, TOLERANCE[dtype])
+
+
+def named_leaves(conv, x):
+    return [("x", x), *conv.named_parameters()]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("channels", [4, 5])
+def test_of_contiguous_narrow_and_small_maps_it_is_torchs(channels, layout, monkeypatch):
+    set_limits(monkeypatch, training=Limit(channels=99), weight_gradient=Limit(5, 0, 0, pixels=40))
+    conv, least = nn.Conv2d(channels, 6, 3, padding=1), 40 * torch.get_num_threads()
+    for pixels in (least - 2, least):
+        x = torch.randn(1, channels, 2, pixels // 2).to(memory_format=layout)
+        taken = "Conv3x3" in run_conv(conv, x).grad_fn.name()
+        assert taken == (channels == 5 and layout == LAYOUTS[1] and pixels == least)
 
 
 # Whose products ---------------------------------------------------------------------------------

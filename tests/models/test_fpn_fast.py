@@ -216,11 +216,9 @@ def test_disabled_it_gives_the_bits_of_torchs_operators():
 @pytest.mark.parametrize("batch", [1, 3])
 def test_small_maps_take_torchs_operators(least, grad, batch, monkeypatch):
     monkeypatch.setattr(processor, "limits", lambda: least)
-    fpn, multiply_adds, pixels = FPN([8, 8], 256), least.multiply_adds, 0
-    if grad:
-        multiply_adds, pixels = least.multiply_adds_with_gradients, least.pixels_with_gradients
-    of_batch = max(pixels, multiply_adds / 9 / 256**2) * torch.get_num_threads()
-    of_image = max(of_batch / batch, least.multiply_adds_of_image / 9 / 256**2)
+    fpn, limit = FPN([8, 8], 256), least.training if grad else least.inference
+    of_batch = max(limit.pixels, limit.multiply_adds / 9 / 256**2) * torch.get_num_threads()
+    of_image = max(of_batch / batch, limit.of_image / 9 / 256**2)
     side = math.ceil(of_image**0.5)
     small, large = (torch.randn(batch, 8, s, s) for s in (side - 1, side))
     above = torch.randn(batch, 8, 15, 15)
@@ -229,7 +227,7 @@ def test_small_maps_take_torchs_operators(least, grad, batch, monkeypatch):
         assert fpn._takes_fast_path([large, above])
         many = torch.randn(999, 8, 16, 16)  # 1.5e8 for each image
         assert not fpn._takes_fast_path([many, many[..., :8, :8]])
-        narrow = FPN([8, 8], least.channels - 1) if least.channels > 1 else None
+        narrow = FPN([8, 8], limit.channels - 1) if limit.channels > 1 else None
         assert narrow is None or not narrow._takes_fast_path([torch.randn(1, 8, 600, 600), above])
 
 

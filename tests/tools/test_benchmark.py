@@ -13,6 +13,8 @@ from benchmarks.heads import HeadCase
 from benchmarks.labels import LabelsCase
 from benchmarks.losses import DiceLossCase, LossCase
 from benchmarks.necks import NeckCase, Ratio, sweep
+from benchmarks.recipes import RECIPES, measure_recipe
+from benchmarks.recipes import build_contestants as build_recipe
 from benchmarks.segmenters import SegmenterCase
 
 from fpn_neck import fast
@@ -272,3 +274,20 @@ def test_a_sweep_fails_where_ours_is_slower(ours, code, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("| 64x96 | 32 | 2 | forward | contiguous | 10.")
     assert lines[-1] == f"{code} ratios are above 1.03"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_mmsegs_logits_and_losses(name):
+    for package in ("mmseg", "timm"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    ours, theirs = (c.step() for c in build_recipe(name))  # raises if logits differ
+    assert ours.keys() == theirs.keys()
+    loss = float(ours["decode.loss_ce"])
+    tolerance = {"demo": 1e-4, "clothing": 0.02}[name]  # clothing: our losses at half the size
+    assert loss == pytest.approx(float(theirs["decode.loss_ce"]), rel=tolerance)
+
+
+def test_an_iteration_is_measured():
+    pytest.importorskip("mmseg", reason="mmseg is not installed")
+    found = measure_recipe("demo", rounds=2, clock="cpu")
+    assert all(s > 0 for s in found.seconds) and str(found).startswith("| demo | ")

@@ -7,6 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -25,15 +26,19 @@ _transforms: WeakKeyDictionary[nn.Module, tuple[Tensor, Products]] = WeakKeyDict
 def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
     """``conv(x)``, by Winograd's algorithm where it applies and is faster."""
     # A tiny map takes some microseconds: what is cheap and decides most often comes first.
+    if type(conv) is not nn.Conv2d or conv.kernel_size != (3, 3) or not eager():
+        return conv(x)
+    channels = conv.in_channels, conv.out_channels
+    by_winograd = winograd_is_faster(x, *channels)
     if (
-        type(conv) is nn.Conv2d
-        and conv.kernel_size == (3, 3)
-        and eager()
-        and winograd_is_faster(x, conv.in_channels, conv.out_channels)
+        (by_winograd or _weight_gradient_is_faster(x, *channels))
         and is_plain_conv(conv, 3)
         and are_plain_tensors(x, conv.weight, *(() if conv.bias is None else (conv.bias,)))
     ):
-        return conv3x3(x, conv.weight, conv.bias, is_channels_last(x), conv)
+        if by_winograd:
+            return conv3x3(x, conv.weight, conv.bias, is_channels_last(x), conv)
+        if conv.weight.requires_grad:
+            return _Conv3x3.apply(x, conv.weight, conv.bias, None)
     return conv(x)
 
 
@@ -61,21 +66,35 @@ def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
     """
     if not x.is_cpu or x.dim() != 4:  # torch's convolution also takes a map without a batch
         return False
-    least, threads = processor.limits(), torch.get_num_threads()
-    if min(in_channels, out_channels) < least.channels:
-        return False
-    if x.dtype == torch.bfloat16 and least.fast_bfloat16:
-        return False
-    n, _, height, width = x.shape
+    least = processor.limits()
+    limit = least.training if torch.is_grad_enabled() else least.inference
+    return _reaches(x, in_channels, out_channels, limit)
+
+
+def _weight_gradient_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
+    """Whether only the weight's gradient is: torch's is slow for maps in channels_last."""
+    limit = processor.limits().weight_gradient
+    return (
+        limit is not None
+        and torch.is_grad_enabled()
+        and x.is_cpu
+        and x.dim() == 4
+        and _reaches(x, in_channels, out_channels, limit)
+        and is_channels_last(x)
+    )
+
+
+def _reaches(x: Tensor, in_channels: int, out_channels: int, limit: processor.Limit) -> bool:
+    """Whether a 3x3 on a map of x's size and dtype (N, C, H, W), C any, is large enough."""
+    (n, _, height, width), threads = x.shape, torch.get_num_threads()
     of_image = 9 * in_channels * out_channels * height * width
-    if of_image < least.multiply_adds_of_image:
-        return False
-    if torch.is_grad_enabled():
-        return (
-            n * of_image >= threads * least.multiply_adds_with_gradients
-            and n * height * width >= threads * least.pixels_with_gradients
-        )
-    return n * of_image >= threads * least.multiply_adds
+    return (
+        of_image >= limit.of_image
+        and n * of_image >= threads * limit.multiply_adds
+        and n * height * width >= threads * limit.pixels
+        and min(in_channels, out_channels) >= limit.channels
+        and not (x.dtype == torch.bfloat16 and processor.limits().fast_bfloat16)
+    )
 
 
 def conv3x3(
@@ -152,11 +171,21 @@ def aten_backward(
 
 
 class _Conv3x3(Function):
+    """The convolution; the gradient of its weight is always Winograd's.
+
+    Args:
+        channels_last: memory format of the result, by Winograd's algorithm; None: the result and
+            the input's gradient are torch's.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, channels_last: bool | None
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.by_winograd = channels_last is not None
+        if channels_last is None:
+            return F.conv2d(x, weight, bias, padding=1)
         out = new_map(x, len(weight), channels_last, weight.dtype)
         transformed = winograd.transform_weight(weight, x)
         return winograd.convolve(winograd.rows_of(x), transformed, bias, out)
@@ -164,17 +193,22 @@ class _Conv3x3(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:3]
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         if not takes_fast_backward(grad):
-            return *aten_backward(grad, x, weight, wanted), None
+            return *aten_backward(grad, x, weight, (wants_x, wants_weight, wants_bias)), None
         if not (grad.is_contiguous() or is_channels_last(grad)):
             grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = grad_weight = None
-        if wanted[1]:
-            grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype)
-        if wanted[0]:  # a whole map: last, when the temporaries of the other are freed
-            # The kernel rotated by 180 degrees takes every output back to its inputs.
-            rotated = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1), x)
-            grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
-            winograd.convolve(winograd.rows_of(grad), rotated, None, grad_x)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None, None
+        grad_weight = winograd.weight_gradient(x, grad).to(weight.dtype) if wants_weight else None
+        grad_x = None
+        if wants_x:  # a whole map: last, when the temporaries of the other are freed
+            grad_x = _input_gradient(grad, x, weight, ctx.by_winograd)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if wants_bias else None, None
+
+
+def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, by_winograd: bool) -> Tensor | None:
+    if not by_winograd:
+        return aten_backward(grad, x, weight, (True, False, False))[0]
+    # The kernel rotated by 180 degrees takes every output back to its inputs.
+    rotated = winograd.transform_weight(weight.flip(2, 3).transpose(0, 1), x)
+    grad_x = new_map(x, x.shape[1], is_channels_last(x), x.dtype)
+    return winograd.convolve(winograd.rows_of(grad), rotated, None, grad_x)

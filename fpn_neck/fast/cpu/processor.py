@@ -15,26 +15,37 @@ from typing import NamedTuple
 import torch
 
 
-class Limits(NamedTuple):
-    """From where on Winograd's algorithm is faster than torch's convolution, in its best layout.
+class Limit(NamedTuple):
+    """From where on Winograd's algorithm is faster than torch's convolution.
 
     Attributes:
         channels: the least of the input's and the output's.
         multiply_adds: of the direct convolution of the whole batch, for each thread.
-        multiply_adds_of_image: of one image: each has blocks of its own, which Python starts.
-        multiply_adds_with_gradients: the same in training, where a weight is transformed in each
-            call, forward and backward.
-        pixels_with_gradients: of the batch, for each thread, in training: a transform takes as long
+        of_image: the same of one image: each has blocks of its own, which Python starts.
+        pixels: of the batch, for each thread: a weight that is used once is transformed in as long
             as so many pixels, whatever the channels.
-        onednn_channels: from where on oneDNN's products are faster than MKL's; None is nowhere.
-        fast_bfloat16: whether torch's convolution in bfloat16 is faster than ours in float32.
     """
 
     channels: int = 1
     multiply_adds: float = 5e8
-    multiply_adds_of_image: float = 1.6e8
-    multiply_adds_with_gradients: float = 2e9
-    pixels_with_gradients: int = 0
+    of_image: float = 1.6e8
+    pixels: int = 0
+
+
+class Limits(NamedTuple):
+    """What is faster from where on.
+
+    Attributes:
+        inference: the forward, with a weight that is transformed once and kept.
+        training: forward and both gradients, each of which transforms the weight.
+        weight_gradient: of maps in channels_last, where the rest is torch's; None is nowhere.
+        onednn_channels: from where on oneDNN's products are faster than MKL's; None is nowhere.
+        fast_bfloat16: whether torch's convolution in bfloat16 is faster than ours in float32.
+    """
+
+    inference: Limit = Limit()
+    training: Limit = Limit(multiply_adds=2e9)
+    weight_gradient: Limit | None = None
     onednn_channels: int | None = None
     fast_bfloat16: bool = False
 
@@ -43,10 +54,9 @@ class Limits(NamedTuple):
 MEASURED = {
     ("AuthenticAMD", "AVX512"): Limits(onednn_channels=96, fast_bfloat16=True),  # Zen 4
     ("AuthenticAMD", "AVX2"): Limits(  # Zen 3
-        channels=96,
-        multiply_adds=2e8,
-        multiply_adds_with_gradients=2e8,
-        pixels_with_gradients=1200,
+        inference=Limit(channels=96, multiply_adds=2e8),
+        training=Limit(channels=96, multiply_adds=2e8, pixels=1200),
+        weight_gradient=Limit(channels=64, multiply_adds=8e7, of_image=4e7, pixels=2400),
         onednn_channels=128,
     ),
 }
