@@ -61,6 +61,9 @@ def parse_args() -> Namespace:
     parser.add_argument("--rounds", type=int, default=15, help="measured calls of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
+        "--load", type=int, default=0, help="programs beside, each of which keeps a core busy"
+    )
+    parser.add_argument(
         "--clock",
         choices=list(measure.CLOCKS),
         default="wall",
@@ -211,8 +214,15 @@ def print_sweep(ratios: Iterable[Ratio]) -> int:
 def main() -> int | None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    machine, results = measure.machine(args.device) | {"clock": args.clock}, []
+    machine = measure.machine(args.device) | {"clock": args.clock, "busy programs": args.load}
     print(machine)
+    with measure.busy_programs(args.load):
+        return run_measurements(machine, args)
+
+
+def run_measurements(machine: dict, args: Namespace) -> int | None:
+    """The exit code."""
+    results = []
     if args.sweep:
         sizes = args.sizes, args.channels, args.batch
         return print_sweep(sweep(*sizes, args.mode, args.rounds, args.clock))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,6 +226,20 @@ def test_peak_memory_counts_what_is_freed_again():
     assert peak is None or abs(peak - size) < 8 << 20  # the kernel counts in batches
 
 
+def test_busy_programs_end_with_the_measurement():
+    def children():
+        tasks = Path("/proc/self/task")
+        if not tasks.exists():
+            pytest.skip("only Linux lists the children of a process")
+        return {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+
+    before = children()
+    with pytest.raises(ZeroDivisionError), measure.busy_programs(2):
+        assert len(children() - before) == 2
+        raise ZeroDivisionError
+    assert children() == before
+
+
 def test_report(tmp_path):
     contestants = [
         measure.Contestant("mmdet", list, error=1e-7, seconds={"forward": [0.4, 0.5, 0.6]}),
@@ -235,7 +250,9 @@ def test_report(tmp_path):
     first, second = results["rows"]
     assert (first["name"], second["name"]) == ("fpn_neck", "mmdet")
     assert first["images_per_s"] == 8 and first["to_arithmetic"] == 2
-    assert "| mmdet | 500.0 | 450.0 - 550.0 | 400.0 | 2.00 | 4.00 |" in report.table(results)
+    assert "| mmdet | 500.0 | 450.0 - 550.0 | 400.0 | 600.0 | 2.00 | 4.00 |" in report.table(
+        results
+    )
     report.save(tmp_path, {"threads": 1}, [results])
     assert json.loads((tmp_path / "benchmark.json").read_text())["results"] == [results]
     assert (tmp_path / "benchmark.md").read_text().startswith("{'threads': 1}")

@@ -6,11 +6,14 @@ import ctypes
 import gc
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from subprocess import Popen
 
 import torch
 from torch import Tensor
@@ -108,6 +111,19 @@ def interleave(
     return seconds
 
 
+@contextmanager
+def busy_programs(count: int) -> Iterator[None]:
+    """So many other programs meanwhile, each of which keeps a core busy."""
+    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+    programs = [Popen([sys.executable, "-c", code]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
 def seconds_of(call: Callable[[], object], now: Callable[[], float]) -> float:
     start = now()
     call()
@@ -125,9 +141,10 @@ def seconds_on_gpu(call: Callable[[], object]) -> float:
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, minimum and quartiles."""
+    """Median, quartiles, the least and the most."""
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"median": median, "min": min(seconds), "q25": low, "q75": high}
+    ends = {"min": min(seconds), "max": max(seconds)}
+    return {"median": median, "q25": low, "q75": high} | ends
 
 
 def peak_memory(call: Callable[[], object]) -> int | None:

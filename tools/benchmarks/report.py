@@ -41,8 +41,8 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
         f"### {results['case']}, {results['mode']}",
         f"at this machine's rates: {bounds}",
         "",
-        "| | median ms | quartiles | min | x | of arithmetic | peak MB | error |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| | median ms | quartiles | min | max | x | of arithmetic | peak MB | error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results["rows"]:
         s, peak = row["seconds"], row["peak_bytes"]
@@ -51,6 +51,7 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
             f"{1e3 * s['median']:.1f}",
             f"{1e3 * s['q25']:.1f} - {1e3 * s['q75']:.1f}",
             f"{1e3 * s['min']:.1f}",
+            f"{1e3 * s['max']:.1f}",
             f"{s['median'] / medians[ours]:.2f}" if ours in medians else "",
             f"{row['to_arithmetic']:.2f}",
             "" if peak is None else f"{peak / 2**20:.0f}",
