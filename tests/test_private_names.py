@@ -30,6 +30,8 @@ NAMES = [
     ("torch", "_C._nn.upsample_nearest2d", "fpn_neck/models/fpn.py"),
     ("torch.ops", "mkldnn._reorder_convolution_weight", PRODUCTS),
     ("torch.ops", "mkldnn._convolution_pointwise", PRODUCTS),
+    ("torch.ops", "mkldnn.data_ptr", PRODUCTS),
+    ("torch.ops", "mkldnn._nbytes", PRODUCTS),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/tiled_head.py"),
     ("torch.nn.modules.batchnorm", "_BatchNorm", "fpn_neck/models/timm_backbone.py"),
     (

@@ -85,18 +85,19 @@ def parse_args() -> Namespace:
         help="first case, nothing compiled or exported, 5 rounds; with --goals, tiny sizes and "
         "one layout",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--goals",
         action="store_true",
         help="the cases that have goals, instead of --what to --mode, and the goals' table last; "
         "what fails is left out",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--sweep",
         action="store_true",
         help="the neck over torch's own operators at many sizes; exit code 1 if ours is slower",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--recipes",
         nargs="+",
         choices=list(RECIPES),
@@ -111,10 +112,14 @@ def parse_args() -> Namespace:
         args.skip += ["compile", "max-autotune", "ONNX", "OpenVINO"]
         args.skip += ["channels_last"] if args.goals else []
     args.batch = args.batch or (BATCHES if args.sweep else [1])
-    if min(args.rounds, args.threads, *args.batch, *args.classes, *args.channels) < 1:
-        raise ValueError("--rounds, --threads, --batch, --classes, --channels: at least 1")
+    if min(args.threads, *args.batch, *args.classes, *args.channels) < 1:
+        raise ValueError("--threads, --batch, --classes, --channels: at least 1")
+    if args.rounds < 2 or args.load < 0:
+        raise ValueError("--rounds: at least 2; --load: at least 0")
     args.sizes = [parse_size("--sizes", text) for text in args.sizes] if args.sizes else SIZES
     if args.device == "cuda":
+        if args.sweep or args.recipes:
+            raise ValueError("--sweep, --recipes: they measure the CPU; leave --device out")
         if not torch.cuda.is_available():
             raise ValueError("--device cuda: torch finds no GPU")
         args.clock = measure.GPU_CLOCK
@@ -133,7 +138,7 @@ def parse_case(text: str, batch: int, precision: str, classes: int) -> dict:
 
 def parse_size(flag: str, text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ValueError(f"{flag}: {text!r} is no size; expected HEIGHTxWIDTH in px, e.g. 512x512")
     return int(height), int(width)
 

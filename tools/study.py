@@ -106,6 +106,7 @@ def train(cfg: Config, folder: Path) -> None:
     config = folder / "config.py"
     cfg.dump(config)
     command = [sys.executable, PROJECT / "tools/train.py", config, "--work-dir", folder, "--resume"]
+    command.append("--allow-mismatch")  # load_from may have other labels
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "log.txt").open("a") as log:
         done = subprocess.run(

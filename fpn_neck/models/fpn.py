@@ -206,7 +206,7 @@ class FPN(nn.Module):
         return (
             eager()
             and self._is_paper_neck()
-            and takes_fast_path(*self._blocks(), maps, self.out_channels)
+            and takes_fast_path(self._blocks, maps, self.out_channels)
         )
 
     def _is_paper_neck(self) -> bool:

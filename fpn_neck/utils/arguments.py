@@ -61,13 +61,14 @@ def check_maps(owner: str, maps: Any, channels: Sequence[int], used: slice = _AL
     for i, (x, c) in enumerate(zip(maps, channels, strict=True)):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"{owner} level {i}: got a {_kind(x)}, expected a float tensor")
-        if x.dim() != 4 or x.shape[1] != c or 0 in x.shape[2:]:
+        shape = x.shape
+        if len(shape) != 4 or shape[1] != c or 0 in shape[2:]:
             raise ValueError(
                 f"{owner} level {i}: got a map of shape {tuple(x.shape)}, expected "
                 f"(N, {c}, H, W) with a pixel or more; set in_channels to what the backbone "
                 "gives, or permute NHWC maps to NCHW"
             )
-        if x.shape[0] != maps[0].shape[0]:  # one photo would be added to each of a batch
+        if shape[0] != maps[0].shape[0]:  # one photo would be added to each of a batch
             raise ValueError(  # shape[0]: an export would keep the number that len() gives
                 f"{owner} level {i}: got a map of {len(x)} photos, level 0 is of {len(maps[0])}; "
                 "give the maps of one batch"

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from fpn_neck import FPN, fast
-from fpn_neck.fast.cpu import products, winograd
+from fpn_neck.fast.cpu import processor, products, winograd
 from fpn_neck.fast.cpu.conv3x3 import conv3x3, run_conv
 from fpn_neck.fast.cpu.processor import Limit
 
@@ -269,6 +269,15 @@ def test_a_map_without_a_batch_is_torchs():
     torch.testing.assert_close(run_conv(conv, x), conv(x), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("width", [192, 201])  # 192 x 192: multiples of 4096 bytes
+@pytest.mark.usefixtures("any_size")
+def test_a_map_of_another_number_of_channels_is_refused_by_torch(width):
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    for channels in (1, 4, 9):
+        with pytest.raises(RuntimeError, match="to have 8 channels"):
+            run_conv(conv, torch.randn(1, channels, 192, width))
+
+
 # Only the weight's gradient ---------------------------------------------------------------------
 
 
@@ -315,7 +324,7 @@ def test_of_contiguous_narrow_and_small_maps_it_is_torchs(channels, layout, monk
 
 
 needs_onednn = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"), reason="torch without oneDNN"
+    not processor._has_onednn(), reason="torch without oneDNN's packed weights"
 )
 
 
@@ -385,3 +394,18 @@ def test_a_kept_weight_is_packed_for_each_number_of_tiles(capfd):
         assert "exec,cpu,convolution" in lines
         assert "reorder" not in lines, tiles
         assert_close(result, expected.tiles(), TOLERANCE[torch.float32])
+
+
+@needs_onednn
+def test_photos_of_changing_sizes_do_not_pack_a_kept_weight_again(monkeypatch):
+    packed, pack = [], products._pack
+    monkeypatch.setattr(products, "_pack", lambda w, tiles: packed.append(tiles) or pack(w, tiles))
+    grouped = products.GroupedProducts(torch.randn(36, 256, 256))
+    sizes = [80, 112, 8, 200, 25]
+    weights = [grouped.packed(tiles) for tiles in sizes]
+    packed.clear()
+    assert all(grouped.packed(t) is w for t, w in zip(sizes, weights, strict=True))
+    other = products.GroupedProducts(torch.randn(36, 256, 256))
+    for tiles in sizes:
+        other.packed(tiles)
+    assert len(packed) == len({id(w) for w in weights}) == len(grouped._weights)

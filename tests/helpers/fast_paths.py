@@ -25,6 +25,7 @@ def set_limits(monkeypatch, **changes):
     any_size = Limit(multiply_adds=0, of_image=0)
     everywhere = Limits(any_size, any_size)
     monkeypatch.setattr(processor, "limits", lambda: everywhere._replace(**changes))
+    monkeypatch.setattr(processor, "LEAST_MULTIPLY_ADDS", 0)
 
 
 @pytest.fixture

@@ -231,6 +231,13 @@ def test_small_maps_take_torchs_operators(least, grad, batch, monkeypatch):
         assert narrow is None or not narrow._takes_fast_path([torch.randn(1, 8, 600, 600), above])
 
 
+@pytest.mark.parametrize("least", [processor.OTHERS, *processor.MEASURED.values()], ids=str)
+def test_no_limit_is_below_the_least_of_all(least, monkeypatch):
+    monkeypatch.undo()
+    limits = [least.inference, least.training, least.weight_gradient]
+    assert all(limit.of_image >= processor.LEAST_MULTIPLY_ADDS for limit in limits if limit)
+
+
 def test_what_was_measured_is_looked_up_by_processor(monkeypatch):
     monkeypatch.undo()
     read = processor.limits.__wrapped__  # without its cache

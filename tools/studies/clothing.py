@@ -148,6 +148,9 @@ factors = {
     "lr-half": {"optim_wrapper.optimizer.lr": 5e-4},
     "lr-double": {"optim_wrapper.optimizer.lr": 2e-3},
     "batch8": {"train_dataloader.batch_size": 8},
+    # from the released weights: fpn-neck convert fpn_neck/weights/released/clothing released.pth \
+    # --from segmenter --to mmseg
+    "released": {"load_from": os.environ.get("RELEASED", "released.pth")},
     # nine labels
     "nine": {
         "train_dataloader.dataset.type": "fpn_neck.NineClothingDataset",

@@ -29,9 +29,12 @@ def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
     if type(conv) is not nn.Conv2d or conv.kernel_size != (3, 3) or not eager():
         return conv(x)
     channels = conv.in_channels, conv.out_channels
+    if 9 * conv.out_channels * x.numel() < processor.LEAST_MULTIPLY_ADDS:
+        return conv(x)
     by_winograd = winograd_is_faster(x, *channels)
     if (
         (by_winograd or _weight_gradient_is_faster(x, *channels))
+        and x.shape[1] == conv.in_channels
         and is_plain_conv(conv, 3)
         and are_plain_tensors(x, conv.weight, *(() if conv.bias is None else (conv.bias,)))
     ):
@@ -64,8 +67,6 @@ def winograd_is_faster(x: Tensor, in_channels: int, out_channels: int) -> bool:
 
     Never on other devices, where weights and modules then need no look.
     """
-    if not x.is_cpu or x.dim() != 4:  # torch's convolution also takes a map without a batch
-        return False
     least = processor.limits()
     limit = least.training if torch.is_grad_enabled() else least.inference
     return _reaches(x, in_channels, out_channels, limit)
@@ -77,8 +78,6 @@ def _weight_gradient_is_faster(x: Tensor, in_channels: int, out_channels: int) -
     return (
         limit is not None
         and torch.is_grad_enabled()
-        and x.is_cpu
-        and x.dim() == 4
         and _reaches(x, in_channels, out_channels, limit)
         and is_channels_last(x)
     )
@@ -86,6 +85,8 @@ def _weight_gradient_is_faster(x: Tensor, in_channels: int, out_channels: int) -
 
 def _reaches(x: Tensor, in_channels: int, out_channels: int, limit: processor.Limit) -> bool:
     """Whether a 3x3 on a map of x's size and dtype (N, C, H, W), C any, is large enough."""
+    if not x.is_cpu or x.dim() != 4:  # torch's convolution also takes a map without a batch
+        return False
     (n, _, height, width), threads = x.shape, torch.get_num_threads()
     of_image = 9 * in_channels * out_channels * height * width
     return (
@@ -171,7 +172,7 @@ def aten_backward(
 
 
 class _Conv3x3(Function):
-    """The convolution; the gradient of its weight is always Winograd's.
+    """The convolution, with Winograd's gradient of its weight where `takes_fast_backward`.
 
     Args:
         channels_last: memory format of the result, by Winograd's algorithm; None: the result and

@@ -37,7 +37,7 @@ class Limits(NamedTuple):
 
     Attributes:
         inference: the forward, with a weight that is transformed once and kept.
-        training: forward and both gradients, each of which transforms the weight.
+        training: forward and both gradients, with transforms in each call.
         weight_gradient: of maps in channels_last, where the rest is torch's; None is nowhere.
         onednn_channels: from where on oneDNN's products are faster than MKL's; None is nowhere.
         fast_bfloat16: whether torch's convolution in bfloat16 is faster than ours in float32.
@@ -61,6 +61,7 @@ MEASURED = {
     ),
 }
 OTHERS = Limits()  # Intel with AVX-512
+LEAST_MULTIPLY_ADDS = 4e7  # of a batch: below it, nothing of ours is faster on any processor
 
 
 @cache
@@ -71,7 +72,7 @@ def limits() -> Limits:
 
 
 def vendor() -> str:
-    """'GenuineIntel', 'AuthenticAMD', ..., or '' where it is not known."""
+    """'GenuineIntel', 'AuthenticAMD', ...; another word or '' where it is not known."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("vendor_id"):
@@ -81,8 +82,7 @@ def vendor() -> str:
 
 
 def _has_onednn() -> bool:
-    return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name)
+        for name in ("_reorder_convolution_weight", "_convolution_pointwise", "data_ptr", "_nbytes")
     )

@@ -2,13 +2,16 @@
 
 MKL's batched product takes 36 matrices of (tiles, channels). oneDNN's convolution of 1x1 in 36
 groups takes one matrix of (tiles, 36 x channels), with a weight that it packed before. On AMD's
-processors oneDNN's is faster: 1.1 to 1.4 times with AVX2 (Zen 3), and, as MKL leaves out AVX-512
-there, 1.1 to 1.3 times (Zen 4) or twice (Zen 5) with it; see `fpn_neck.fast.cpu.processor`.
+processors oneDNN's is faster, the more so as MKL leaves out AVX-512 there; see
+`fpn_neck.fast.cpu.processor` and docs/performance.md.
 """
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -118,34 +121,51 @@ class _BatchedBlock:
 class GroupedProducts:
     """By oneDNN's 1x1 convolution in 36 groups, float32.
 
+    oneDNN wants the weight in one of a few orders, which depends on the number of tiles at a time.
+    With a weight in another order, every product would put it in order first, which takes up to a
+    hundred times as long as the product.
+
     Args:
         weight: (36, O, C).
     """
 
     def __init__(self, weight: Tensor) -> None:
         self.dtype, (_, self.out_channels, self.channels) = weight.dtype, weight.shape
-        # For how many tiles it is packed, and the weight: one attribute, as threads may share it.
-        self._packed = 0, weight.reshape(-1, self.channels, 1, 1)
+        # By order; the one without an order goes when the first one with an order has come.
+        self._weights: dict[int | None, Tensor] = {None: weight.reshape(-1, self.channels, 1, 1)}
 
     def packed(self, tiles: int) -> Tensor:
-        """The weight in the order that oneDNN wants for so many tiles at a time.
-
-        Other numbers want other orders. With a weight in the wrong one, every product would put it
-        in order first, which takes up to a hundred times as long as the product.
-        """
-        packed_for, weight = self._packed
-        if tiles != packed_for:
-            pack = torch.ops.mkldnn._reorder_convolution_weight
-            size = [1, WINDOW**2 * self.channels, 1, tiles]
+        """The weight in the order that oneDNN wants for so many tiles at a time."""
+        order = _order(self.out_channels, self.channels, tiles, torch.get_num_threads())
+        if order not in self._weights:
+            weight = list(self._weights.values())[0]  # noqa: RUF015 (threads may share them)
             plain = weight.to_dense() if weight.is_mkldnn else weight
-            weight = pack(plain, [0, 0], [1, 1], [1, 1], WINDOW**2, size)
-            self._packed = tiles, weight
-        return weight
+            self._weights[order] = _pack(plain, tiles)
+            self._weights.pop(None, None)
+        return self._weights[order]
 
     def block(
         self, grid: Grid, matrices: Matrices, bias: Tensor | None, channels_last: bool
     ) -> Block:
         return _GroupedBlock(self, grid, matrices, bias, channels_last)
+
+
+def _pack(weight: Tensor, tiles: int) -> Tensor:
+    """Weight (36 O, C, 1, 1) in the order for so many tiles."""
+    size = [1, WINDOW**2 * weight.shape[1], 1, tiles]
+    pack = torch.ops.mkldnn._reorder_convolution_weight
+    return pack(weight, [0, 0], [1, 1], [1, 1], WINDOW**2, size)
+
+
+@cache
+def _order(out_channels: int, channels: int, tiles: int, threads: int) -> int:
+    """A number for the order; found in the memory of a weight of counted numbers."""
+    count = WINDOW**2 * out_channels * channels
+    counted = torch.arange(count, dtype=torch.float32, device="cpu")
+    packed = _pack(counted.view(-1, channels, 1, 1), tiles)
+    size = torch.ops.mkldnn._nbytes(packed)
+    memory = ctypes.c_char * size
+    return crc32(memory.from_address(torch.ops.mkldnn.data_ptr(packed)))
 
 
 class _GroupedBlock:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, winograd_is_faster
+from fpn_neck.fast.cpu.conv3x3 import conv3x3, conv3x3_rows, run_conv, winograd_is_faster
 from fpn_neck.fast.cpu.merge import has_half_size, merge, merged_rows
 from fpn_neck.fast.eligible import (
     are_plain_tensors,
@@ -26,18 +25,19 @@ class _BiasedConv(nn.Conv2d):
 
 
 def takes_fast_path(
-    laterals: Sequence[nn.Module],
-    smooths: Sequence[nn.Module],
+    blocks: Callable[[], tuple[Sequence[nn.Module], Sequence[nn.Module]]],
     maps: Sequence[Tensor],
     out_channels: int,
 ) -> bool:
     """Whether `fast_pyramid` gives what these blocks give, and is faster.
 
-    The blocks must be plain 1x1 and 3x3 convolutions with bias, on the CPU, where the finest map
-    must be large enough.
+    Args:
+        blocks: gives laterals and smoothing blocks, which must be plain 1x1 and 3x3 convolutions
+            with bias. It is called where the finest map is large enough, on the CPU.
     """
     if not winograd_is_faster(maps[0], out_channels, out_channels):
         return False
+    laterals, smooths = blocks()
     convs = [*(plain_conv(b, 1) for b in laterals), *(plain_conv(b, 3) for b in smooths)]
     if None in convs:
         return False
@@ -109,7 +109,7 @@ def fast_pyramid(
         if by_winograd:
             outs.insert(0, conv3x3(x, conv.weight, conv.bias, channels_last, conv))
         else:
-            outs.insert(0, F.conv2d(x.to(conv.weight.dtype), conv.weight, conv.bias, padding=1))
+            outs.insert(0, run_conv(conv, x.to(conv.weight.dtype)))
     if not smooth_convs:
         outs = [x.to(maps[0].dtype) for x in merged]
     return outs, merged[-1].to(maps[-1].dtype)
