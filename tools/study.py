@@ -105,8 +105,10 @@ def train(cfg: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.py"
     cfg.dump(config)
-    command = [sys.executable, PROJECT / "tools/train.py", config, "--work-dir", folder, "--resume"]
-    command.append("--allow-mismatch")  # load_from may have other labels
+    command = [sys.executable, PROJECT / "tools/train.py", config, "--work-dir", folder]
+    # A run that goes on has its own weights; `load_from` may have other labels.
+    goes_on = (folder / "last_checkpoint").is_file()
+    command.append("--resume" if goes_on else "--allow-mismatch")
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "log.txt").open("a") as log:
         done = subprocess.run(
