@@ -308,3 +308,19 @@ def test_an_iteration_is_measured():
     pytest.importorskip("mmseg", reason="mmseg is not installed")
     found = measure_recipe("demo", rounds=2, clock="cpu")
     assert all(s > 0 for s in found.seconds) and str(found).startswith("| demo | ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rounds", 1], ["--rounds: at least 2"]),
+        (["--load", -1], ["--load: at least 0"]),
+        (["--sweep", "--sizes", "0x64"], ["'0x64' is no size", "e.g. 512x512"]),
+        (["--sweep", "--sizes", "²x2"], ["'²x2' is no size"]),
+        (["--case", "resnet50:512"], ["'512' is no size"]),
+        (["--recipes", "demo", "--device", "cuda"], ["--recipes", "measure the CPU"]),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(call_tool, assert_refused, arguments, words):
+    assert_refused(call_tool("benchmark", *arguments), *words)

@@ -73,6 +73,18 @@ def test_minutes_become_iterations_by_a_timing(run_tool, study_file, tmp_path):
     assert result["iters"] == study.TIMED  # at least
 
 
+@pytest.mark.slow
+def test_a_run_begins_with_weights_of_another_head(run_tool, study_file, tmp_path):
+    options = ["--iters", 2, "--out", tmp_path / "out"]
+    assert run_tool("study", study_file, "base", *options, cwd=tmp_path).returncode == 0
+    first = tmp_path / "out/base/seed0/iter_2.pth"
+    text = study_file.read_text().replace('"model.dec', f'"load_from": "{first}", "model.dec')
+    study_file.write_text(text)
+    done = run_tool("study", study_file, "thin", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(first) in (tmp_path / "out/thin/seed0/log.txt").read_text()
+
+
 def test_a_run_that_fails_ends_no_other(run_tool, study_file, tmp_path):
     text = study_file.read_text().replace('"model.decode_head.channels": 8', '"work_dir": 3')
     study_file.write_text(text)
