@@ -28,9 +28,9 @@ def run_conv(conv: nn.Module, x: Tensor) -> Tensor:
     # A tiny map takes some microseconds: what is cheap and decides most often comes first.
     if type(conv) is not nn.Conv2d or conv.kernel_size != (3, 3) or not eager():
         return conv(x)
-    channels = conv.in_channels, conv.out_channels
     if 9 * conv.out_channels * x.numel() < processor.LEAST_MULTIPLY_ADDS:
         return conv(x)
+    channels = conv.in_channels, conv.out_channels
     by_winograd = winograd_is_faster(x, *channels)
     if (
         (by_winograd or _weight_gradient_is_faster(x, *channels))

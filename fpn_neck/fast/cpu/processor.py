@@ -61,7 +61,7 @@ MEASURED = {
     ),
 }
 OTHERS = Limits()  # Intel with AVX-512
-LEAST_MULTIPLY_ADDS = 4e7  # of a batch: below it, nothing of ours is faster on any processor
+LEAST_MULTIPLY_ADDS = 4e7  # of a batch: below it, torch's operators are faster everywhere
 
 
 @cache

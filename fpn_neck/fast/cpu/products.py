@@ -138,7 +138,7 @@ class GroupedProducts:
         """The weight in the order that oneDNN wants for so many tiles at a time."""
         order = _order(self.out_channels, self.channels, tiles, torch.get_num_threads())
         if order not in self._weights:
-            weight = list(self._weights.values())[0]  # noqa: RUF015 (threads may share them)
+            *_, weight = self._weights.values()  # any; in one step, as threads may share them
             plain = weight.to_dense() if weight.is_mkldnn else weight
             self._weights[order] = _pack(plain, tiles)
             self._weights.pop(None, None)
