@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from helpers.forks import SECONDS, Forks, can_fork
 from helpers.project import PROJECT
 
 # Four steps on scenes of 64 x 96 px; photos of any size are fitted into that for testing.
@@ -65,21 +66,43 @@ def write_config(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_tool(shapes_root):
+def tool_environment(shapes_root):
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "SHAPES_ROOT": str(shapes_root),
+        "HF_HUB_OFFLINE": "1",  # nothing here may need the network
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+    }
+    env.pop("PYTEST_CURRENT_TEST", None)
+    return env
+
+
+@pytest.fixture(scope="session")
+def forks(tool_environment):
+    """See `Forks`; None where a fork is no process of its own."""
+    started = Forks(tool_environment) if can_fork() else None
+    yield started
+    if started:
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def run_tool(tool_environment, forks, tmp_path_factory):
     """Run a tool as the command line does; returns the finished process."""
 
     def run(tool: str, *arguments, cwd: Path) -> subprocess.CompletedProcess:
-        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = os.environ | {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "SHAPES_ROOT": str(shapes_root),
-            "HF_HUB_OFFLINE": "1",  # nothing here may need the network
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": "",
-        }
-        command = [sys.executable, str(PROJECT / f"tools/{tool}.py"), *map(str, arguments)]
+        words = [str(PROJECT / f"tools/{tool}.py"), *map(str, arguments)]
+        if forks:
+            return forks.run(words, cwd, tmp_path_factory.mktemp("output"))
         return subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900
+            [sys.executable, *words],
+            cwd=cwd,
+            env=tool_environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
         )
 
     return run

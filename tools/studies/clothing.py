@@ -127,6 +127,8 @@ factors = {
         "model.decode_head.sampler": dict(type="OHEMPixelSampler", thresh=0.7, min_kept=20000)
     },
     # photos
+    "data-half": {"train_dataloader.dataset.indices": 391},
+    "data-quarter": {"train_dataloader.dataset.indices": 195},
     "paste": pasting(max_photos=60, prob=0.5),
     "scale-narrow": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.9, 1.1)},
     "scale-wide": {"train_dataloader.dataset.pipeline.2.ratio_range": (0.5, 2.0)},
