@@ -21,11 +21,14 @@ from fpn_neck.cli.doctor.section import Problem, Section
 DEMO = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 
 
-def run(*arguments):
+@pytest.fixture
+def run(run_words, tmp_path):
     """Run python -m fpn_neck; the finished process."""
-    env = os.environ | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "fpn_neck", *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+    def call(*arguments):
+        return run_words("-m", "fpn_neck", *arguments, cwd=tmp_path)
+
+    return call
 
 
 # ------------------------------------------------------------------------------------- pyramid
@@ -321,7 +324,7 @@ def test_forks_beside_upstreams_packages_are_wrong(torch_alone, tmp_path):
         (["doctor", DEMO, "--size", "0x8"], "--size 0x8"),
     ],
 )
-def test_bad_usage_is_exit_code_2(arguments, words):
+def test_bad_usage_is_exit_code_2(run, arguments, words):
     done = run(*arguments)
     assert done.returncode == 2, done.stdout
     assert words in done.stderr and "Traceback" not in done.stderr
@@ -347,7 +350,7 @@ def examine(tmp_path):
     return examined
 
 
-def test_a_good_config_is_shown_and_nothing_is_wrong():
+def test_a_good_config_is_shown_and_nothing_is_wrong(run):
     for package in ("mmseg", "timm"):
         pytest.importorskip(package)
     done = run("doctor", DEMO, "--size", "250x330")
@@ -531,7 +534,7 @@ def test_nothing_is_wrong_with_the_recipes(config):
     assert len(sections) == 3 and sections[-1].rows  # levels; C4 and C5 of the ablation are one
 
 
-def test_settings_of_the_config_are_overridden():
+def test_settings_of_the_config_are_overridden(run):
     """A neck of 48 channels does not fit the head, which still takes 64."""
     for package in ("mmseg", "timm"):
         pytest.importorskip(package)

@@ -49,9 +49,10 @@ class Forks:
         )
 
     def run(self, words: Sequence[str], cwd: Path, out: Path) -> CompletedProcess[str]:
-        """Run a script, ``words[0]``, and wait for its end; like `subprocess.run`.
+        """Run a script or ``-m`` and a module, and wait for its end; like `subprocess.run`.
 
         Args:
+            words: what would follow ``python``.
             out: a folder for its output.
         """
         files = [str(out / name) for name in ("stdout", "stderr")]
@@ -81,15 +82,19 @@ def serve() -> None:
 
 
 def become(words: list[str], cwd: str, stdout: str, stderr: str) -> None:
-    """Go on as the script that the first word names."""
+    """Go on as the script or the module that the words begin with."""
     signal.alarm(SECONDS)
     os.chdir(cwd)
     for number, path in enumerate((os.devnull, stdout, stderr)):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(opened, number)
         os.close(opened)
-    sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
-    runpy.run_path(words[0], run_name="__main__")
+    if words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], cwd
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
 
 
 if __name__ == "__main__":

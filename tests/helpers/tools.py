@@ -80,20 +80,12 @@ def tool_environment(shapes_root):
 
 
 @pytest.fixture(scope="session")
-def forks(tool_environment):
-    """See `Forks`; None where a fork is no process of its own."""
-    started = Forks(tool_environment) if can_fork() else None
-    yield started
-    if started:
-        started.close()
+def run_words(tool_environment, tmp_path_factory):
+    """Run ``python WORDS``, for `Forks`; where a fork is no process of its own, without it."""
+    forks = Forks(tool_environment) if can_fork() else None
 
-
-@pytest.fixture(scope="session")
-def run_tool(tool_environment, forks, tmp_path_factory):
-    """Run a tool as the command line does; returns the finished process."""
-
-    def run(tool: str, *arguments, cwd: Path) -> subprocess.CompletedProcess:
-        words = [str(PROJECT / f"tools/{tool}.py"), *map(str, arguments)]
+    def run(*words, cwd: Path) -> subprocess.CompletedProcess:
+        words = list(map(str, words))
         if forks:
             return forks.run(words, cwd, tmp_path_factory.mktemp("output"))
         return subprocess.run(
@@ -104,6 +96,18 @@ def run_tool(tool_environment, forks, tmp_path_factory):
             text=True,
             timeout=SECONDS,
         )
+
+    yield run
+    if forks:
+        forks.close()
+
+
+@pytest.fixture(scope="session")
+def run_tool(run_words):
+    """Run a tool as the command line does; returns the finished process."""
+
+    def run(tool: str, *arguments, cwd: Path) -> subprocess.CompletedProcess:
+        return run_words(PROJECT / f"tools/{tool}.py", *arguments, cwd=cwd)
 
     return run
 
