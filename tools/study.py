@@ -123,10 +123,11 @@ def train(cfg: Config, folder: Path) -> None:
 
 
 def seconds_per_iteration(cfg: Config, folder: Path) -> float:
-    """Of a short training, which is neither validated nor saved."""
+    """Of a short training, which is neither validated nor saved, so that it begins anew."""
     cfg = Config(cfg.to_dict())
     cfg.train_cfg.update(max_iters=TIMED, val_interval=TIMED, val_begin=TIMED + 1)
     cfg.default_hooks.logger.interval = TIMED
+    cfg.default_hooks.checkpoint.update(interval=TIMED + 1, save_last=False)
     train(cfg, folder)
     return read_scalars(folder)["time"][-1][1]
 
@@ -162,7 +163,7 @@ def finished(out: Path) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[Mapping[str, Any]], metrics: Sequence[str], base: str) -> str:
-    """Markdown: a row per name with mean and spread (largest - smallest) over its seeds."""
+    """Markdown, a row per name: mean ± half of the range over its seeds (difference from base)."""
     rows = ["| run | seeds | iterations | s / iteration | " + " | ".join(metrics) + " |"]
     rows.append("| --- " * (4 + len(metrics)) + "|")
     by_name: dict[str, list[Mapping[str, Any]]] = {}

@@ -57,14 +57,18 @@ class Metadata:
         """What `to_json` wrote.
 
         Raises:
-            ValueError: the text is of another schema, or incomplete.
+            ValueError: the text is of another schema or kind, incomplete, or has other entries.
         """
         try:
             content = json.loads(text)
-            schema = content.pop("schema")
-            known = {field.name for field in fields(cls)}
-            if schema != SCHEMA or not known >= set(content) or content["kind"] not in KINDS:
+            schema, kind = content.pop("schema"), content["kind"]
+            if schema != SCHEMA:
                 raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
+            if kind not in KINDS:
+                raise ValueError(f"kind {kind!r}, expected one of {', '.join(KINDS)}")
+            unknown = set(content) - {field.name for field in fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown entries {', '.join(sorted(unknown))}")
             return cls(**{key: _tuples(value) for key, value in content.items()})
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"incomplete: {e}") from e

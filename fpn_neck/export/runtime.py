@@ -22,7 +22,6 @@ class ExportedModel(Predictor):
 
     Args:
         path: the ONNX file.
-        providers: of ONNX Runtime.
         score_thr: see `fpn_neck.utils.results.arrays.Arrays`.
 
     Attributes:
@@ -31,16 +30,17 @@ class ExportedModel(Predictor):
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: ONNX Runtime is not installed.
         ValueError: it is no ONNX file, or not of a segmenter or detector, or of this package.
     """
 
     def __init__(
         self,
-        path: Path,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        path: str | Path,
         *,
         score_thr: float = SCORE_THR,
     ) -> None:
+        path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         try:
@@ -52,7 +52,7 @@ class ExportedModel(Predictor):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, list(providers))
+            self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         except Exception as e:  # of its own types
             raise ValueError(f"{path}: ONNX Runtime can't read it ({e})") from e
         entries = self._session.get_modelmeta().custom_metadata_map

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,12 @@ def _is_palette(values: Any, count: int) -> bool:
     return _is_list(values) and (
         not values
         or len(values) == count
-        and all(len(one) == 3 and all(0 <= int(x) <= 255 for x in one) for one in values)
+        and all(_is_list(one) and len(one) == 3 and all(map(_is_byte, one)) for one in values)
     )
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, Real) and 0 <= value <= 255
 
 
 def save(
@@ -151,8 +156,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Facts]:
         facts = Facts(**needed, fit=content.get("fit"), exact=content.get("exact"))
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is not what save_pretrained writes ({e!r})") from e
-    if schema != SCHEMA or not isinstance(architecture, dict):
+    if schema != SCHEMA:
         raise ValueError(f"{path}: schema {schema!r}, and this version reads {SCHEMA}: update it")
+    if not isinstance(architecture, dict):
+        raise ValueError(f"{path}: architecture {architecture!r}, expected an object")
     return architecture, facts
 
 

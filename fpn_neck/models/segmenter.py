@@ -40,7 +40,7 @@ class Segmenter(nn.Module):
         fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
-        facts: classes, mean, std and palette, see `fpn_neck.models.pretrained.Facts`; None until
+        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`; None until
             `save_pretrained` or `from_pretrained` sets them.
 
     Raises:
@@ -110,9 +110,11 @@ class Segmenter(nn.Module):
                 weight is too large for float16.
             OSError: nothing can be written there.
         """
+        known = dict(vars(self.facts)) if self.facts else {"classes": self._numbers()}
+        if fit is not None or exact is not None:
+            known |= {"fit": None, "exact": None}  # the one that is given replaces both
         given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
         given |= {"fit": fit, "exact": exact}
-        known = vars(self.facts) if self.facts else {"classes": self._numbers()}
         facts = Facts(**known | {k: v for k, v in given.items() if v is not None})
         if len(facts.classes) != len(self._numbers()):
             raise ValueError(

@@ -41,7 +41,7 @@ def strips_of(shape: Sequence[int], itemsize: int, device: torch.device) -> Iter
     n, classes, height, width = shape
     rows = max(1, strip_bytes(device) // (classes * width * itemsize))
     images, step = max(1, rows // height), min(rows, height)
-    for image in range(0, n, images):
+    for image in range(0, max(1, n), images):  # a strip without pixels, if there is no image
         for start in range(0, height, step):
             yield Strip(slice(image, image + images), start, min(start + step, height))
 

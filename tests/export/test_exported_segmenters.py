@@ -219,7 +219,7 @@ def test_fixed_sizes_are_fixed(tmp_path):
         run(np.zeros((1, 3, 64, 128), np.float32))
     photo = write_photo(tmp_path / "photo.png", 64, 128)
     with pytest.raises(ValueError, match="64x96.*64x128.*--dynamic"):
-        ExportedModel(tmp_path / "model.onnx").predict([photo])
+        ExportedModel(str(tmp_path / "model.onnx")).predict([photo])
 
 
 class Branches(nn.Module):
@@ -306,6 +306,10 @@ def test_metadata_of_another_schema_is_refused():
         Metadata.from_json(text.replace('"schema": 1', '"schema": 2'))
     with pytest.raises(ValueError, match="schema"):
         Metadata.from_json('{"kind": "segmentation"}')
+    with pytest.raises(ValueError, match="kind 'other', expected one of segmentation"):
+        Metadata.from_json('{"schema": 1, "kind": "other"}')
+    with pytest.raises(ValueError, match="unknown entries a, b"):
+        Metadata.from_json('{"schema": 1, "kind": "segmentation", "b": 0, "a": 0}')
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ def test_a_segmenter_comes_back_with_its_weights_and_facts(model, tmp_path):
     ).read_text()
 
 
+def test_a_new_size_of_photos_replaces_the_old_one_of_either_kind(model, tmp_path):
+    for size in ({"fit": (96, 64)}, {"exact": (80, 48)}, {"fit": (64, 48)}):
+        model.save_pretrained(tmp_path, **size)
+        assert {"fit": model.facts.fit, "exact": model.facts.exact} == {
+            "fit": None,
+            "exact": None,
+        } | size
+
+
 def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, monkeypatch):
     pytest.importorskip("timm")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -83,6 +92,8 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
         ({"exact": [0, 64]}, "exact=[0, 64]: expected two numbers of px above 0"),
         ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
         ({"palette": [[0, 0, 256]] * 3}, "three numbers 0 to 255 for each of 3 classes"),
+        ({"palette": [0, 0, 255]}, "three numbers 0 to 255 for each of 3 classes"),
+        ({"palette": ["abc"] * 3}, "three numbers 0 to 255 for each of 3 classes"),
     ],
 )
 def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
@@ -120,6 +131,7 @@ def test_arguments_that_are_not_plain_data_are_refused(tmp_path):
         (lambda c: {}, "is not what save_pretrained writes"),
         (lambda c: c | {"schema": 2}, "schema 2, and this version reads 1"),
         (lambda c: c | {"classes": 3}, "classes=3"),
+        (lambda c: c | {"architecture": [1]}, r"architecture \[1\], expected an object"),
         (lambda c: c | {"architecture": {"backbone": "resnet10t", "x": 1}}, "no Segmenter has"),
         (
             lambda c: c | {"architecture": c["architecture"] | {"num_classes": 4}},

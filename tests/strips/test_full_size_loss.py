@@ -132,6 +132,15 @@ def test_all_ignored_is_zero_with_a_zero_gradient():
     assert (logits.grad == 0).all()  # false for NaN
 
 
+def test_no_images_are_zero_too():
+    logits = torch.zeros(0, 3, 4, 5, requires_grad=True)
+    labels = torch.zeros(0, 9, 8, dtype=torch.int64)
+    found = full_size_losses(logits, labels, [CrossEntropyLoss(), DiceLoss(), HardPixels()])
+    assert [f.item() for f in found] == [0, 0, 0]
+    sum(found).backward()
+    assert logits.grad.shape == (0, 3, 4, 5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_precisions(dtype):
     logits, labels = batch()

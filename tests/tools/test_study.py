@@ -71,6 +71,7 @@ def test_minutes_become_iterations_by_a_timing(run_tool, study_file, tmp_path):
     assert done.returncode == 0, done.stderr
     (result,) = json.loads((tmp_path / "out/table.json").read_text())
     assert result["iters"] == study.TIMED  # at least
+    assert not (tmp_path / "out/base/timing/last_checkpoint").exists()  # the next seed is timed
 
 
 @pytest.mark.slow
