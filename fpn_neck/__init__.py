@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fpn_neck.mm.det.panoptic_head import PanopticFPNHead as PanopticFPNHead
     from fpn_neck.mm.predict.load import load as load
     from fpn_neck.mm.seg.head import FPNHead as FPNHead
+    from fpn_neck.mm.seg.segmentor import EncoderDecoder as EncoderDecoder
     from fpn_neck.models.fpn import FPN as FPN
     from fpn_neck.models.pyramid_backbone import PyramidBackbone as PyramidBackbone
     from fpn_neck.models.seg_head import SegHead as SegHead
@@ -41,6 +42,7 @@ __all__ = ["FPN", "CrossEntropyLoss", "DiceLoss", "SegHead", "Segmenter", "__ver
 _LAZY = {
     "CrossEntropyLoss": "fpn_neck.strips.losses",
     "DiceLoss": "fpn_neck.strips.losses",
+    "EncoderDecoder": "fpn_neck.mm.seg.segmentor",
     "FPN": "fpn_neck.models.fpn",
     "FPNBackbone": "fpn_neck.models.torchvision_backbone",
     "FPNHead": "fpn_neck.mm.seg.head",
@@ -52,7 +54,7 @@ _LAZY = {
     "load": "fpn_neck.mm.predict.load",
 }
 
-_MODULES = ("fast", "models")  # ``fpn_neck.fast`` after ``import fpn_neck`` alone
+_MODULES = ("fast", "models")  # ``fpn_neck.fast`` after only ``import fpn_neck``
 
 
 def __getattr__(name: str) -> object:

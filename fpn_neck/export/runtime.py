@@ -43,18 +43,7 @@ class ExportedModel(Predictor):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as e:
-            raise ImportError(
-                f"{path} needs the package onnxruntime: pip install 'fpn_neck[export]'"
-            ) from e
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        except Exception as e:  # of its own types
-            raise ValueError(f"{path}: ONNX Runtime can't read it ({e})") from e
+        self._session = open_session(path)
         entries = self._session.get_modelmeta().custom_metadata_map
         self.metadata = metadata_in(entries, path)
         if self.metadata.kind == "features":
@@ -141,6 +130,27 @@ class ExportedModel(Predictor):
         if logits.shape[-1] > 1:
             return logits.argmax(-1)
         return 1 / (1 + np.exp(-logits[..., 0])) > self.metadata.threshold
+
+
+def open_session(path: Path) -> Any:
+    """ONNX Runtime's session of a file, on the CPU.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        ValueError: it is no ONNX file.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as e:
+        raise ImportError(
+            f"{path} needs the package onnxruntime: pip install 'fpn_neck[export]'"
+        ) from e
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    try:
+        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    except Exception as e:  # of its own types
+        raise ValueError(f"{path}: ONNX Runtime can't read it ({e})") from e
 
 
 def nearest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ import torch
 from fpn_neck.export.graphs import Exportable
 from fpn_neck.export.metadata import KEY
 from fpn_neck.export.parity import Parity, Run, compare, picture
+from fpn_neck.export.runtime import open_session
 from fpn_neck.utils.files import write_whole
 
 OPSET = 17
@@ -117,11 +118,7 @@ def _write_onnx(made: Exportable, path: Path, size: tuple[int, int], dynamic: bo
 
 def onnx_run(path: Path) -> Run:
     """An ONNX file in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    session = open_session(path)
     return lambda images: session.run(None, {"images": images})
 
 

@@ -18,6 +18,7 @@ from fpn_neck.fast.cuda_head import double
 from fpn_neck.fast.cuda_head import norm as cuda_norm
 from fpn_neck.fast.cuda_head.double import Addend
 from fpn_neck.fast.eligible import takes_triton
+from fpn_neck.fast.memory_format import compute_dtype
 from fpn_neck.utils.operators import operator
 
 Conv = tuple[Tensor, Tensor]  # weight and bias
@@ -65,13 +66,13 @@ def merge_level_backward(grad: Tensor, height: int, width: int) -> tuple[Tensor,
         return above, sums
     shape = *grad.shape[:2], height, width
     above = torch.ops.aten.upsample_nearest2d_backward(grad, grad.shape[-2:], shape)
-    return new_map(grad, shape).copy_(above), grad.sum((0, 2, 3), dtype=_sum_dtype(grad))
+    return new_map(grad, shape).copy_(above), grad.sum((0, 2, 3), dtype=compute_dtype(grad.dtype))
 
 
 @torch.library.register_fake(merge_level_backward)
 def _(grad: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     shape = *grad.shape[:2], height, width
-    return new_map(grad, shape), grad.new_empty(grad.shape[1], dtype=_sum_dtype(grad))
+    return new_map(grad, shape), grad.new_empty(grad.shape[1], dtype=compute_dtype(grad.dtype))
 
 
 def _keep_merged(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -120,7 +121,7 @@ def group_norm_relu(
     """
     if takes_triton(x):
         return cuda_norm.normalise(x, groups, weight, bias, eps, other, doubled)
-    wide = x.to(_sum_dtype(x)).contiguous()
+    wide = x.to(compute_dtype(x.dtype)).contiguous()
     sizes = len(x), x.shape[1], x.shape[2] * x.shape[3], groups
     affine = weight.to(wide), bias.to(wide)
     out, mean, rstd = torch.ops.aten.native_group_norm(wide, *affine, *sizes, eps)
@@ -140,7 +141,7 @@ def _(
     other: Tensor | None,
     doubled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    moments = [x.new_empty((x.shape[0], groups), dtype=_sum_dtype(x)) for _ in range(2)]
+    moments = [x.new_empty((x.shape[0], groups), dtype=compute_dtype(x.dtype)) for _ in range(2)]
     return torch.empty_like(x), moments[0], moments[1]
 
 
@@ -229,7 +230,3 @@ torch.library.register_autograd(add_doubled_backward, _double_again, setup_conte
 def _dense(x: Tensor) -> Tensor:
     """In NCHW unless it is dense in NHWC."""
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

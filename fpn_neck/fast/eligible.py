@@ -64,7 +64,7 @@ def eager() -> bool:
 def records_kernels(x: Tensor) -> bool:
     """Whether torch.compile records calls on a map for kernels; an export keeps torch's operators.
 
-    Inductor needs Triton there, too: so nothing else is asked.
+    `cuda.available` is not asked: Inductor itself needs Triton there.
     """
     return (
         torch.compiler.is_compiling()

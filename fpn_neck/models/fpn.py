@@ -83,7 +83,7 @@ class FPN(nn.Module):
         conv_cfg: Cfg | None = None,
         norm_cfg: Cfg | None = None,
         act_cfg: Cfg | None = None,
-        upsample_cfg: Cfg = {"mode": "nearest"},  # noqa: B006 (read only, mmdet's own default)
+        upsample_cfg: Cfg = NEAREST,
         init_cfg: Cfg | None = XAVIER_UNIFORM,
         *,
         smooth: str = "merged",

@@ -118,6 +118,9 @@ class ConvNormAct(nn.Module):
     mmcv's dictionaries; None means ``Conv2d``, no norm, no activation.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        TypeError, ValueError: a dictionary names no known layer, or an option that it refuses.
     """
 
     def __init__(

@@ -85,7 +85,7 @@ def _is_palette(values: Any, count: int) -> bool:
 
 
 def _is_byte(value: Any) -> bool:
-    return isinstance(value, Real) and 0 <= value <= 255
+    return isinstance(value, Real) and 0 <= float(value) <= 255
 
 
 def save(

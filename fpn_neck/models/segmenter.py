@@ -40,8 +40,8 @@ class Segmenter(nn.Module):
         fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
-        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`; None until
-            `save_pretrained` or `from_pretrained` sets them.
+        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`;
+            None until `save_pretrained` or `from_pretrained` sets them.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a

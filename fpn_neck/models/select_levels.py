@@ -16,6 +16,9 @@ class SelectLevels(nn.Module):
 
     Args:
         indices: of the levels to keep, in the order to return; 0 is the finest level.
+
+    Raises:
+        TypeError, ValueError: ``indices`` are not whole numbers of at least 0.
     """
 
     def __init__(self, indices: Sequence[int]) -> None:

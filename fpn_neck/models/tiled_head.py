@@ -26,9 +26,8 @@ from fpn_neck.utils.values import check_whole
 
 PHOTO_TILE = 1216  # px
 PHOTO_MARGIN = 256  # px that a tile has around its used part
-PHOTO_ALIGNMENT = (
-    32  # px; a multiple of every stride, or a tile's cells would lie between the photo's
-)
+# px; a multiple of every stride, or a tile's cells would lie between the photo's.
+PHOTO_ALIGNMENT = 32
 _BLOCK_BYTES = 8 << 20
 
 # (rows, columns) of a photo -> the pyramid of this part, maps (1, C_i, h_i, w_i), finest first.
@@ -124,7 +123,7 @@ def logits_by_tiles(
     def rows(start: int, end: int) -> Tensor:
         x = norm(finest[:, :, start:end].to(_weight_dtype(block), copy=True))
         parts = [block.activate(x) if block.activate else x]
-        parts += [x.rows(start, end) for x in coarser]
+        parts += [level.rows(start, end) for level in coarser]
         return classify(torch.cat(parts, 1) if heads.merge == "cat" else sum(parts[1:], parts[0]))
 
     top_row = rows(0, 1)

@@ -20,7 +20,6 @@ from fpn_neck.models.declarations import check_strides
 from fpn_neck.models.timm_probe import (
     find_least,
     find_multiple,
-    gives_nhwc,
     maps_of,
     names_below,
 )
@@ -113,7 +112,6 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.least = find_least(probe, in_channels, self.multiple)
-        self.outputs_nhwc = gives_nhwc(probe)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
         if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
             names = probe.state_dict()  # timm would warn of the classifier's

@@ -19,13 +19,9 @@ _REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 def maps_of(net: nn.Module, x: Tensor) -> list[Tensor]:
     """The maps of a timm model that has ``feature_info``, as (N, C, H, W)."""
     maps = net(x)
-    if gives_nhwc(net):
+    if str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC"):
         return [m.permute(0, 3, 1, 2) for m in maps]
     return list(maps)
-
-
-def gives_nhwc(net: nn.Module) -> bool:
-    return str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
 
 
 def find_multiple(name: str, net: Any, in_channels: int) -> int:

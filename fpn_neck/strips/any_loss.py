@@ -1,4 +1,4 @@
-"""Losses whose sums are known only to themselves, a strip at a time, by torch's own derivatives."""
+"""Losses that define their own sums, strip by strip, with gradients by torch's autograd."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Taps:
 
     Attributes:
         inputs: number of inputs.
-        indices: (outputs, S), int64, on the CPU: the inputs of every output. They ascend along the
-            outputs. One may stand twice.
+        indices: (outputs, S), int64, on the CPU: the S inputs of every output. They ascend
+            along the outputs. One may stand twice.
         weights: (outputs, S), float64, on the CPU: of these inputs; not negative, with a sum of 1.
     """
 

@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.cpu.memory import compute_dtype
 from fpn_neck.fast.cpu.threads import run_in_threads
+from fpn_neck.fast.memory_format import compute_dtype
 from fpn_neck.strips.losses import check_range, sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
 

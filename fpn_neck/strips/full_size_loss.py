@@ -99,6 +99,6 @@ def check_losses(losses: Sequence[PixelLoss]) -> None:
     for i, loss in enumerate(losses):
         if not isinstance(loss, PixelLoss):
             raise TypeError(
-                f"losses[{i}]={loss!r}: expected a fpn_neck.PixelLoss, e.g. "
+                f"losses[{i}]={loss!r}: expected a loss of fpn_neck, e.g. "
                 "fpn_neck.CrossEntropyLoss(); give torch's own losses model(images) and the labels"
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fpn_neck.fast.cuda.labels import cells_to_labels
 from fpn_neck.fast.eligible import eager, takes_triton
+from fpn_neck.fast.memory_format import compute_dtype
 from fpn_neck.strips.bilinear_taps import Taps
 from fpn_neck.strips.row_map import RowMap, strip_bytes
 from fpn_neck.utils.arguments import check_float_map
@@ -68,19 +69,19 @@ def _(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     return logits.new_empty((logits.shape[0], height, width), dtype=torch.int64)
 
 
-def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
+def fill_labels(logits: RowMap, labels: Tensor) -> None:
     """Write the largest logit's index into ``labels`` (N, H, W), a few rows at a time.
 
-    For one logit: 1 where its sigmoid is above the threshold, else 0.
+    For one logit: 1 where it is above 0, else 0.
 
     A pixel's logits are weighted means of the logits of a few cells of the source. A class that has
     the largest logit in all these cells has it in the pixel, too. So only the borders between
     classes need resized logits.
     """
     if takes_triton(logits.like):
-        return _fill_by_triton(logits, labels, threshold)
+        return _fill_by_triton(logits, labels)
     if logits.shape[1] == 1:
-        logits = logits.binary(threshold)
+        logits = logits.binary()
     if len(labels) > 1 or labels.device.type != "cpu" or not eager():
         for rows, strip in logits.strips():
             labels[:, rows] = strip.max(1).indices  # on a CPU in half the time of argmax
@@ -92,7 +93,7 @@ def fill_labels(logits: RowMap, labels: Tensor, threshold: float = 0.5) -> None:
         _fill_rows(logits.source, down, logits.taps[1], labels[0, start : start + step])
 
 
-def _fill_by_triton(logits: RowMap, labels: Tensor, threshold: float) -> None:
+def _fill_by_triton(logits: RowMap, labels: Tensor) -> None:
     """Labels in one kernel, or in a few, if the logits of cells take more than a strip may."""
     (down, across), source = logits.taps, logits.source
     row = math.prod(source.shape) // source.shape[2] * logits.like.element_size()
@@ -102,9 +103,7 @@ def _fill_by_triton(logits: RowMap, labels: Tensor, threshold: float) -> None:
         part = down.part(start, min(start + step, len(down)))
         first, last = part.span()
         axes = (t.axis(labels.device) for t in (part.moved(first, last), across))
-        labels[:, start : start + step] = cells_to_labels(
-            source.rows(first, last), *axes, bound=math.log(threshold / (1 - threshold))
-        )
+        labels[:, start : start + step] = cells_to_labels(source.rows(first, last), *axes)
 
 
 def _fill_rows(source: RowMap, down: Taps, across: Taps, labels: Tensor) -> None:
@@ -119,7 +118,7 @@ def _fill_rows(source: RowMap, down: Taps, across: Taps, labels: Tensor) -> None
     first, last = down.span()
     down = down.moved(first, last)
     x = source.rows(first, last)
-    x = x.float() if x.element_size() < 4 else x
+    x = x.to(compute_dtype(x.dtype))
     (y_cells, y_weights), (x_cells, x_weights) = (t.tensors(x) for t in (down, across))
     labels.copy_(_agreed(_agreed(x.max(1).indices[0].int(), 1, x_cells), 0, y_cells))
     cells = x[0].flatten(1).t().contiguous()  # (cells, K)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpn_neck.fast.memory_format import compute_dtype
 from fpn_neck.strips.banded_products import mix_columns, mix_rows, unmix_columns, unmix_rows
 from fpn_neck.strips.bilinear_taps import Taps
 
@@ -49,7 +49,7 @@ class Resize:
             x: the rows of the map at ``span(start, end)``, (N, C, rows, w).
         """
         down = self._down(start, end)
-        x = x.float() if x.element_size() < 4 else x
+        x = x.to(compute_dtype(x.dtype))
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type != "cpu":
                 return self._by_gathering(x, down)
@@ -122,21 +122,17 @@ class RowMap:
         info, rows = torch.finfo(self.like.dtype), self.rows
         return RowMap(self.shape, self.like, lambda *a: rows(*a).clamp(info.min, info.max))
 
-    def binary(self, threshold: float = 0.5) -> RowMap:
-        """Two logits for one: the larger is the second's where the sigmoid is above the threshold.
-
-        Args:
-            threshold: a probability above 0 and below 1.
-        """
-        other, rows = math.log(threshold / (1 - threshold)), self.rows
+    def binary(self) -> RowMap:
+        """Two logits for one: 0 and itself."""
+        rows = self.rows
 
         def both(start: int, end: int) -> Tensor:
             x = rows(start, end)
-            return torch.cat((torch.full_like(x, other), x), 1)
+            return torch.cat((torch.zeros_like(x), x), 1)
 
         pair = RowMap((self.shape[0], 2, *self.shape[2:]), self.like, both)
         if self.source is not self:
-            pair.source, pair.taps = self.source.binary(threshold), self.taps
+            pair.source, pair.taps = self.source.binary(), self.taps
         return pair
 
     def _derive(self, down: Taps, across: Taps, rows: Callable[[int, int], Tensor]) -> RowMap:

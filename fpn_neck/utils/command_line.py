@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from fpn_neck.utils.text import one_line
 
+JSON_SCHEMA = 1  # grows when a program that reads a document would have to change
 _ends_without_cleaning_up = False
 
 _EPILOG = """
@@ -61,13 +62,9 @@ def stdout_for_programs(wanted: bool) -> Iterator[None]:
         yield
 
 
-def print_json(content: Mapping[str, Any], schema: int = 1) -> None:
-    """Print one JSON document on stdout.
-
-    Args:
-        schema: grows when a program that reads the document would have to change.
-    """
-    print(json.dumps({"schema": schema, **content}))
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps({"schema": JSON_SCHEMA, **content}))
 
 
 def size_argument(text: str) -> tuple[int, int]:

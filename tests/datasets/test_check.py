@@ -141,7 +141,7 @@ def test_a_jpeg_whatever_its_name(pair, tmp_path, name):
     Image.fromarray(labels()).save(mask, format="JPEG")
     found = examine(pair._replace(mask=mask), Reading(K)).findings
     assert (
-        one(found, kinds.LOSSY, "JPEG, mode L, ", " of 96 pixels hold no label").file
+        one(found, kinds.LOSSY, "JPEG, mode L, ", " of 96 pixels are not labels").file
         == mask.as_posix()
     )
 

@@ -332,7 +332,7 @@ KAGGLE_REFUSALS = {
         _jpeg_only,
         kinds.LOSSY,
         "jpeg_masks/MASKS/seg_0002.jpeg",
-        f"JPEG, mode L, {_invented(2)} of {HEIGHT * WIDTH} pixels hold no label",
+        f"JPEG, mode L, {_invented(2)} of {HEIGHT * WIDTH} pixels are not labels",
     ),
     "JPEG named png": (_jpeg_named_png, kinds.LOSSY, SEG, f"{_invented(2)} of {HEIGHT * WIDTH}"),
     "RGB": (_mode("RGB"), kinds.COLOURS, SEG, "PNG, mode RGB"),

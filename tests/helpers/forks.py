@@ -1,7 +1,7 @@
 """Starts tools as forks of a process that has imported the large packages: seconds faster each.
 
 Run as a program, it is that process. A fork has its own arguments, folder and files for its output,
-and it ends as a program of its own would. Our package is imported anew by each.
+and it ends as a program of its own would. Each fork imports our package from the start.
 """
 
 from __future__ import annotations

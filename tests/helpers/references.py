@@ -1,4 +1,4 @@
-"""Plain references: the mathematics of neck, head and losses from arguments and weights alone."""
+"""Plain references: the mathematics of neck, head and losses, from arguments and weights only."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_the_kernel_reads_the_logits_themselves(monkeypatch):
     """A copy of a large photo's takes as much memory as a strip may."""
     read = []
 
-    def cells_to_labels(cells, rows, columns, bound):
+    def cells_to_labels(cells, rows, columns):
         read.append(cells.data_ptr())
         return torch.zeros(len(cells), len(rows.indices), len(columns.indices), dtype=torch.int64)
 

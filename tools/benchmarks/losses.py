@@ -80,7 +80,7 @@ def _resize_and_loss(logits: Tensor, truth: Tensor, with_dice: bool) -> Tensor:
     return loss + _dice_loss(x, truth) if with_dice else loss
 
 
-def _dice_loss(logits: Tensor, truth: Tensor, eps: float = 1e-3) -> Tensor:
+def _dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """`fpn_neck.DiceLoss` as it is usually written, with one-hot labels."""
     valid = (truth != IGNORE).unsqueeze(1)
     p = logits.softmax(1) * valid
@@ -88,5 +88,5 @@ def _dice_loss(logits: Tensor, truth: Tensor, eps: float = 1e-3) -> Tensor:
     one_hot = one_hot.movedim(-1, 1).float() * valid
     both, predicted, labelled = (x.sum((0, 2, 3)) for x in (p * one_hot, p, one_hot))
     present = labelled > 0
-    losses = 1 - (2 * both + eps) / (predicted + labelled + eps)
+    losses = 1 - (2 * both + 1e-3) / (predicted + labelled + 1e-3)
     return (losses * present).sum() / present.sum()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contestants import OURS
 from benchmarks.measure import Contestant, summary
 from fpn_neck.utils.files import write_whole
 
@@ -33,8 +34,8 @@ def result(
     return {"case": case, "mode": mode, "bounds_s": bounds, "rows": rows}
 
 
-def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
-    """Markdown; 'x' is the median over the median of the contestant called ``ours``."""
+def table(results: dict[str, Any]) -> str:
+    """Markdown; 'x' is the median over our median."""
     medians = {row["name"]: row["seconds"]["median"] for row in results["rows"]}
     bounds = ", ".join(f"{k} {1e3 * v:.0f} ms" for k, v in results["bounds_s"].items())
     lines = [
@@ -52,7 +53,7 @@ def table(results: dict[str, Any], ours: str = "fpn_neck") -> str:
             f"{1e3 * s['q25']:.1f} - {1e3 * s['q75']:.1f}",
             f"{1e3 * s['min']:.1f}",
             f"{1e3 * s['max']:.1f}",
-            f"{s['median'] / medians[ours]:.2f}" if ours in medians else "",
+            f"{s['median'] / medians[OURS]:.2f}" if OURS in medians else "",
             f"{row['to_arithmetic']:.2f}",
             "" if peak is None else f"{peak / 2**20:.0f}",
             "not compared" if row["error"] is None else f"{row['error']:.0e}",
@@ -88,7 +89,7 @@ def _bars(ax: Any, results: dict[str, Any]) -> None:
     names = [row["name"] for row in results["rows"][::-1]]
     seconds = [row["seconds"] for row in results["rows"][::-1]]
     low, high = ([abs(s[q] - s["median"]) for s in seconds] for q in ("q25", "q75"))
-    colours = ["C1" if name.startswith("fpn_neck") else "C0" for name in names]
+    colours = ["C1" if name.startswith(OURS) else "C0" for name in names]
     ax.barh(names, [s["median"] for s in seconds], xerr=[low, high], color=colours)
     ax.axvline(results["bounds_s"]["arithmetic"], color="k", ls=":", label="direct arithmetic")
     ax.set_title(f"{results['case']}, {results['mode']}", fontsize=9)

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from benchmarks.cases import CHANNELS, Case, randomize_affine
 from benchmarks.heads import TOWER_CHANNELS, head_multiply_adds, mmseg_head
+from benchmarks.losses import IGNORE
 from benchmarks.measure import Skip
 from benchmarks.necks import NeckCase
 from fpn_neck import CrossEntropyLoss, Segmenter
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.losses import PixelAccuracy
-
-IGNORE = 255
 
 
 class SegmenterCase(Case):

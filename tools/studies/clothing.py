@@ -88,14 +88,14 @@ def loss(*losses):
     return {"model.decode_head.loss_decode": list(losses)}
 
 
-def stock_head(kind, channels=64, **options):
+def stock_head(kind, **options):
     """Another library's head at this recipe; it takes the loss at full size."""
     return dict(
         _delete_=True,
         type=kind,
         in_channels=[64] * 4,
         in_index=[0, 1, 2, 3],
-        channels=channels,
+        channels=64,
         dropout_ratio=0.1,
         num_classes=59,
         loss_decode=[CE, DICE],

@@ -73,7 +73,7 @@ class Reading(NamedTuple):
         return text + (" after reduce_zero_label" if self.reduce_zero_label else "")
 
     def wrong(self) -> np.ndarray:
-        """Which of the values 0..255 become no label, bool (256,)."""
+        """Which of the values 0..255 are not labels, bool (256,)."""
         labels = self.table()
         return (labels != self.ignore_index) & ~((labels >= 0) & (labels < self.num_classes))
 
@@ -222,7 +222,7 @@ def open_mask(path: Path, reading: Reading) -> Image.Image:
     if mask.format == "JPEG":  # whatever its name says
         if mask.mode == "L":
             invented = np.dot(mask.histogram(), reading.wrong())
-            shown += f", {invented} of {mask.width * mask.height} pixels hold no label"
+            shown += f", {invented} of {mask.width * mask.height} pixels are not labels"
         raise InvalidFile(kinds.LOSSY, shown)
     if mask.mode == "F":
         raise InvalidFile(kinds.FLOATS, shown)

@@ -13,11 +13,6 @@ from torch import Tensor
 HUGE_PAGE, MADV_HUGEPAGE = 1 << 21, 14  # Linux
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for half precision: faster on most processors, and rounded only once, at the end."""
-    return torch.float32 if dtype.itemsize < 4 else dtype
-
-
 def new_map(like: Tensor, channels: int, channels_last: bool, dtype: torch.dtype) -> Tensor:
     """Uninitialised map (N, channels, H, W), with ``like``'s N, H, W and device."""
     # A map of one channel is in both formats.

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fpn_neck.fast.cpu.conv3x3 import aten_backward
-from fpn_neck.fast.cpu.memory import compute_dtype, new_map
+from fpn_neck.fast.cpu.memory import new_map
 from fpn_neck.fast.cpu.threads import run_in_threads
 from fpn_neck.fast.cpu.winograd import FillRows
 from fpn_neck.fast.eligible import takes_fast_backward
-from fpn_neck.fast.memory_format import is_channels_last
+from fpn_neck.fast.memory_format import compute_dtype, is_channels_last
 
 BLOCK_PIXELS = 512  # of the rows that a thread takes at a time
 
@@ -39,7 +39,7 @@ def merge(
     return _Merge.apply(x, weight, bias, above, channels_last)
 
 
-def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -> FillRows:
+def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor) -> FillRows:
     """The same by blocks of rows and without gradients, if ``above`` `has_half_size`."""
     dtype, width = compute_dtype(x.dtype), x.shape[-1]
     weight, bias = weight.flatten(1).t().to(dtype), bias[:, None, None].to(dtype)
@@ -47,18 +47,15 @@ def merged_rows(x: Tensor, weight: Tensor, bias: Tensor, above: Tensor | None) -
     def fill_rows(n: int, start: int, end: int, target: Tensor) -> None:
         rows = x[n, :, start:end].flatten(1).t().to(dtype) @ weight  # ((end - start) * W, O)
         rows = rows.view(end - start, width, -1).permute(2, 0, 1)
-        if above is None:
-            torch.add(rows, bias, out=target)
-        else:
-            added = above[n, :, start // 2 : end // 2] + bias
-            torch.add(_pairs(rows), added[:, :, None, :, None], out=_pairs(target))
+        added = above[n, :, start // 2 : end // 2] + bias
+        torch.add(_pairs(rows), added[:, :, None, :, None], out=_pairs(target))
 
     return fill_rows
 
 
-def has_half_size(above: Tensor | None, x: Tensor) -> bool:
-    """Whether every pixel of ``above`` becomes exactly 2 x 2 pixels of ``x``, or it is None."""
-    return above is None or x.shape[-2:] == (2 * above.shape[-2], 2 * above.shape[-1])
+def has_half_size(above: Tensor, x: Tensor) -> bool:
+    """Whether every pixel of ``above`` becomes exactly 2 x 2 pixels of ``x``."""
+    return x.shape[-2:] == (2 * above.shape[-2], 2 * above.shape[-1])
 
 
 def _pairs(x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ class Limit(NamedTuple):
         channels: the least of the input's and the output's.
         multiply_adds: of the direct convolution of the whole batch, for each thread.
         of_image: the same of one image: each has blocks of its own, which Python starts.
-        pixels: of the batch, for each thread: a weight that is used once is transformed in as long
-            as so many pixels, whatever the channels.
+        pixels: of the batch, for each thread. Transforming a weight that is used once takes as long
+            as convolving this many pixels, whatever the channels.
     """
 
     channels: int = 1

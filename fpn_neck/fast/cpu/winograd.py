@@ -20,10 +20,9 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from fpn_neck.fast.cpu.memory import compute_dtype
 from fpn_neck.fast.cpu.products import TILE, WINDOW, Block, Matrices, Products, best_products
 from fpn_neck.fast.cpu.threads import available_threads, run_in_threads
-from fpn_neck.fast.memory_format import is_channels_last
+from fpn_neck.fast.memory_format import compute_dtype, is_channels_last
 
 KERNEL = 3
 # The polynomials are interpolated at these points and at infinity. Halves and quarters are exact in

@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs, in Triton: from the logits of cells to labels and losses of pixels.
+"""Kernels for NVIDIA GPUs, in Triton: the neck's merge, label maps and losses.
 
 Triton comes with torch on Linux. Nothing here imports it before it is needed.
 """
@@ -54,8 +54,8 @@ def _runs() -> bool:
     except Exception as error:  # whatever it is, torch's operators do the work
         warnings.warn(
             f"Triton is installed but can't run a kernel: {type(error).__name__}: {error}. "
-            "Losses and label maps take torch's operators, which are slower. Install a C compiler "
-            "(gcc) and Python's headers.",
+            "Neck, head, losses and label maps take torch's operators, which are slower. Install "
+            "a C compiler (gcc) and Python's headers.",
             stacklevel=3,
         )
         return False

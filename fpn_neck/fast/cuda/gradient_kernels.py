@@ -1,14 +1,15 @@
 """The kernels of `fpn_neck.fast.cuda.losses`, backward.
 
-With t the label of pixel i, d the derivatives by the sums (rows as in `losses`) and x its logits::
+With t the label of pixel i, x its logits and d the derivatives by the sums, of which log_p and p
+are of the label's pixels, all_p and all_log_p of all::
 
-    a_i = d[LOG_P_TARGET, t] + d[P_TARGET, t] p_it
-    b_i = a_i + sum_k (d[P, k] p_ik + d[LOG_P, k])
-    gradient of x_ik = p_ik (d[P, k] - b_i) + a_i [k = t] + d[LOG_P, k]
+    a_i = d[log_p, t] + d[p, t] p_it
+    b_i = a_i + sum_k (d[all_p, k] p_ik + d[all_log_p, k])
+    gradient of x_ik = p_ik (d[all_p, k] - b_i) + a_i [k = t] + d[all_log_p, k]
 
-The first kernel writes a and b, one number each per pixel (a alone where all derivatives but those
-by LOG_P_TARGET are 0: then b = a). The second gathers: a cell takes its
-weighted part of the gradients of the pixels that use it, so no two threads write to one place.
+The first kernel writes a and b, one number each per pixel. If only the derivatives by log_p are
+not 0, b equals a, and it writes only a. The second gathers: a cell takes its weighted part of the
+gradients of the pixels that use it, so no two threads write to one place.
 """
 
 from __future__ import annotations

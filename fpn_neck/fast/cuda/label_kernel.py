@@ -10,12 +10,12 @@ from fpn_neck.fast.cuda.mixture import mix, taps, tile_pixels, wide
 
 @triton.jit(
     do_not_specialize=[
-        "classes", "height", "width", "by_image", "by_class", "by_row", "by_column", "bound",
+        "classes", "height", "width", "by_image", "by_class", "by_row", "by_column",
     ]
 )  # fmt: skip
 def write_labels(
     x, row_indices, row_weights, column_indices, column_weights, labels,
-    classes, height, width, by_image, by_class, by_row, by_column, bound,
+    classes, height, width, by_image, by_class, by_row, by_column,
     R: tl.constexpr, C: tl.constexpr,
     B: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     CLASS_LAST: tl.constexpr, ONE: tl.constexpr, WIDE: tl.constexpr,
@@ -50,7 +50,7 @@ def write_labels(
         best = tl.where(larger, value, best)
         label = tl.where(larger, start, label)
     if ONE:
-        found = (tl.max(best, 0) > bound).to(tl.int32)
+        found = (tl.max(best, 0) > 0).to(tl.int32)
     else:
         label += tl.arange(0, B)[:, None]
         first = tl.where(best == tl.max(best, 0)[None, :], label, classes)

@@ -10,15 +10,8 @@ from fpn_neck.fast.cuda.launch import Launch
 from fpn_neck.fast.cuda.layout import is_class_last, needs_int64, pixel_tile
 
 
-def cells_to_labels(
-    logits: Tensor,
-    rows: Axis,
-    columns: Axis,
-    *,
-    bound: float = 0.0,
-    dtype: torch.dtype = torch.int64,
-) -> Tensor:
-    """``argmax`` over the classes of the resized logits; for one logit: 1 where it is above bound.
+def cells_to_labels(logits: Tensor, rows: Axis, columns: Axis) -> Tensor:
+    """``argmax`` over the classes of the resized logits; for one logit: 1 where it is above 0.
 
     Ties take the first class. A logit may be infinite: 0 * infinity counts as 0. NaN is never the
     largest.
@@ -27,19 +20,17 @@ def cells_to_labels(
         logits: (N, K, h, w), float32, float16 or bfloat16, of any strides; fast in NCHW and NHWC.
         rows: H outputs of h inputs.
         columns: W outputs of w inputs.
-        bound: only for K = 1.
-        dtype: of the labels, an integer type that holds K - 1.
 
     Returns:
-        (N, H, W), contiguous, on the logits' device.
+        (N, H, W), int64, contiguous, on the logits' device.
     """
     size = len(logits), len(rows.indices), len(columns.indices)
-    labels = torch.empty(size, dtype=dtype, device=logits.device)
-    label_launch(logits, rows, columns, bound, labels).run()
+    labels = torch.empty(size, dtype=torch.int64, device=logits.device)
+    label_launch(logits, rows, columns, labels).run()
     return labels
 
 
-def label_launch(logits: Tensor, rows: Axis, columns: Axis, bound: float, labels: Tensor) -> Launch:
+def label_launch(logits: Tensor, rows: Axis, columns: Axis, labels: Tensor) -> Launch:
     """What fills ``labels``."""
     from fpn_neck.fast.cuda.label_kernel import write_labels
 
@@ -52,7 +43,7 @@ def label_launch(logits: Tensor, rows: Axis, columns: Axis, bound: float, labels
         (tile.covering(height, width), images),
         (
             logits, rows.indices, rows.weights, columns.indices, columns.weights, labels,
-            classes, height, width, *logits.stride(), bound,
+            classes, height, width, *logits.stride(),
         ),
         {
             "R": taps[0], "C": taps[1],

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fpn_neck.utils.sizes import ceil_div
+
 _INT32 = 1 << 31
 
 
@@ -18,7 +20,7 @@ class Tile(NamedTuple):
 
     def covering(self, height: int, width: int) -> int:
         """Tiles that cover a map."""
-        return -(-height // self.rows) * -(-width // self.columns)
+        return ceil_div(height, self.rows) * ceil_div(width, self.columns)
 
 
 PIXEL_TILE = Tile(1, 16, 32)  # four pixels per thread, whose offsets stay in registers

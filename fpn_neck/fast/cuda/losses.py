@@ -15,17 +15,9 @@ from fpn_neck.fast.cuda.layout import (
     needs_int64,
     sum_tile,
 )
+from fpn_neck.utils.sizes import ceil_div
 
 _PIXELS_PER_SUM = 4096  # in float32, each thread up to some dozens; what remains is float64
-
-# Rows of the sums (6, K). Each is a sum over the pixels that are not ignored; the first four over
-# the pixels whose label is that class.
-COUNT = 0  # 1
-LOG_P_TARGET = 1  # log p of the label
-P_TARGET = 2  # p of the label
-CORRECT = 3  # 1 where the label has the largest logit (the first of equals)
-P = 4  # p of that class
-LOG_P = 5  # log p of that class
 
 
 def loss_sums(
@@ -37,7 +29,7 @@ def loss_sums(
     ignore_index: int,
     dense: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over pixels, by class. The same bits in every run.
+    """Sums over pixels, by class: `fpn_neck.strips.losses.ClassSums`. The same bits in every run.
 
     Args:
         logits: (N, K, h, w), K >= 2, float32, float16 or bfloat16, of any strides. In NHWC they
@@ -46,10 +38,10 @@ def loss_sums(
         rows: H outputs of h inputs.
         columns: W outputs of w inputs.
         ignore_index: label to ignore.
-        dense: whether the rows ``P`` and ``LOG_P`` are wanted; they are 0 otherwise.
+        dense: whether ``all_p`` and ``all_log_p`` are wanted; they are 0 otherwise.
 
     Returns:
-        sums: (6, K), float64; rows ``COUNT`` to ``LOG_P``.
+        sums: (6, K), float64; the rows are pixels, log_p, p, correct, all_p, all_log_p.
         lse: (N, H, W), float32, log of the sum of exp over the classes; infinity where ignored.
 
     Raises:
@@ -72,7 +64,7 @@ def sum_chunks(logits: Tensor, target: Tensor, dense: bool) -> int:
     """Partial sums of `sum_launches`."""
     tile = sum_tile(logits.shape[1], dense)
     tiles = len(target) * tile.covering(*target.shape[1:])
-    return -(-tiles // _tiles_per_sum(tile))
+    return ceil_div(tiles, _tiles_per_sum(tile))
 
 
 def sum_launches(
@@ -107,7 +99,7 @@ def sum_launches(
     )
     by_class = Launch(
         add_pixels,
-        (len(sums), -(-classes // block.classes)),
+        (len(sums), ceil_div(classes, block.classes)),
         (logits, *axes, lse, log_p, codes, sums, images, *sizes),
         {
             "B": block.classes, "ROWS": block.rows, "COLUMNS": block.columns,
@@ -135,8 +127,8 @@ def loss_grad(
 
     Args:
         logits, target, rows, columns, lse: as in `loss_sums`, and its result.
-        derivatives: (6, K), by the sums. The rows ``COUNT`` and ``CORRECT`` have no effect.
-        dense: whether derivatives by ``P_TARGET``, ``P`` or ``LOG_P`` are not 0.
+        derivatives: (6, K), by the sums. The rows pixels and correct have no effect.
+        dense: whether derivatives by ``p``, ``all_p`` or ``all_log_p`` are not 0.
 
     Returns:
         (N, K, h, w), in the logits' dtype and, if they are dense, layout.
@@ -196,7 +188,7 @@ def gradient_launches(
     )  # fmt: skip
     cells = Launch(
         write_gradient,
-        (-(-classes // block.classes) * block.covering(h, w), images),
+        (ceil_div(classes, block.classes) * block.covering(h, w), images),
         (
             logits, target, *rows, *columns, lse, derivatives, a, b, grad,
             classes, w, height, width, *logits.stride(), *grad.stride(),

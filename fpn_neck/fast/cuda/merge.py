@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fpn_neck.fast.cuda.launch import Launch
 from fpn_neck.fast.cuda.layout import power_of_two
+from fpn_neck.utils.sizes import ceil_div
 
 # A bias as channels: three numbers of 8 bits sum up to any float32, and no product rounds them,
 # neither in bfloat16 nor in TF32. Matrix products of GPUs want channels by the eight.
@@ -87,7 +88,7 @@ def _merge_plan(
         "C": channels, "ONES": out_channels - channels, "ABOVE": of_above[1],
         "TERMS": TERMS, "LAST": last, "COLUMNS": columns, "CHANNELS": block,
     }  # fmt: skip
-    grid = images * height, cover(width, columns), cover(channels, block)
+    grid = images * height, ceil_div(width, columns), ceil_div(channels, block)
     return grid, (height, width, h, w, h / height, w / width), constants
 
 
@@ -106,7 +107,7 @@ def sum_targets(
     last = is_last(grad)
     grad = grad.contiguous(memory_format=dense_format(last))
     out = new_map(grad, (*grad.shape[:2], *size))
-    blocks = cover(size[1], tile(last, size[1], grad.shape[1])[0])
+    blocks = ceil_div(size[1], tile(last, size[1], grad.shape[1])[0])
     sums = None
     if wants_sums:
         shape = len(grad) * size[0] * blocks, grad.shape[1]
@@ -125,10 +126,10 @@ def sum_launch(grad: Tensor, out: Tensor, sums: Tensor | None) -> Launch:
     columns, block = tile(last, w, channels)
     return Launch(
         kernel,
-        (images * h, cover(w, columns), cover(channels, block)),
+        (images * h, ceil_div(w, columns), ceil_div(channels, block)),
         (
             grad, out, out if sums is None else sums, height, width, h, w,
-            h / height, w / width, cover(height, h) + 2, cover(width, w) + 2,
+            h / height, w / width, ceil_div(height, h) + 2, ceil_div(width, w) + 2,
         ),
         {
             "C": channels, "DOUBLE": (height, width) == (2 * h, 2 * w), "SUMS": sums is not None,
@@ -190,8 +191,3 @@ def tile(last: bool, width: int, channels: int) -> tuple[int, int]:
     if last:
         return 16, min(256, power_of_two(channels))
     return min(128, power_of_two(width)), min(16, power_of_two(channels))
-
-
-def cover(length: int, part: int) -> int:
-    """Parts that cover a length."""
-    return -(-length // part)

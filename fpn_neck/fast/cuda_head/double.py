@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fpn_neck.fast.cuda.launch import Launch
-from fpn_neck.fast.cuda.merge import cover, dense_format, is_last, new_map, tile
+from fpn_neck.fast.cuda.merge import dense_format, is_last, new_map, tile
 from fpn_neck.fast.eligible import are_for_triton, eager, takes_fast_backward, takes_triton
-from fpn_neck.utils.sizes import resize
+from fpn_neck.utils.sizes import ceil_div, resize
 
 
 class Addend(NamedTuple):
@@ -116,7 +116,7 @@ def add_launch(
     columns, block = _tile(last, width, channels)
     return Launch(
         kernel,
-        (images * height, cover(width, columns), cover(channels, block)),
+        (images * height, ceil_div(width, columns), ceil_div(channels, block)),
         (
             x, *(norm or (x, x, x, x)), other, out,
             height, width, h, w, 2 * h / height, 2 * w / width,
@@ -165,10 +165,10 @@ def sum_launch(grad: Tensor, out: Tensor) -> Launch:
     columns, block = _tile(last, w, channels)
     return Launch(
         kernel,
-        (images * h, cover(w, columns), cover(channels, block)),
+        (images * h, ceil_div(w, columns), ceil_div(channels, block)),
         (
             grad, out, height, width, h, w, 2 * h / height, 2 * w / width,
-            cover(5 * height, 2 * h) + 1, cover(5 * width, 2 * w) + 1,
+            ceil_div(5 * height, 2 * h) + 1, ceil_div(5 * width, 2 * w) + 1,
         ),
         {
             "C": channels, "DOUBLE": (height, width) == (2 * h, 2 * w), "LAST": last,

@@ -35,6 +35,7 @@ from fpn_neck.fast.eligible import (
     takes_triton,
 )
 from fpn_neck.fast.memory_format import is_channels_last, is_half
+from fpn_neck.utils.sizes import ceil_div
 
 _CHUNK = 256  # pixels whose sums one program makes
 _MOST_CHANNELS = 1024
@@ -183,7 +184,7 @@ def _plain_gradients(
 
 def _moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / deviation of every group, (N, groups), float32."""
-    chunks = -(-x.shape[2] * x.shape[3] // _CHUNK)
+    chunks = ceil_div(x.shape[2] * x.shape[3], _CHUNK)
     moments = x.new_empty((len(x), chunks, 2, x.shape[1]), dtype=torch.float32)
     mean, rstd = (x.new_empty((len(x), groups), dtype=torch.float32) for _ in range(2))
     for launch in moment_launches(x, moments, mean, rstd, eps):
@@ -226,7 +227,7 @@ def write_launch(
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "WIDTH": channels // mean.shape[1]} | _tile(channels)
-    grid = -(-pixels // sizes["ROWS"]), len(x)
+    grid = ceil_div(pixels, sizes["ROWS"]), len(x)
     tensors = x, mean, rstd, weight, bias, x if other is None else other, out
     return Launch(write_norm_relu, grid, (*tensors, pixels), sizes | {"ADD": other is not None})
 
@@ -238,7 +239,7 @@ def gradients(
     grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
     affine = weight.contiguous(), bias.contiguous()
     channels, groups = x.shape[1], mean.shape[1]
-    chunks = -(-x.shape[2] * x.shape[3] // _CHUNK)
+    chunks = ceil_div(x.shape[2] * x.shape[3], _CHUNK)
     sums = x.new_empty((len(x), chunks, 2, channels), dtype=torch.float32)
     gradient_sum_launch(grad, x, mean, rstd, *affine, sums).run()
     by_photo = sums.sum(1)  # (N, 2, C)
@@ -268,7 +269,7 @@ def gradient_launch(grad: Tensor, x: Tensor, *others: Tensor) -> Launch:
 
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     sizes = {"C": channels, "WIDTH": channels // others[0].shape[1]} | _tile(channels)
-    grid = -(-pixels // sizes["ROWS"]), len(x)
+    grid = ceil_div(pixels, sizes["ROWS"]), len(x)
     return Launch(write_norm_gradient, grid, (grad, x, *others, pixels), sizes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,7 @@ class ClothingDataset(BaseSegDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        pairs = clothing.find_pairs(self.data_root, self.split)
-        common = {
-            "label_map": self.label_map,
-            "reduce_zero_label": self.reduce_zero_label,
-            "seg_fields": [],
-        }
-        return [
-            {"img_path": str(photo), "seg_map_path": str(mask)} | common for photo, mask in pairs
-        ]
+        return _data_list(self, clothing.find_pairs(self.data_root, self.split))
 
 
 @DATASETS.register_module()
@@ -70,7 +62,11 @@ class NineClothingDataset(ClothingDataset):
 
 @DATASETS.register_module()
 class ShapesDataset(BaseSegDataset):
-    """The generated scenes of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'."""
+    """The generated scenes of `fpn_neck.datasets.shapes`; ``split`` is 'train' or 'val'.
+
+    Raises:
+        ValueError: the split is unknown.
+    """
 
     METAINFO = {"classes": shapes.CLASSES, "palette": shapes.PALETTE}
 
@@ -104,12 +100,14 @@ class FoldersDataset(BaseSegDataset):
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
-        common = {
-            "label_map": self.label_map,
-            "reduce_zero_label": self.reduce_zero_label,
-            "seg_fields": [],
-        }
-        return [
-            {"img_path": str(photo), "seg_map_path": str(mask)} | common
-            for photo, mask in split_pairs(self.images, self.masks, self.split)
-        ]
+        return _data_list(self, split_pairs(self.images, self.masks, self.split))
+
+
+def _data_list(dataset: BaseSegDataset, pairs: Iterable[tuple[Path, Path]]) -> list[dict]:
+    """mmseg's entries of photos with their masks."""
+    common = {
+        "label_map": dataset.label_map,
+        "reduce_zero_label": dataset.reduce_zero_label,
+        "seg_fields": [],
+    }
+    return [{"img_path": str(photo), "seg_map_path": str(mask)} | common for photo, mask in pairs]

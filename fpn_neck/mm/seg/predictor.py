@@ -72,8 +72,7 @@ class SegmentationPredictor(Predictor):
         ]
 
     def _result(self, photo: Photo, sample: Any, image: np.ndarray) -> Result:
-        labels = sample.pred_sem_seg.data.cpu().numpy()
-        labels = labels.reshape(labels.shape[-2:])  # with test-time augmentation it is (H, W)
+        labels = sample.pred_sem_seg.data[0].cpu().numpy()
         # int64 would take 8 bytes a pixel. mmseg gives floats for one logit.
         labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
         return Result(

@@ -17,7 +17,7 @@ from fpn_neck.utils.values import check_number, check_whole
 class PasteRareLabels(BaseTransform):
     """Copies the pixels of rare labels from another photo over this one, at the same place.
 
-    Simple copy-paste (Ghiasi et al., CVPR 2021) for label maps. It belongs into the pipeline of
+    Simple copy-paste (Ghiasi et al., CVPR 2021) for label maps. It belongs in the pipeline of
     ``mmseg.MultiImageMixDataset``, after a pipeline that loads, resizes and crops both photos. Rare
     labels are drawn evenly, then one of the photos that hold the label. At its first call it reads
     all label maps of the data set.

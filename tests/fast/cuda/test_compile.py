@@ -31,7 +31,7 @@ def label_launches(dtype):
     contiguous = empty(8, 59, 128, 88, dtype=dtype)
     layouts = {"NCHW": contiguous, "NHWC": contiguous.to(memory_format=torch.channels_last)}
     return {
-        f"labels, {layout}, {taps} taps": label_launch(x, *axes(taps), 0.0, labels)
+        f"labels, {layout}, {taps} taps": label_launch(x, *axes(taps), labels)
         for layout, x in layouts.items()
         for taps in (2, 3, 4)
     }

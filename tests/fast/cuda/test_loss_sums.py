@@ -10,6 +10,7 @@ from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
 need_kernels()
 pytestmark = pytest.mark.cuda  # tools/gpu_check.py runs them there
 IGNORE = 255
+PIXELS, LOG_P, P, CORRECT, ALL_P, ALL_LOG_P = range(6)  # rows of the sums
 TOLERANCE = 5e-6  # relative to the largest sum or gradient; 3e-7 measured in the interpreter
 SIZES = {  # cells, pixels, align_corners
     "odd": ((3, 2), (11, 7), False),
@@ -42,7 +43,7 @@ def check(x, target, down, across, device, dense=True, tolerance=TOLERANCE):
     expected = class_sums(values, target.cpu(), IGNORE)
     valid = target.cpu() != IGNORE
     assert sums.dtype == torch.float64 and lse.dtype == torch.float32
-    assert torch.equal(sums[losses.COUNT].cpu(), expected[losses.COUNT])
+    assert torch.equal(sums[PIXELS].cpu(), expected[PIXELS])
     for row in range(6 if dense else 4):
         close(sums[row], expected[row].detach())
     assert (lse.cpu()[~valid] == torch.inf).all()
@@ -51,7 +52,7 @@ def check(x, target, down, across, device, dense=True, tolerance=TOLERANCE):
 
     derivatives = torch.randn(6, x.shape[1], dtype=torch.float64)
     if not dense:
-        derivatives[[losses.P_TARGET, losses.P, losses.LOG_P]] = 0
+        derivatives[[P, ALL_P, ALL_LOG_P]] = 0
     (expected * derivatives).sum().backward()
     derivatives = derivatives.to(device)
     grad = loss_grad(logits, target.to(device), *axes, lse, derivatives, dense=dense)
@@ -140,7 +141,7 @@ def test_broken_logits_make_the_sums_nan(value, device):
     x, target = x.to(device), target.to(device)
     both = axis(resizing(2, 4), device=device)
     sums, lse = loss_sums(x, target, both, both, ignore_index=IGNORE, dense=False)
-    assert sums[losses.LOG_P_TARGET].isnan().any() and sums[losses.COUNT].sum() == 16
+    assert sums[LOG_P].isnan().any() and sums[PIXELS].sum() == 16
     derivatives = torch.ones(6, 3, device=device)
     grad = loss_grad(x, target, both, both, lse, derivatives, dense=False)
     assert grad[0, :, 0, 0].isnan().all()
@@ -157,10 +158,10 @@ def test_a_masked_class_has_no_probability(device):
     reference = x.double().clamp(min=-1e30).requires_grad_()
     values = torch.einsum("yh,nkhw,xw->nkyx", matrix, reference, matrix)
     expected = class_sums(values, target, 0)
-    for row in (losses.COUNT, losses.LOG_P_TARGET, losses.P):
+    for row in (PIXELS, LOG_P, ALL_P):
         close(sums[row], expected[row].detach())
     derivatives = torch.randn(6, 4, dtype=torch.float64)
-    derivatives[[losses.LOG_P, losses.CORRECT]] = 0
+    derivatives[[ALL_LOG_P, CORRECT]] = 0
     (expected * derivatives)[:5].sum().backward()
     grad = loss_grad(
         x.to(device), target.to(device), both, both, lse, derivatives.to(device), dense=True
