@@ -43,6 +43,15 @@ MODES = ["forward", "step"]  # a step is forward and backward
 
 def parse_args() -> Namespace:
     parser = ArgumentParser(description=__doc__)
+    add_cases(parser)
+    add_measurement(parser)
+    add_tables(parser)
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"))
+    return completed(parser.parse_args())
+
+
+def add_cases(parser: ArgumentParser) -> None:
+    """What is measured."""
     parser.add_argument("--what", nargs="+", choices=list(CASES_BY_NAME), default=["neck"])
     parser.add_argument("--case", nargs="+", default=DEFAULT_CASES, metavar="BACKBONE:HxW")
     parser.add_argument("--batch", nargs="+", type=int)
@@ -58,6 +67,20 @@ def parse_args() -> Namespace:
         help="amp: autocast to bfloat16; on a GPU, float32 has TF32 in convolutions",
     )
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="only contestants with one of these in the name"
+    )
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="leave out contestants with one of these in the name",
+    )
+
+
+def add_measurement(parser: ArgumentParser) -> None:
+    """How it is measured."""
     parser.add_argument("--rounds", type=int, default=15, help="measured calls of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -70,21 +93,15 @@ def parse_args() -> Namespace:
         help="'cpu' for a busy machine; a GPU has its own",
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="TEXT", help="only contestants with one of these in the name"
-    )
-    parser.add_argument(
-        "--skip",
-        nargs="+",
-        default=[],
-        metavar="TEXT",
-        help="leave out contestants with one of these in the name",
-    )
-    parser.add_argument(
         "--quick",
         action="store_true",
         help="first case, nothing compiled or exported, 5 rounds; with --goals, tiny sizes and "
         "one layout",
     )
+
+
+def add_tables(parser: ArgumentParser) -> None:
+    """What is printed instead of a table for each case."""
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--goals",
@@ -105,8 +122,14 @@ def parse_args() -> Namespace:
     )
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="of --sweep")
     parser.add_argument("--channels", nargs="+", type=int, default=WIDTHS, help="of --sweep")
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmark"))
-    args = parser.parse_args()
+
+
+def completed(args: Namespace) -> Namespace:
+    """The arguments with what follows from others.
+
+    Raises:
+        ValueError: one is out of its range, or two do not go together.
+    """
     if args.quick:
         args.case, args.rounds = args.case[:1], min(args.rounds, 5)
         args.skip += ["compile", "max-autotune", "ONNX", "OpenVINO"]
@@ -227,7 +250,6 @@ def main() -> int | None:
 
 def run_measurements(machine: dict, args: Namespace) -> int | None:
     """The exit code."""
-    results = []
     if args.sweep:
         sizes = args.sizes, args.channels, args.batch
         return print_sweep(sweep(*sizes, args.mode, args.rounds, args.clock))
@@ -237,9 +259,9 @@ def run_measurements(machine: dict, args: Namespace) -> int | None:
             print(measure_recipe(name, args.rounds, args.clock), flush=True)
         return None
     if args.goals:
-        results = measure_goals(machine, args)
-        print(f"\n{goal_table(results)}")
+        print(f"\n{goal_table(measure_goals(machine, args))}")
         return None
+    results = []
     choices = product(args.case, args.batch, args.dtype, args.classes)
     options = [parse_case(*choice) | {"device": args.device} for choice in choices]
     for what, chosen in product(args.what, options):

@@ -108,39 +108,35 @@ class FPN(nn.Module):
         self.upsample_cfg = dict(upsample_cfg)
         self.fp16_enabled = False  # as mmdet's; autocast decides
         self.init_cfg, self.is_init = copy.deepcopy(init_cfg), False
-        check_choice("smooth", smooth, SMOOTH)
-        check_flag("top_down", top_down)
-        check_flag("laterals", laterals)
-        if not top_down and (smooth == "chained" or not laterals):
-            raise ValueError(
-                f"top_down=False with smooth={smooth!r}, laterals={laterals}: smooth='chained' and "
-                "laterals=False need the top-down path; change one of them"
-            )
+        _check_variant(smooth, top_down, laterals)
         self.smooth, self.top_down, self.laterals = smooth, top_down, laterals
         # Without laterals, only the sizes of the finer maps count.
         first_read = start_level if laterals else self.backbone_end_level - 1
         self._read_levels = slice(first_read, self.backbone_end_level)
-
-        used = self.in_channels[start_level : self.backbone_end_level]
-        layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.no_norm_on_lateral = check_flag("no_norm_on_lateral", no_norm_on_lateral)
-        on_lateral = layers | {"norm_cfg": None if no_norm_on_lateral else norm_cfg}
+        # The first num_smooth of fpn_convs smooth P2..P5, the others make P6, P7, ...
+        self.num_smooth = {"merged": self.num_levels, "chained": self.num_levels - 1, "none": 0}[
+            smooth
+        ]
+        self._make_convs(dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg))
+        init_convs(self, init_cfg)
+
+    def _make_convs(self, layers: dict[str, Any]) -> None:
+        """Laterals, 3x3 convolutions and those of extra levels, of these kinds of layers."""
+        used = self.in_channels[self.start_level : self.backbone_end_level]
+        on_lateral = layers | ({"norm_cfg": None} if self.no_norm_on_lateral else {})
         self.lateral_convs = nn.ModuleList(
             ConvNormAct(c, self.out_channels, 1, **on_lateral)
-            for c in (used if laterals else used[-1:])
+            for c in (used if self.laterals else used[-1:])
         )
-        # The first num_smooth of fpn_convs smooth P2..P5, the others make P6, P7, ...
-        num_smooth = {"merged": self.num_levels, "chained": self.num_levels - 1, "none": 0}[smooth]
-        self.num_smooth = num_smooth
         self.fpn_convs = nn.ModuleList(
             ConvNormAct(self.out_channels, self.out_channels, 3, **layers)
-            for _ in range(num_smooth)
+            for _ in range(self.num_smooth)
         )
         for i in range(self.num_outs - self.num_levels if self.add_extra_convs else 0):
             first_on_input = i == 0 and self.add_extra_convs == "on_input"
             c = used[-1] if first_on_input else self.out_channels
             self.fpn_convs.append(ConvNormAct(c, self.out_channels, 3, stride=2, **layers))
-        init_convs(self, init_cfg)
 
     def init_weights(self) -> None:
         """Draw the convolutions' weights again by ``init_cfg``, as mmengine does before training.
@@ -302,6 +298,17 @@ def _num_outs(num_outs: int | None, num_levels: int, ends_at_last: bool) -> int:
             "need the last map of the backbone; set end_level=-1"
         )
     return num_outs
+
+
+def _check_variant(smooth: str, top_down: bool, laterals: bool) -> None:
+    check_choice("smooth", smooth, SMOOTH)
+    check_flag("top_down", top_down)
+    check_flag("laterals", laterals)
+    if not top_down and (smooth == "chained" or not laterals):
+        raise ValueError(
+            f"top_down=False with smooth={smooth!r}, laterals={laterals}: smooth='chained' and "
+            "laterals=False need the top-down path; change one of them"
+        )
 
 
 def _without_scale_factor(upsample_cfg: Cfg) -> dict[str, Any]:

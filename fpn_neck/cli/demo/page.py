@@ -55,6 +55,7 @@ def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
 
 def build(answers: Answers) -> gradio.Blocks:
     """The page: a photo in; overlay, legend and files out."""
+    events = _Events(answers)
     with gradio.Blocks(
         title="fpn_neck", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)
     ) as page:
@@ -90,37 +91,49 @@ def build(answers: Answers) -> gradio.Blocks:
                     )
         shown = [picture, legend, labels, table]
 
-        def wanted(answer: Answer, kind: str) -> Answer:
-            return answer.merged() if kind == _NINE else answer
-
-        def predict(path: str | None, kind: str, opacity: float) -> list[Any]:
-            if path is None:
-                return [None, *_nothing()]
-            try:
-                answer = answers.of(Path(path))
-            except PhotoError as error:
-                raise gradio.Error(str(error), print_exception=False) from error
-            return [answer, *show(answer, kind, opacity)]
-
-        def show(answer: Answer | None, kind: str, opacity: float) -> list[Any]:
-            if answer is None:
-                return _nothing()
-            answer = wanted(answer, kind)
-            return [answer.picture(opacity), answer.legend(), *map(_button, answers.save(answer))]
-
-        def paint(answer: Answer | None, kind: str, opacity: float) -> Any:
-            return answer and wanted(answer, kind).picture(opacity)
-
-        photo.change(predict, [photo, kind, opacity], [state, *shown])
-        kind.change(show, [state, kind, opacity], shown)
+        photo.change(events.predict, [photo, kind, opacity], [state, *shown])
+        kind.change(events.show, [state, kind, opacity], shown)
         opacity.change(
-            paint,
+            events.paint,
             [state, kind, opacity],
             picture,
             trigger_mode="always_last",
             show_progress="hidden",
         )
     return page
+
+
+class _Events:
+    """What the page does when a person changes something on it."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+
+    def predict(self, path: str | None, kind: str, opacity: float) -> list[Any]:
+        """A new photo, or none."""
+        if path is None:
+            return [None, *_nothing()]
+        try:
+            answer = self.answers.of(Path(path))
+        except PhotoError as error:
+            raise gradio.Error(str(error), print_exception=False) from error
+        return [answer, *self.show(answer, kind, opacity)]
+
+    def show(self, answer: Answer | None, kind: str, opacity: float) -> list[Any]:
+        """Picture, legend and files."""
+        if answer is None:
+            return _nothing()
+        answer = _of_kind(answer, kind)
+        files = map(_button, self.answers.save(answer))
+        return [answer.picture(opacity), answer.legend(), *files]
+
+    def paint(self, answer: Answer | None, kind: str, opacity: float) -> Any:
+        """Only the picture."""
+        return answer and _of_kind(answer, kind).picture(opacity)
+
+
+def _of_kind(answer: Answer, kind: str) -> Answer:
+    return answer.merged() if kind == _NINE else answer
 
 
 def _nothing() -> list[Any]:
