@@ -123,7 +123,7 @@ def train(cfg: Config, folder: Path) -> None:
 
 
 def seconds_per_iteration(cfg: Config, folder: Path) -> float:
-    """Of a short training, which is neither validated nor saved, so that it begins anew."""
+    """Of a short training, which is neither validated nor saved: the next one is timed too."""
     cfg = Config(cfg.to_dict())
     cfg.train_cfg.update(max_iters=TIMED, val_interval=TIMED, val_begin=TIMED + 1)
     cfg.default_hooks.logger.interval = TIMED

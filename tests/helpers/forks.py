@@ -32,17 +32,16 @@ def can_fork() -> bool:
 
 
 class Forks:
-    """The client. Its methods run one tool at a time.
+    """That process, as others use it: it runs one tool at a time.
 
     Args:
         env: the environment of all tools.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self.env = dict(env)
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env=self.env,
+            env=dict(env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -81,7 +81,7 @@ def tool_environment(shapes_root):
 
 @pytest.fixture(scope="session")
 def run_words(tool_environment, tmp_path_factory):
-    """Run ``python WORDS``, for `Forks`; where a fork is no process of its own, without it."""
+    """Run ``python WORDS`` by `Forks`, or by a new interpreter where `can_fork` is false."""
     forks = Forks(tool_environment) if can_fork() else None
 
     def run(*words, cwd: Path) -> subprocess.CompletedProcess:

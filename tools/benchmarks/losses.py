@@ -87,6 +87,6 @@ def _dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     one_hot = F.one_hot(truth.where(truth != IGNORE, 0), logits.shape[1])
     one_hot = one_hot.movedim(-1, 1).float() * valid
     both, predicted, labelled = (x.sum((0, 2, 3)) for x in (p * one_hot, p, one_hot))
-    present = labelled > 0
-    losses = 1 - (2 * both + 1e-3) / (predicted + labelled + 1e-3)
+    present, eps = labelled > 0, 1e-3
+    losses = 1 - (2 * both + eps) / (predicted + labelled + eps)
     return (losses * present).sum() / present.sum()
