@@ -17,7 +17,7 @@ from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.utils.command_line import command_parser, stdout_for_programs
-from fpn_neck.utils.files import check_folder, write_whole
+from fpn_neck.utils.files import check_file, write_whole
 from fpn_neck.utils.progress import with_progress
 from fpn_neck.utils.values import check_whole
 
@@ -127,16 +127,14 @@ def require_writable(path: Path) -> None:
     Raises:
         ValueError: nothing can be written to ``path``.
     """
-    if path.is_dir():
-        raise ValueError(f"--json {path} is a folder: give a file")
-    if not is_replaced(path):
+    if not is_replaced(path) and not path.is_dir():
         if not os.access(path, os.W_OK):
             raise ValueError(f"--json {path} can't be written: give another file")
         return
     try:
-        check_folder(Path(os.path.realpath(path)).parent)
+        check_file(Path(os.path.realpath(path)))
     except OSError as error:
-        raise ValueError(f"--json {path} can't be written ({error}): give another") from error
+        raise ValueError(f"--json: {error}") from error
 
 
 def write_report(path: Path, text: str) -> None:

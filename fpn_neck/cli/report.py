@@ -8,7 +8,6 @@ test_dataloader, and they are inside the page.
 from __future__ import annotations
 
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 from fpn_neck.mm.before_run import refusals
@@ -22,7 +21,7 @@ from fpn_neck.mm.prepare import build_runner, prepare_testing
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.utils.command_line import command_parser
-from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.files import check_file, write_text
 
 
 def parse_args() -> Namespace:
@@ -69,6 +68,8 @@ def main() -> None:
         raise ValueError(f"--photos {args.photos}: must be 0 or more")
     config = args.config or find_config(args.work_dir)
     checkpoint = args.checkpoint or find_checkpoint(args.work_dir)
+    out = args.out or args.work_dir / "report.html"
+    check_file(out)
     read_urls_safely()
     cfg = prepare_testing(
         Namespace(
@@ -101,6 +102,5 @@ def main() -> None:
     page = report_page(
         found, read_scalars(args.work_dir), Path(config).stem, Path(checkpoint).name, count
     )
-    out = args.out or args.work_dir / "report.html"
-    write_whole(out, partial(Path.write_text, data=page, encoding="utf-8"))
+    write_text(out, page)
     print(out)

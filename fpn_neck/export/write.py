@@ -19,7 +19,7 @@ from fpn_neck.export.graphs import Exportable
 from fpn_neck.export.metadata import KEY
 from fpn_neck.export.parity import Parity, Run, compare, picture
 from fpn_neck.export.runtime import open_session
-from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.files import check_file, write_whole
 
 OPSET = 17
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
@@ -55,6 +55,7 @@ def export(
             "torch-export takes no detectors: the number of boxes depends on the data (NonZero, "
             "NonMaxSuppression); choose onnx or openvino, or export the feature maps"
         )
+    check_file(path)
     write = {"onnx": _write_onnx, "openvino": _write_openvino, "torch-export": _write_program}
     with TemporaryDirectory() as folder:
         whole = Path(folder) / f"model{path.suffix}"

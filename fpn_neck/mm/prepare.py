@@ -20,6 +20,7 @@ from fpn_neck.mm.distributed.launch import adapt_to_launcher, use_device
 from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.training.install_hooks import install_hooks
 from fpn_neck.mm.training.report_hooks import SummaryHook
+from fpn_neck.utils.files import check_file, check_folder
 
 _VALUES = 256  # of mmseg's label PNGs
 
@@ -214,10 +215,12 @@ def _add_output(cfg: Config, out: str) -> None:
     require(cfg, "test_evaluator")
     evaluators = _evaluators(cfg, "test_evaluator")
     if framework(cfg) == "mmseg":
+        check_folder(Path(out))
         evaluators[0]["output_dir"] = out
     elif not out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out {out}: mmdet's predictions go into a .pkl file")
     else:
+        check_file(Path(out))
         evaluators.append(ConfigDict(type="DumpDetResults", out_file_path=out))
     cfg.test_evaluator = evaluators
 

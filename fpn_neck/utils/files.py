@@ -37,6 +37,10 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
         os.replace(temporary, path)
         if sync:
             _sync(path.parent)
+    except OSError as e:
+        if e.filename != str(temporary):
+            raise
+        raise type(e)(e.errno, e.strerror, str(path)) from e  # the user knows this name
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,6 +62,17 @@ def check_folder(path: Path) -> None:
             pass
     except OSError as e:
         raise OSError(f"{path}: nothing can be written there ({e.strerror})") from e
+
+
+def check_file(path: Path) -> None:
+    """Check that a file can be written, before the work whose result it will hold.
+
+    Raises:
+        OSError: it cannot; names the file or its folder, and the reason.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    check_folder(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from glob import glob, has_magic
 from itertools import chain, count
 from pathlib import Path
@@ -21,7 +22,7 @@ class Found(NamedTuple):
     left_out: Counter[str]
 
 
-def find_photos(arguments: list[str], outputs: list[Path]) -> Found:
+def find_photos(arguments: list[str], is_output: Callable[[Path], bool]) -> Found:
     """The files of all arguments, in their order.
 
     A file that is named is taken, whatever its suffix. A folder gives the photos in it and in its
@@ -29,25 +30,24 @@ def find_photos(arguments: list[str], outputs: list[Path]) -> Found:
 
     Args:
         arguments: files, folders and globs.
-        outputs: files and folders of earlier results, which folders and globs do not give.
+        is_output: whether a file is a result; folders and globs do not give these.
 
     Raises:
         ValueError: an argument matches nothing.
     """
-    own = [path.resolve() for path in outputs]
     photos: dict[Path, None] = {}
     others: dict[Path, str] = {}
     for argument in arguments:
         path, left_out = Path(argument), {}
         if path.is_dir():
-            files = _without(own, sorted(f for f in path.rglob("*") if _can_be_read(f)))
+            files = sorted(f for f in path.rglob("*") if _can_be_read(f) and not is_output(f))
             left_out = {f: kind for f in files if (kind := _left_out(f.relative_to(path)))}
             files = [f for f in files if f not in left_out]
         elif path.exists():  # an existing name is not a pattern, even with brackets in it
             files = [path] if path.is_file() else []
         else:
             matches = sorted(map(Path, glob(argument, recursive=True)))
-            files = _without(own, [f for f in matches if _can_be_read(f)])
+            files = [f for f in matches if _can_be_read(f) and not is_output(f)]
         if not files and not path.exists() and not has_magic(argument):
             raise ValueError(f"{argument}: no such file; give files, folders or globs")
         if not files:
@@ -61,10 +61,6 @@ def find_photos(arguments: list[str], outputs: list[Path]) -> Found:
 
 def _can_be_read(path: Path) -> bool:
     return path.is_file() or not path.exists()  # not folders, not pipes; a broken link is reported
-
-
-def _without(own: list[Path], files: list[Path]) -> list[Path]:
-    return [f for f in files if not any(f.resolve().is_relative_to(path) for path in own)]
 
 
 def _left_out(path: Path) -> str:

@@ -141,6 +141,33 @@ def test_the_page_names_no_other_machine_and_its_uploads_go(model, photo, tmp_pa
     assert not folder.exists()
 
 
+def test_ctrl_c_ends_it_with_130(model):
+    with page_of(model) as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--host", "300.1.1.1", ["--host 300.1.1.1", "127.0.0.1"]),
+        ("--host", "192.0.2.1", ["--host 192.0.2.1", "127.0.0.1"]),  # no machine has it
+        ("--port", None, ["in use", "give another port"]),
+    ],
+)
+def test_a_host_or_port_that_cannot_be_used(
+    run_words, assert_refused, model, tmp_path, option, value, words
+):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = other.getsockname()[1]
+        port = free_port() if value else used
+        given = ["--port", port, *([option, value] if value else [])]
+        done = run_words("-m", "fpn_neck", "demo", model, *given, cwd=tmp_path)
+        assert_refused(done, *words)
+
+
 @pytest.fixture
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

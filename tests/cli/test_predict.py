@@ -121,7 +121,46 @@ def test_a_second_run_replaces_the_first(predict, tmp_path):
     assert np.asarray(Image.open(out / "labels/a.png")).shape == (50, 60)
 
 
+def test_a_run_in_which_every_photo_fails_leaves_no_old_tables(predict, tmp_path):
+    photo = make_photo(tmp_path / "a.png", (40, 30))
+    predict(photo, "--coco")
+    assert (tmp_path / "out/coco/segm.json").exists()
+    photo.write_bytes(b"no picture")
+    done, out = predict(photo)
+    assert done.returncode == 1
+    document = json.loads((out / "results.json").read_text())
+    assert document["photos"] == []
+    assert [one["photo"] for one in document["failed"]] == [str(photo)]
+    assert json.loads((out / "photos.json").read_text()) == {}
+    assert not list((out / "coco").iterdir())
+
+
+def test_a_folder_of_results_may_end_like_a_model(call_tool, tmp_path):
+    photo, out = make_photo(tmp_path / "a.png"), tmp_path / "res.onnx"
+    done = call_tool("predict", photo, "--out", out, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert files_of(out) == outputs("a")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--opacity", 2), ("--score-thr", 7)])
+def test_a_share_above_1_is_refused(predict, assert_refused, tmp_path, option, value):
+    done, out = predict(make_photo(tmp_path / "a.png"), option, value)
+    assert_refused(done, option, "expected 0 to 1")
+    assert not out.exists()
+
+
 # ------------------------------------------------------------------------------- which photos
+
+
+@pytest.mark.parametrize("given", ["", "**/*.png"])
+def test_the_results_of_an_earlier_run_are_no_photos(predict, tmp_path, given):
+    folder = tmp_path / "photos"
+    make_photo(folder / "a.png")
+    assert predict(folder / given)[0].returncode == 0
+    (tmp_path / "out").rename(folder / "first")
+    done, out = predict(folder / given)
+    assert "1 of 1 photos" in done.stdout, done.stderr
+    assert files_of(out) == outputs("a")
 
 
 def test_files_folders_and_globs_each_photo_once(predict, photos):

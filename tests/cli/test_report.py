@@ -3,7 +3,14 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
+
+for _package in ("mmseg", "jinja2", "matplotlib"):
+    pytest.importorskip(_package)
+
+from fpn_neck.mm.seg.evaluation_hook import EvaluationHook  # noqa: E402
+from fpn_neck.mm.seg.report_page import confusion_shares  # noqa: E402
 
 
 @pytest.fixture
@@ -42,3 +49,18 @@ def test_what_is_missing_is_named(call_tool, assert_refused, work_dir, change, w
     change(work_dir)
     (work_dir / "last_checkpoint").unlink(missing_ok=True)
     assert_refused(call_tool("report", work_dir), *words)
+
+
+def test_where_nothing_can_be_written_is_said_at_once(call_tool, assert_refused, work_dir):
+    assert_refused(call_tool("report", work_dir, "--out", work_dir), "is a folder")
+    file = next(work_dir.glob("*.py"))
+    assert_refused(call_tool("report", work_dir, "--out", file / "a.html"), f"{file}: nothing")
+    assert not (work_dir / "report").exists()  # no test run was begun
+
+
+def test_the_confusion_matrix_has_the_labels_that_are_only_predicted():
+    found = EvaluationHook(0)
+    found.confusion = np.array([[2, 1, 0, 1], [0, 0, 0, 0], [0, 3, 6, 3], [0, 0, 0, 0]])
+    rows, columns, shares = confusion_shares(found)
+    assert (rows, columns) == ([2, 0], [2, 0, 1, 3])
+    assert shares.tolist() == [[0.5, 0, 0.25, 0.25], [0, 0.5, 0.25, 0.25]]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fpn_neck.utils.files import check_folder, remove_leftovers, write_whole
+from fpn_neck.utils.files import check_file, check_folder, remove_leftovers, write_whole
 
 
 def test_writes_into_a_new_folder(tmp_path):
@@ -22,6 +22,28 @@ def test_the_writer_gets_a_hidden_neighbour_that_no_pattern_finds(tmp_path):
     write_whole(path, lambda p: (given.append(p), p.touch(), found.extend(tmp_path.rglob("*.pth"))))
     assert given[0].parent == tmp_path  # a rename is atomic only on one file system
     assert given[0].name.startswith(".") and not found
+
+
+def test_an_error_names_the_file_that_the_user_named(tmp_path):
+    path = tmp_path / "there"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_whole(path, lambda p: p.write_text("new"))
+    assert str(path) in str(caught.value)
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(path / "a.txt", lambda p: p.read_text())
+    assert str(path / "a.txt") in str(caught.value)
+    assert "part" not in str(caught.value)
+
+
+def test_a_file_is_checked_before_the_work(tmp_path):
+    check_file(tmp_path / "new/a.txt")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+        check_file(tmp_path)
+    (tmp_path / "text").touch()
+    with pytest.raises(OSError, match="text: nothing can be written there"):
+        check_file(tmp_path / "text/a.txt")
 
 
 def test_replaces_the_old_file(tmp_path):

@@ -4,13 +4,15 @@ The page takes a photo and shows what the model sees in it: the overlay, the sha
 the labels as a PNG and everything as JSON to download. MODEL is a checkpoint of training, or a
 folder of Segmenter.save_pretrained; the default is the model of clothing photos that comes with the
 package. Photos stay on this machine: the page needs no network, and what was uploaded is deleted
-after ten minutes, and when the command ends.
+after ten to twenty minutes, and when the command ends.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import sys
 import tempfile
 from argparse import Namespace
@@ -40,6 +42,22 @@ def parse_args() -> Namespace:
     return parser.parse_args()
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError: the page can't be served there; says whether it is the host or the port."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise ValueError(f"--port {port}: {error.strerror}; give another port") from error
+        raise ValueError(
+            f"--host {host}: {error.strerror}; give an address or a name of this machine, such as "
+            "127.0.0.1, or 0.0.0.0 for all"
+        ) from error
+
+
 def main() -> None:
     args = parse_args()
     check_whole("--megapixels", args.megapixels, 1)
@@ -47,6 +65,7 @@ def main() -> None:
     check_whole("--port", args.port, 1, 65535)
     if not find_spec("gradio"):
         raise ImportError("the page needs the package gradio: pip install 'fpn_neck[demo]'")
+    check_address(args.host, args.port)
     from fpn_neck.mm.predict.load import load
 
     segmenter = load(args.model, args.config, args.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fpn_neck.cli.demo.answer import Answer, Answers
 from fpn_neck.utils.photos import PhotoError
 from fpn_neck.utils.pictures import OPACITY
 
-_KEPT = 600  # s: uploaded photos and written files are deleted after it
+_KEPT = 600  # s: older photos and files are deleted, every so many seconds
 _ALL, _NINE = "59 classes", "nine classes"
 _STYLE = """
 #overlay img {max-height: 75vh; object-fit: contain}
@@ -29,17 +30,13 @@ _FONTS: dict[str, list[str]] = {
 
 
 def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
-    """Serve the page until Ctrl-C.
-
-    Raises:
-        OSError: the port is in use.
-    """
+    """Serve the page until Ctrl-C."""
     page = build(answers)
     page.launch(
         server_name=host,
         server_port=port,
         share=False,
-        max_file_size=f"{megabytes}mb",
+        max_file_size=megabytes * 10**6,
         theme=gradio.themes.Default(**_FONTS),
         css=_STYLE,
         footer_links=[],
@@ -50,7 +47,10 @@ def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
         prevent_thread_lock=True,
     )
     print(f"http://{host}:{port}", flush=True)
-    page.block_thread()
+    try:
+        threading.Event().wait()
+    finally:
+        page.close()
 
 
 def build(answers: Answers) -> gradio.Blocks:

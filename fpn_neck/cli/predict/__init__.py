@@ -7,11 +7,13 @@ torch.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 
 def main() -> int:
     """The verb, for the kind of model that is named."""
-    if any(word.endswith(".onnx") for word in sys.argv[1:]):
+    words = [word for before, word in pairwise(sys.argv) if before != "--out"]
+    if any(word.endswith(".onnx") and not word.startswith("--out=") for word in words):
         from fpn_neck.cli.predict import exported  # what `trained` imports loads torch
 
         return exported.main()

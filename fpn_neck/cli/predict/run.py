@@ -12,7 +12,7 @@ from fpn_neck.utils.photo_files import Found, find_photos, left_out_text, output
 from fpn_neck.utils.pictures import OPACITY
 from fpn_neck.utils.progress import with_progress
 from fpn_neck.utils.results.arrays import SCORE_THR
-from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder
+from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder, is_result
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import cause, one_line
@@ -90,11 +90,11 @@ def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int 
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
         args.out = _OUT
-    if not 0 <= args.opacity <= 1:
-        raise ValueError(f"--opacity {args.opacity}: expected 0 to 1")
+    for name, value in (("--opacity", args.opacity), ("--score-thr", args.score_thr)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} {value}: expected 0 to 1")
     with stdout_for_programs(args.json):
-        outputs = ResultsFolder.outputs(args.out) if args.out else []
-        found = find_photos(args.images, outputs)
+        found = find_photos(args.images, lambda file: is_result(file, args.out))
         predictor = load_predictor()
         results = ResultsFolder(
             args.out,

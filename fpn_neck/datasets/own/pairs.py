@@ -30,7 +30,9 @@ def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
             raise ValueError(f"{name}={str(folder)!r}: no such folder")
     if images == masks:
         raise ValueError(f"images and masks are both {images}; put the masks into their own folder")
-    photos = _by_name(find_photos([str(images)], [masks]).photos, images)
+    own = masks.resolve()
+    found = find_photos([str(images)], lambda file: file.resolve().is_relative_to(own))
+    photos = _by_name(found.photos, images)
     files = _by_name(_masks_in(masks), masks)
     if len(photos) < 2:
         raise ValueError(

@@ -22,7 +22,7 @@ from fpn_neck.mm.det.config_proposals import photos_of, unfiltered_dataset
 from fpn_neck.mm.det.predictor import load_rpn
 from fpn_neck.mm.det.proposals_file import Proposals, check_photos, check_proposals, photo_key
 from fpn_neck.mm.photos import without_annotations
-from fpn_neck.utils.files import write_whole
+from fpn_neck.utils.files import check_file, write_whole
 from fpn_neck.utils.progress import Track
 from fpn_neck.utils.walk import data_sets
 
@@ -57,9 +57,7 @@ def make_proposals(
     """
     if out.suffix not in (".pkl", ".pickle"):
         raise ValueError(f"{out}: proposals are written as a pickle, name it .pkl")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file")
-    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the whole run
+    check_file(out)
     model = load_rpn(cfg, checkpoint, device)
     dataset = _photo_dataset(cfg, split)
     photos = photos_of(dataset)

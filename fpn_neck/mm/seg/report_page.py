@@ -57,7 +57,8 @@ instead, with their share.</p>
 <td>{{ "%.1f" | format(row.recall) }}</td><td class="text">{{ row.confused }}</td></tr>{% endfor %}
 </table></div>
 <h2>Confusion matrix</h2>
-<p>Share of the pixels of the true label (row) that got each label (column).</p>
+<p>Share of the pixels of the true label (row) that got each label (column). Labels that occur only
+in predictions are the last columns.</p>
 <div class="wide"><img src="{{ confusion }}" alt="confusion matrix"></div>
 {% for heading, results in pictures.items() %}<h2>{{ heading }}</h2>
 {% for caption, image in results %}<figure>
@@ -123,16 +124,28 @@ def _curves(series: Series) -> str:
     return _data_url(file.getvalue(), "png")
 
 
+def confusion_shares(found: EvaluationHook) -> tuple[list[int], list[int], np.ndarray]:
+    """(true labels, predicted labels, shares); the most frequent label first.
+
+    Rows are the labels that occur; each row's sum is 1. Columns are the same labels, then those
+    that occur only in predictions.
+    """
+    pixels, predicted = found.confusion.sum(1), found.confusion.sum(0)
+    rows = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
+    others = [int(i) for i in np.argsort(-predicted, kind="stable") if predicted[i]]
+    columns = rows + [i for i in others if not pixels[i]]
+    return rows, columns, found.confusion[np.ix_(rows, columns)] / pixels[rows][:, None]
+
+
 def _confusion(found: EvaluationHook) -> str:
-    pixels = found.confusion.sum(1)
-    order = [i for i in np.argsort(-pixels, kind="stable") if pixels[i]]
-    shares = found.confusion[np.ix_(order, order)] / pixels[order][:, None]
-    names, side = [found.classes[i] for i in order], 2.5 + 0.17 * len(order)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    rows, columns, shares = confusion_shares(found)
+    size = 2.5 + 0.17 * len(columns), 2.5 + 0.17 * len(rows)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    names = [[found.classes[i] for i in labels] for labels in (columns, rows)]
+    axes.set_xticks(range(len(columns)), names[0], rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), names[1], fontsize=7)
     axes.set(xlabel="prediction", ylabel="truth")
     file = io.BytesIO()
     figure.savefig(file, dpi=120, format="png")

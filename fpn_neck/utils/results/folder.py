@@ -18,8 +18,13 @@ from fpn_neck.utils.results.drawing import draw
 from fpn_neck.utils.results.plain import SCHEMA, plain
 
 OVERLAYS = ("side-by-side", "alone", "none")
-_FOLDERS = ("labels", "overlays", "panoptic", "coco")
-_TABLES = ("photos.json", "detections.json", "results.json")
+_PICTURES = ("labels", "overlays", "panoptic")
+_TABLES = (
+    "photos.json",
+    "results.json",
+    "detections.json",
+    *(f"coco/{kind}.json" for kind in ("bbox", "segm", "panoptic", "instances")),
+)
 
 
 class ResultsFolder:
@@ -64,11 +69,6 @@ class ResultsFolder:
         if folder is not None:
             check_folder(folder)
 
-    @staticmethod
-    def outputs(folder: Path) -> list[Path]:
-        """What it may write there, and what is no photo therefore."""
-        return [folder / name for name in (*_FOLDERS, *_TABLES)]
-
     def add(self, result: Arrays, name: str) -> None:
         """Write a result's pictures, and keep its numbers for the tables.
 
@@ -95,26 +95,29 @@ class ResultsFolder:
         }
 
     def finish(self, failed: Mapping[str, str] | None = None) -> None:
-        """Write the tables.
+        """Write the tables; those of an earlier run, which this one has not, are removed.
 
         Args:
             failed: {photo: error}, for ``results.json``.
         """
         if self._folder is None:
             return
+        tables = self._tables(failed)
+        for name, content in tables.items():
+            write_text(self._folder / name, json.dumps(content))
+        for name in set(_TABLES) - set(tables):  # of another model, or without --coco now
+            (self._folder / name).unlink(missing_ok=True)
+
+    def _tables(self, failed: Mapping[str, str] | None) -> dict[str, Any]:
+        """{file: content}"""
+        tables: dict[str, Any] = {"photos.json": self.names, "results.json": self.document(failed)}
         found = [one for one in self._photos if "objects" in one or "segments" in one]
-        tables: dict[str, Any] = {
-            "photos.json": self.names,
-            "detections.json": {one["photo"]: _detections(one) for one in found},
-        }
+        if found:
+            tables["detections.json"] = {one["photo"]: _detections(one) for one in found}
         if self._ids and self._coco:
             tables |= {f"coco/{kind}.json": content for kind, content in self._coco.items()}
             tables["coco/instances.json"] = self._ids.as_dataset()
-        for name, content in tables.items():
-            if content:
-                write_text(self._folder / name, json.dumps(content))
-        if self._photos:
-            write_text(self._folder / "results.json", json.dumps(self.document(failed)))
+        return tables
 
     def _write_pictures(self, folder: Path, result: Arrays, name: str) -> dict[str, str]:
         """{kind: file}; a file is named from the folder on."""
@@ -155,6 +158,20 @@ class ResultsFolder:
             self._coco.setdefault("bbox", []).extend(boxes)
         if result.masks is not None or result.labels is not None:
             self._coco.setdefault("segm", []).extend(found)
+
+
+def is_result(path: Path, out: Path | None = None) -> bool:
+    """Whether a file is a `ResultsFolder`'s, so that it is no photo.
+
+    Args:
+        path: an existing file.
+        out: a folder whose results may be incomplete. Another folder is known by its tables.
+    """
+    parent = path.resolve().parent
+    folder = parent.parent if parent.name in (*_PICTURES, "coco") else parent
+    inside = parent != folder or path.name in _TABLES
+    is_known = all((folder / name).is_file() for name in ("photos.json", "results.json"))
+    return inside and (is_known or out is not None and folder == out.resolve())
 
 
 def _save(picture: Image.Image, path: Path) -> None:

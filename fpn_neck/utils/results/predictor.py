@@ -13,6 +13,7 @@ from PIL import Image
 
 from fpn_neck.utils.photo_files import find_photos
 from fpn_neck.utils.photos import highest_value, rgb_pixels
+from fpn_neck.utils.results.folder import is_result
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.values import check_whole
 
@@ -79,7 +80,7 @@ def _is_folder(photo: Any) -> bool:
 
 def _photos(given: Any) -> list[Photo]:
     if _is_folder(given):
-        return list(find_photos([str(given)], []).photos)
+        return list(find_photos([str(given)], is_result).photos)
     if isinstance(given, (str, Path)):
         if not Path(given).exists():
             raise FileNotFoundError(f"photo {given}: no such file or folder")
