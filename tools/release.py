@@ -31,8 +31,8 @@ from PIL import Image  # noqa: E402
 import fpn_neck  # noqa: E402
 from fpn_neck.datasets.clothing import layout as clothing  # noqa: E402
 from fpn_neck.mm.config.in_checkpoint import read_trained  # noqa: E402
-from fpn_neck.mm.seg.evaluation_hook import confusion_of, iou_of  # noqa: E402
 from fpn_neck.mm.seg.pretrained import to_segmenter  # noqa: E402
+from fpn_neck.mm.seg.report.confusion import Confusion  # noqa: E402
 from fpn_neck.models.pretrained import WEIGHTS  # noqa: E402
 from fpn_neck.utils.command_line import run_tool  # noqa: E402
 from fpn_neck.utils.files import write_text, write_whole  # noqa: E402
@@ -74,56 +74,48 @@ class Evaluation:
     """Labels of photos against the truth.
 
     Attributes:
-        confusion: pixels of (true label, predicted label), int64 (59, 59).
-        holding: photos whose truth holds the label, int64 (59,).
+        confusion: of all photos.
         scores: mean IoU of each photo over the labels in its truth.
     """
 
     def __init__(self) -> None:
-        count = len(clothing.CLASSES)
-        self.confusion = np.zeros((count, count), np.int64)
-        self.holding = np.zeros(count, np.int64)
+        self.confusion = Confusion(len(clothing.CLASSES))
         self.scores: list[float] = []
 
     def add(self, truth: np.ndarray, labels: np.ndarray) -> None:
         """A photo's labels, (H, W) each."""
-        matrix = confusion_of(truth.astype(np.int64), labels.astype(np.int64), len(self.confusion))
-        occurs = matrix.sum(1) > 0
-        self.confusion += matrix
-        self.holding += occurs
-        self.scores.append(float(iou_of(matrix)[occurs].mean()))
+        found = Confusion.of(truth, labels, len(clothing.CLASSES))
+        self.confusion.add(found)
+        self.scores.append(found.mean_iou)
 
     def metrics(self) -> dict[str, float]:
         """IoU and accuracy, 0 to 1; means over the labels that occur in the truth."""
-        nine = np.eye(len(clothing.SUPER_CLASSES), dtype=np.int64)[list(clothing.SUPER_OF)]
-        merged = nine.T @ self.confusion @ nine
+        merged = self.confusion.merged(clothing.SUPER_OF)
         return {
             **_means("", self.confusion),
             **_means("nine/", merged),
-            "labels": int((self.holding > 0).sum()),
+            "labels": int(self.confusion.occurs.sum()),
             "photos": len(self.scores),
         }
 
     def by_label(self) -> list[dict[str, Any]]:
         """A row for each label that occurs, the most frequent one first."""
-        pixels, iou = self.confusion.sum(1), iou_of(self.confusion)
+        pixels, iou = self.confusion.pixels.sum(1), self.confusion.iou
         return [
             {
                 "label": clothing.CLASSES[i],
                 "pixels": round(float(pixels[i] / pixels.sum()), 5),
-                "photos": int(self.holding[i]),
+                "photos": int(self.confusion.photos[i]),
                 "iou": round(float(iou[i]), 4),
             }
-            for i in np.argsort(-pixels, kind="stable")
-            if pixels[i]
+            for i in self.confusion.by_frequency()
         ]
 
 
-def _means(prefix: str, confusion: np.ndarray) -> dict[str, float]:
-    occurs = confusion.sum(1) > 0
+def _means(prefix: str, confusion: Confusion) -> dict[str, float]:
     return {
-        f"{prefix}mIoU": round(float(iou_of(confusion)[occurs].mean()), 4),
-        f"{prefix}accuracy": round(float(confusion.trace() / confusion.sum()), 4),
+        f"{prefix}mIoU": round(confusion.mean_iou, 4),
+        f"{prefix}accuracy": round(confusion.accuracy, 4),
     }
 
 

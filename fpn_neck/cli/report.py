@@ -86,8 +86,8 @@ def main() -> None:
     )
     if framework(cfg) != "mmseg":
         raise ValueError(f"{config}: default_scope must be mmseg: a report is about a segmenter")
-    from fpn_neck.mm.seg.evaluation_hook import EvaluationHook
-    from fpn_neck.mm.seg.report_page import report_page
+    from fpn_neck.mm.seg.report.evaluation_hook import EvaluationHook
+    from fpn_neck.mm.seg.report.page import report_page
 
     refusals(cfg, config, "test", files=False)
     found = EvaluationHook(args.photos)

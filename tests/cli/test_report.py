@@ -9,8 +9,8 @@ import pytest
 for _package in ("mmseg", "jinja2", "matplotlib"):
     pytest.importorskip(_package)
 
-from fpn_neck.mm.seg.evaluation_hook import EvaluationHook  # noqa: E402
-from fpn_neck.mm.seg.report_page import confusion_shares  # noqa: E402
+from fpn_neck.mm.seg.report.confusion import Confusion  # noqa: E402
+from fpn_neck.mm.seg.report.page import confusion_shares  # noqa: E402
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_where_nothing_can_be_written_is_said_at_once(call_tool, assert_refused,
 
 
 def test_the_confusion_matrix_has_the_labels_that_are_only_predicted():
-    found = EvaluationHook(0)
-    found.confusion = np.array([[2, 1, 0, 1], [0, 0, 0, 0], [0, 3, 6, 3], [0, 0, 0, 0]])
+    found = Confusion(4)
+    found.pixels = np.array([[2, 1, 0, 1], [0, 0, 0, 0], [0, 3, 6, 3], [0, 0, 0, 0]])
     rows, columns, shares = confusion_shares(found)
     assert (rows, columns) == ([2, 0], [2, 0, 1, 3])
     assert shares.tolist() == [[0.5, 0, 0.25, 0.25], [0, 0.5, 0.25, 0.25]]

@@ -11,8 +11,9 @@ pytest.importorskip("mmseg")
 from mmcv.transforms import Compose, LoadImageFromFile  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from fpn_neck.mm.seg.evaluation_hook import EvaluationHook, confusion_of, iou_of  # noqa: E402
-from fpn_neck.mm.seg.report_page import label_rows  # noqa: E402
+from fpn_neck.mm.seg.report.confusion import Confusion  # noqa: E402
+from fpn_neck.mm.seg.report.evaluation_hook import EvaluationHook  # noqa: E402
+from fpn_neck.mm.seg.report.page import label_rows  # noqa: E402
 
 CLASSES = ("wall", "chair", "<lamp>", "vase")
 IGNORED = 255
@@ -66,13 +67,12 @@ def test_best_and_worst_photos_are_kept_in_order(tmp_path, pairs):
 def test_rows_are_sorted_by_frequency_and_have_the_iou_of_the_matrix():
     truth = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 2, IGNORED]])
     prediction = np.array([[0, 0, 0, 1, 2, 1, 1, 0, 0, 3]])
-    hook = EvaluationHook(0)
-    hook.classes, hook.confusion = CLASSES, confusion_of(truth, prediction, 4)
-    hook.holding = np.array([1, 1, 1, 0])
-    rows = label_rows(hook)
+    found = Confusion.of(truth, prediction, 4)
+    rows = label_rows(found, CLASSES)
     assert [row["name"] for row in rows] == ["wall", "chair", "<lamp>"]  # no vase in the truth
     assert [row["iou"] for row in rows] == pytest.approx([100 * 3 / 7, 50, 0])
     assert [row["recall"] for row in rows] == pytest.approx([60, 200 / 3, 0])
     assert [row["share"] for row in rows] == pytest.approx([500 / 9, 300 / 9, 100 / 9])
+    assert [row["photos"] for row in rows] == [1, 1, 1]
     assert rows[0]["confused"] == "chair 20 %, <lamp> 20 %"
-    assert np.isnan(iou_of(hook.confusion)[3])
+    assert np.isnan(found.iou[3])

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from fpn_neck.mm.photos import picture_in
+from fpn_neck.mm.seg.report.confusion import Confusion
 
 
 class PhotoResult(NamedTuple):
@@ -39,8 +40,7 @@ class EvaluationHook(Hook):
         keep: how many photos of each kind.
 
     Attributes:
-        confusion: pixels of (true label, predicted label), int64 (K, K).
-        holding: photos whose truth holds the label, int64 (K,).
+        confusion: of all photos.
         best, worst: at most ``keep`` photos each, the most extreme one first.
         metrics: what the run's metrics say.
     """
@@ -55,9 +55,7 @@ class EvaluationHook(Hook):
         dataset = runner.test_loop.dataloader.dataset
         self.classes: Sequence[str] = dataset.metainfo["classes"]
         self.palette: Sequence[Sequence[int]] = dataset.metainfo["palette"]
-        count = len(self.classes)
-        self.confusion = np.zeros((count, count), np.int64)
-        self.holding = np.zeros(count, np.int64)
+        self.confusion = Confusion(len(self.classes))
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -70,35 +68,19 @@ class EvaluationHook(Hook):
 
     def _add(self, dataset: Any, sample: Any) -> None:
         truth, prediction = (
-            segments.data[0].cpu().numpy().astype(np.int64)
-            for segments in (sample.gt_sem_seg, sample.pred_sem_seg)
+            segments.data[0].cpu().numpy() for segments in (sample.gt_sem_seg, sample.pred_sem_seg)
         )
-        matrix = confusion_of(truth, prediction, len(self.classes))
-        occurs = matrix.sum(1) > 0
-        if not occurs.any():
+        found = Confusion.of(truth, prediction, len(self.classes))
+        if not found.occurs.any():
             return
-        self.confusion += matrix
-        self.holding += occurs
-        score = float(np.mean(iou_of(matrix)[occurs]))
-        accuracy = float(matrix.trace() / matrix.sum())
+        self.confusion.add(found)
+        score = found.mean_iou
         for kept, sign in ((self.best, -1), (self.worst, 1)):
             if len(kept) == self.keep and sign * score >= sign * kept[-1].score:
                 continue
             photo = picture_in(dataset, sample.img_path)
-            kept.append(PhotoResult(score, accuracy, sample.img_path, photo, truth, prediction))
+            kept.append(
+                PhotoResult(score, found.accuracy, sample.img_path, photo, truth, prediction)
+            )
             kept.sort(key=lambda result: sign * result.score)
             del kept[self.keep :]
-
-
-def confusion_of(truth: np.ndarray, prediction: np.ndarray, count: int) -> np.ndarray:
-    """Pixels of (true label, predicted label), int64 (count, count); other labels are ignored."""
-    known = (truth >= 0) & (truth < count) & (prediction >= 0) & (prediction < count)
-    pairs = count * truth[known] + prediction[known]
-    return np.bincount(pairs, minlength=count * count).reshape(count, count)
-
-
-def iou_of(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union of each label, (K,); NaN for a label that occurs nowhere."""
-    right = confusion.diagonal().astype(float)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fpn_neck.mm.curves import Series, draw_curves
-from fpn_neck.mm.seg.evaluation_hook import EvaluationHook, PhotoResult, iou_of
+from fpn_neck.mm.seg.report.confusion import Confusion
+from fpn_neck.mm.seg.report.evaluation_hook import EvaluationHook, PhotoResult
 from fpn_neck.utils.pictures import side_by_side
 
 _WIDTH = 1400  # px, of a picture of photo, truth and prediction
@@ -85,8 +86,8 @@ def report_page(
         checkpoint=checkpoint,
         metrics=found.metrics,
         curves=_curves(series),
-        labels=label_rows(found),
-        confusion=_confusion(found),
+        labels=label_rows(found.confusion, found.classes),
+        confusion=_confusion(found.confusion, found.classes),
         pictures={
             "Worst photos": [_picture(result, found) for result in found.worst],
             "Best photos": [_picture(result, found) for result in found.best],
@@ -94,20 +95,19 @@ def report_page(
     )
 
 
-def label_rows(found: EvaluationHook) -> list[dict[str, Any]]:
+def label_rows(found: Confusion, classes: Sequence[str]) -> list[dict[str, Any]]:
     """A dict for each label that occurs, the most frequent one first; figures in percent."""
-    pixels, iou = found.confusion.sum(1), 100 * iou_of(found.confusion)
+    pixels, iou = found.pixels.sum(1), 100 * found.iou
     return [
         {
-            "name": found.classes[i],
+            "name": classes[i],
             "share": 100 * pixels[i] / pixels.sum(),
-            "photos": int(found.holding[i]),
+            "photos": int(found.photos[i]),
             "iou": iou[i],
-            "recall": 100 * found.confusion[i, i] / pixels[i],
-            "confused": _confused(found.confusion[i] / pixels[i], i, found.classes),
+            "recall": 100 * found.pixels[i, i] / pixels[i],
+            "confused": _confused(found.pixels[i] / pixels[i], i, classes),
         }
-        for i in np.argsort(-pixels, kind="stable")
-        if pixels[i]
+        for i in found.by_frequency()
     ]
 
 
@@ -124,26 +124,25 @@ def _curves(series: Series) -> str:
     return _data_url(file.getvalue(), "png")
 
 
-def confusion_shares(found: EvaluationHook) -> tuple[list[int], list[int], np.ndarray]:
+def confusion_shares(found: Confusion) -> tuple[list[int], list[int], np.ndarray]:
     """(true labels, predicted labels, shares); the most frequent label first.
 
     Rows are the labels that occur; each row's sum is 1. Columns are the same labels, then those
     that occur only in predictions.
     """
-    pixels, predicted = found.confusion.sum(1), found.confusion.sum(0)
-    rows = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
+    rows, predicted = found.by_frequency(), found.pixels.sum(0)
     others = [int(i) for i in np.argsort(-predicted, kind="stable") if predicted[i]]
-    columns = rows + [i for i in others if not pixels[i]]
-    return rows, columns, found.confusion[np.ix_(rows, columns)] / pixels[rows][:, None]
+    columns = rows + [i for i in others if i not in rows]
+    return rows, columns, found.pixels[np.ix_(rows, columns)] / found.pixels[rows].sum(1)[:, None]
 
 
-def _confusion(found: EvaluationHook) -> str:
+def _confusion(found: Confusion, classes: Sequence[str]) -> str:
     rows, columns, shares = confusion_shares(found)
     size = 2.5 + 0.17 * len(columns), 2.5 + 0.17 * len(rows)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [[found.classes[i] for i in labels] for labels in (columns, rows)]
+    names = [[classes[i] for i in labels] for labels in (columns, rows)]
     axes.set_xticks(range(len(columns)), names[0], rotation=90, fontsize=7)
     axes.set_yticks(range(len(rows)), names[1], fontsize=7)
     axes.set(xlabel="prediction", ylabel="truth")

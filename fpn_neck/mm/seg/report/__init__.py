@@ -1,0 +1,1 @@
+"""What the report about a segmenter counts, keeps and shows."""
