@@ -60,7 +60,9 @@ def photo(scale, size, test_scale):
     """Another size of the photos (width, height) in training and testing."""
     resize = [dict(type="Resize", scale=test_scale, keep_ratio=True)]
     test = [LOAD[0], *resize, LOAD[1], PACK]
+    scales = [tuple(round(side * f) for side in test_scale) for f in (0.8, 1, 1.25)]
     return {
+        "tta_pipeline.1.transforms.0": [{**resize[0], "scale": scale} for scale in scales],
         "model.data_preprocessor.size": size,
         **training([*LOAD, *crop(scale, size), COLOUR, PACK]),
         "val_dataloader.dataset.pipeline": test,
@@ -113,6 +115,7 @@ factors = {
     # size
     "small": photo((192, 288), (256, 176), (256, 384)),
     "large": photo((384, 576), (480, 320), (480, 720)),
+    "full": photo((480, 720), (576, 384), (550, 825)),
     # width
     "width96": width(96, 96),
     "width128": width(128, 128),
