@@ -26,7 +26,7 @@ NAMES = [
     ("torch.autograd.forward_ad", "_current_level", FAST),
     ("torch.overrides", "_get_current_function_mode_stack", FAST),
     ("torch.utils._device", "DeviceContext", FAST),
-    ("torch", "_assert_async", "fpn_neck/strips/losses.py"),
+    ("torch", "_assert_async", "fpn_neck/strips/labels.py"),
     ("torch", "_C._nn.upsample_nearest2d", "fpn_neck/models/fpn.py"),
     ("torch.ops", "mkldnn._reorder_convolution_weight", PRODUCTS),
     ("torch.ops", "mkldnn._convolution_pointwise", PRODUCTS),

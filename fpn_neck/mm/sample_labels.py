@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from fpn_neck.strips.losses import check_labels
+from fpn_neck.strips.labels import check_labels
 
 LabelRule = tuple[int, int]  # number of classes, label to ignore
 _MARK = "checked_labels"  # in a sample's metainfo: the rules that its labels follow

@@ -17,7 +17,7 @@ from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
 from fpn_neck.strips.label_map import fill_labels, label_map_operator
-from fpn_neck.strips.losses import PixelLoss
+from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.sizes import may_branch_on_sizes, resize, sizes_are_numbers

@@ -11,7 +11,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from fpn_neck.strips.class_sums import ResizedLogits
-from fpn_neck.strips.losses import PixelLoss, check_range
+from fpn_neck.strips.labels import check_range
+from fpn_neck.strips.pixel_loss import PixelLoss
 
 
 def losses_by_strips(

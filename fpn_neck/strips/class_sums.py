@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fpn_neck.fast.cpu.threads import run_in_threads
 from fpn_neck.fast.memory_format import compute_dtype
-from fpn_neck.strips.losses import check_range, sum_by_label
+from fpn_neck.strips.labels import check_range
+from fpn_neck.strips.pixel_loss import sum_by_label
 from fpn_neck.strips.row_map import Resize, strip_bytes
 
 Result = TypeVar("Result")

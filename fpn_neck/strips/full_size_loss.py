@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fpn_neck.strips.any_loss import losses_by_strips
-from fpn_neck.strips.losses import ClassLoss, ClassSums, PixelLoss, check_dtype, count_classes
+from fpn_neck.strips.labels import check_dtype
 from fpn_neck.strips.operators import class_sums
+from fpn_neck.strips.pixel_loss import ClassLoss, ClassSums, PixelLoss, count_classes
 from fpn_neck.utils.arguments import check_float_map, check_tensor
 
 

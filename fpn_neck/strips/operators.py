@@ -16,7 +16,7 @@ from fpn_neck.fast.cuda.losses import loss_grad, loss_sums
 from fpn_neck.fast.eligible import may_take_triton, takes_triton
 from fpn_neck.strips import class_sums as strips
 from fpn_neck.strips.bilinear_taps import Taps
-from fpn_neck.strips.losses import check_range
+from fpn_neck.strips.labels import check_range
 from fpn_neck.utils.operators import operator
 
 _DENSE = {"p", "all_p", "all_log_p"}  # their gradient needs a sum over the classes
@@ -29,21 +29,21 @@ _OPTIONS = "SymInt ignore_index, bool align_corners, str reads"
 def class_sums(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, reads: str
 ) -> tuple[Tensor, Tensor]:
-    """`fpn_neck.strips.losses.ClassSums` of the logits, resized to the labels.
+    """`fpn_neck.strips.pixel_loss.ClassSums` of the logits, resized to the labels.
 
     Args:
         logits: (N, K, h, w), floating point, K > 1.
         target: (N, H, W), int64 labels in 0..K-1 or ``ignore_index``.
         align_corners: as in `torch.nn.functional.interpolate`.
-        reads: names of the sums that are wanted, see `fpn_neck.strips.losses.ClassLoss`.
+        reads: names of the sums that are wanted, see `fpn_neck.strips.pixel_loss.ClassLoss`.
 
     Returns:
-        sums: (6, K), float64, in the order of `fpn_neck.strips.losses.ClassSums`.
+        sums: (6, K), float64, in the order of `fpn_neck.strips.pixel_loss.ClassSums`.
         lse: for Triton's backward pass (N, H, W), float32, the logarithm of every pixel's sum of
             ``exp(logit)``; without Triton empty.
 
     Raises:
-        ValueError: a label is out of range; on a GPU see `fpn_neck.strips.losses.check_range`.
+        ValueError: a label is out of range; on a GPU see `fpn_neck.strips.labels.check_range`.
     """
     names = frozenset(reads.split())
     if not takes_triton(logits):

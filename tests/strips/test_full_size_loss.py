@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 import fpn_neck.strips.row_map
 from fpn_neck.strips.full_size_loss import full_size_losses
-from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy, PixelLoss
+from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy
+from fpn_neck.strips.pixel_loss import PixelLoss
 
 K, IGNORE = 5, 255
 SIZES = [  # logits, labels

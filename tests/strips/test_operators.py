@@ -6,7 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fpn_neck.strips.full_size_loss import full_size_losses
 from fpn_neck.strips.label_map import label_map, label_map_operator
-from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy, checked_labels
+from fpn_neck.strips.labels import checked_labels
+from fpn_neck.strips.losses import CrossEntropyLoss, DiceLoss, PixelAccuracy
 from fpn_neck.strips.operators import class_sums
 
 K, IGNORE = 5, 255

@@ -29,7 +29,7 @@ def loss_sums(
     ignore_index: int,
     dense: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over pixels, by class: `fpn_neck.strips.losses.ClassSums`. The same bits in every run.
+    """`fpn_neck.strips.pixel_loss.ClassSums` of all pixels. The same bits in every run.
 
     Args:
         logits: (N, K, h, w), K >= 2, float32, float16 or bfloat16, of any strides. In NHWC they

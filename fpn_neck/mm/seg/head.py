@@ -22,7 +22,8 @@ from fpn_neck.mm.seg.losses import (
 from fpn_neck.models.layers import Cfg
 from fpn_neck.models.seg_head import MERGES, RELU, ScaleHeads
 from fpn_neck.strips.full_size_loss import full_size_losses
-from fpn_neck.strips.losses import PixelAccuracy, PixelLoss
+from fpn_neck.strips.losses import PixelAccuracy
+from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.utils.values import check_choice, check_whole, check_wholes
 
 MMSEGS_LOSS = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}

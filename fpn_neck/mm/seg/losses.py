@@ -11,7 +11,8 @@ from mmseg.models import losses
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import nn
 
-from fpn_neck.strips.losses import CrossEntropyLoss, PixelLoss
+from fpn_neck.strips.losses import CrossEntropyLoss
+from fpn_neck.strips.pixel_loss import PixelLoss
 
 # Attributes of mmseg's CrossEntropyLoss.
 _SETTINGS = (
