@@ -1,8 +1,10 @@
-"""Make the released model of a checkpoint: tools/release.py CHECKPOINT --data-root FOLDER.
+"""Make the released model of checkpoints: tools/release.py CHECKPOINT... --data-root FOLDER.
 
-CHECKPOINT is of a training on clothing photos. The tool writes the folder that `fpn_neck.load()`
-loads: weights in float16, config.json, and card.json with data, training and metrics. It also
-writes the tables and the picture of the model card. FOLDER holds labels.csv.
+A CHECKPOINT is of a training on clothing photos. Of several, which must be of one model and come
+from the same weights, the mean is taken (Wortsman et al., Model soups, ICML 2022); the config is
+the first one's. The tool writes the folder that `fpn_neck.load()` loads: weights in float16,
+config.json, and card.json with data, training and metrics. It also writes the tables and the
+picture of the model card. FOLDER holds labels.csv.
 
 The metrics are those of the written folder, on the half of the validation photos that no choice was
 made on. Nothing stays, and the exit code is 1, if the weights are larger than 14 MB, or if float16
@@ -26,6 +28,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import fpn_neck  # noqa: E402
@@ -39,6 +42,7 @@ from fpn_neck.utils.files import write_text, write_whole  # noqa: E402
 from fpn_neck.utils.pictures import side_by_side  # noqa: E402
 from fpn_neck.utils.progress import with_progress  # noqa: E402
 from fpn_neck.utils.results.predictor import Predictor  # noqa: E402
+from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint  # noqa: E402
 from fpn_neck.weights.released import CARD, FOLDER  # noqa: E402
 
 MOST_BYTES = 14_000_000
@@ -54,7 +58,11 @@ _WIDTH = 200  # px of a label map on it
 
 def parse_args() -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
+    parser.add_argument(
+        "--iterations", type=int, nargs="+", metavar="N",
+        help="of the trainings, one after the other (default: the first checkpoint's)",
+    )  # fmt: skip
     parser.add_argument("--config", help="for a checkpoint that holds none")
     parser.add_argument(
         "--data-root",
@@ -68,6 +76,26 @@ def parse_args() -> Namespace:
     if args.data_root is None:
         parser.error("give --data-root, the folder with labels.csv")
     return args
+
+
+def mean_of(checkpoints: Sequence[Path], path: Path) -> None:
+    """Write the first checkpoint with the mean of the weights of all.
+
+    Raises:
+        ValueError: names of weights or their shapes differ.
+    """
+    first, *others = map(load_checkpoint, checkpoints)
+    weights = find_state_dict(first)
+    for name, other in zip(checkpoints[1:], map(find_state_dict, others), strict=True):
+        if {k: v.shape for k, v in other.items()} != {k: v.shape for k, v in weights.items()}:
+            raise ValueError(f"{name}: another model than that of {checkpoints[0]}")
+        for key, value in weights.items():
+            if value.is_floating_point():  # a norm counts its batches by whole numbers
+                value += other[key]
+    for value in weights.values():
+        if value.is_floating_point():
+            value /= len(checkpoints)
+    torch.save(first, path)
 
 
 class Evaluation:
@@ -104,9 +132,9 @@ class Evaluation:
         return [
             {
                 "label": clothing.CLASSES[i],
-                "pixels": round(float(pixels[i] / pixels.sum()), 5),
+                "pixels": round(float(pixels[i] / pixels.sum()), 7),
                 "photos": int(self.confusion.photos[i]),
-                "iou": round(float(iou[i]), 4),
+                "iou": round(float(iou[i]), 6),
             }
             for i in self.confusion.by_frequency()
         ]
@@ -177,7 +205,8 @@ def card_of(args: Namespace, folder: Path, in_float32: Path) -> tuple[dict[str, 
         },
         "training": {
             "backbone": cfg.model.backbone.model_name,
-            "iterations": meta.get("iter"),
+            "iterations": args.iterations or [meta.get("iter")],
+            "checkpoints": len(args.checkpoints),
             "seed": meta.get("seed"),
             "average of the weights": "ema_state_dict" in read.content,
         },
@@ -212,9 +241,13 @@ def tables(card: dict[str, Any]) -> str:
         card[name] for name in ("data", "training", "weights", "metrics")
     )
     average = ", the average of the weights" if training["average of the weights"] else ""
+    average += (
+        f", the mean of {count} checkpoints" if (count := training["checkpoints"]) > 1 else ""
+    )
+    iterations = " + ".join(map(str, training["iterations"]))
     about = (
         f"`{training['backbone']}` with the pyramid and the head of this package,"
-        f" {training['iterations']} iterations, seed {training['seed']}{average}."
+        f" {iterations} iterations, seed {training['seed']}{average}."
         f" {data['training photos']} photos for training."
         f" Weights: {weights['bytes'] / 1e6:.1f} MB, {weights['dtype']};"
         f" {100 * weights[_EQUAL]:.2f} % of the pixels have the label of the float32 weights, and"
@@ -274,6 +307,8 @@ def main() -> int:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         in_float32 = folder.with_name("float32")
+        args.checkpoint = folder.with_name("mean.pth")
+        mean_of(args.checkpoints, args.checkpoint)
         for path in (folder, in_float32):
             to_segmenter(args.checkpoint, path, config=args.config, float16=path is folder)
         card, found = card_of(args, folder, in_float32)

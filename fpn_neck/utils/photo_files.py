@@ -38,6 +38,8 @@ def find_photos(arguments: list[str], is_output: Callable[[Path], bool]) -> Foun
     photos: dict[Path, None] = {}
     others: dict[Path, str] = {}
     for argument in arguments:
+        if not argument:  # Path("") is the current folder
+            raise ValueError("a photo's name is empty; give files, folders or globs")
         path, left_out = Path(argument), {}
         if path.is_dir():
             files = sorted(f for f in path.rglob("*") if _can_be_read(f) and not is_output(f))

@@ -142,6 +142,12 @@ def test_a_folder_of_results_may_end_like_a_model(call_tool, tmp_path):
     assert files_of(out) == outputs("a")
 
 
+def test_an_empty_name_is_not_the_current_folder(predict, assert_refused):
+    done, out = predict("")
+    assert_refused(done, "a photo's name is empty")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(("option", "value"), [("--opacity", 2), ("--score-thr", 7)])
 def test_a_share_above_1_is_refused(predict, assert_refused, tmp_path, option, value):
     done, out = predict(make_photo(tmp_path / "a.png"), option, value)

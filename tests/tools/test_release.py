@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.project import PROJECT
 from PIL import Image
 
@@ -165,6 +166,21 @@ def test_what_is_too_large_or_too_different_is_not_released(weights, words):
     assert words in reason and bool(reason) == bool(words)
 
 
+def test_the_mean_of_checkpoints(tmp_path):
+    files = [tmp_path / f"{i}.pth" for i in range(3)]
+    for i, file in enumerate(files):
+        weights = {"a.weight": torch.full((2,), 2.0 * i), "n.num_batches_tracked": torch.tensor(i)}
+        torch.save({"meta": {"iter": i}, "state_dict": weights}, file)
+    release.mean_of(files, tmp_path / "mean.pth")
+    found = torch.load(tmp_path / "mean.pth", weights_only=True)
+    assert found["meta"] == {"iter": 0}
+    assert found["state_dict"]["a.weight"].tolist() == [2, 2]
+    assert found["state_dict"]["n.num_batches_tracked"] == 0
+    torch.save({"state_dict": {"a.weight": torch.zeros(3)}}, files[1])
+    with pytest.raises(ValueError, match=r"1\.pth: another model"):
+        release.mean_of(files, tmp_path / "mean.pth")
+
+
 def test_means_are_over_the_labels_that_occur():
     """Two photos by hand: null and dress in the truth, dress predicted as coat on half of it."""
     classes = release.clothing.CLASSES
@@ -178,7 +194,7 @@ def test_means_are_over_the_labels_that_occur():
     assert metrics["nine/mIoU"] == 0.75  # coat is upper, dress is dress
     assert metrics["labels"] == 2 and metrics["photos"] == 2
     rows = {row["label"]: row for row in found.by_label()}
-    assert rows["dress"] == {"label": "dress", "pixels": 0.33333, "photos": 1, "iou": 0.5}
+    assert rows["dress"] == {"label": "dress", "pixels": 0.3333333, "photos": 1, "iou": 0.5}
 
 
 def test_the_page_gets_the_tables_between_its_marks(tmp_path):
@@ -188,7 +204,13 @@ def test_the_page_gets_the_tables_between_its_marks(tmp_path):
     found.add(np.zeros((2, 2)), np.zeros((2, 2)))
     card = {
         "data": {"training photos": 783},
-        "training": {"backbone": "b", "iterations": 5, "seed": 0, "average of the weights": True},
+        "training": {
+            "backbone": "b",
+            "iterations": [5, 7],
+            "checkpoints": 2,
+            "seed": 0,
+            "average of the weights": True,
+        },
         "weights": {
             "bytes": 9_000_000,
             "dtype": "float16",
@@ -202,6 +224,7 @@ def test_the_page_gets_the_tables_between_its_marks(tmp_path):
         release.write_page(page, card)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "5 + 7 iterations" in text and "the mean of 2 checkpoints" in text.replace("\n", " ")
     assert text.count(release.tables(card)) == 1 and "| null | 100.00 % | 1 | 1.000 |" in text
     page.write_text("nothing")
     with pytest.raises(ValueError, match="lacks the lines"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fpn_neck.export.runtime import ExportedModel
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
+from fpn_neck.utils.values import check_number
 from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
@@ -48,8 +49,12 @@ def load(
         ValueError: they cannot be read or are of two models, or there is no config.
         ImportError: the framework of the model is not installed.
     """
+    if check_number("score_thr", score_thr) > 1:
+        raise ValueError(f"score_thr={score_thr}: expected 0 to 1")
     if checkpoint is None:
         checkpoint = released_model()
+    if Path(checkpoint).suffix in (".xml", ".pt2"):
+        raise ValueError(f"{checkpoint}: of exported models only ONNX files are loaded here")
     if Path(checkpoint).suffix == ".onnx":  # needs no torch
         if config is not None or tta or device not in ("auto", "cpu"):
             raise ValueError(f"{checkpoint} is an ONNX file: leave out config, device and tta")

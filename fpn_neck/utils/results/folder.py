@@ -82,7 +82,8 @@ class ResultsFolder:
         if image_id is not None and self._ids:
             self._add_coco(result, name, image_id, self._ids.categories)
         self._photos.append(content)
-        self.names[str(result.photo)] = name
+        if result.photo is not None:  # None for an array
+            self.names[str(result.photo)] = name
 
     def document(self, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All results as plain data: ``schema``, ``classes``, ``photos``, ``failed``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,21 +71,24 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _is_one(photos: Any) -> bool:
-    return isinstance(photos, (str, Path, np.ndarray, Image.Image))
+    listed = isinstance(photos, Iterable) and not isinstance(photos, (bytes, Mapping))
+    return not listed or isinstance(photos, (str, Path, np.ndarray, Image.Image))
 
 
 def _is_folder(photo: Any) -> bool:
-    return isinstance(photo, (str, Path)) and Path(photo).is_dir()
+    return isinstance(photo, (str, Path)) and photo != "" and Path(photo).is_dir()
 
 
 def _photos(given: Any) -> list[Photo]:
     if _is_folder(given):
         return list(find_photos([str(given)], is_result).photos)
     if isinstance(given, (str, Path)):
-        if not Path(given).exists():
-            raise FileNotFoundError(f"photo {given}: no such file or folder")
+        if given == "" or not Path(given).exists():
+            raise FileNotFoundError(f"photo {str(given)!r}: no such file or folder")
         return [Path(given)]
     if isinstance(given, Image.Image):
+        if not given.width * given.height:
+            raise ValueError(f"a photo is {given.width}x{given.height} px: it has no pixels")
         if given.mode in _PLAIN_MODES:
             return [np.asarray(given)]
         return [rgb_pixels(given, highest_value(given))]

@@ -67,3 +67,15 @@ def test_what_holds_no_config_says_what_to_give(tmp_path):
         fpn_neck.load(tmp_path / "bare.pth")
     with pytest.raises(FileNotFoundError, match="gone.pth"):
         fpn_neck.load(tmp_path / "gone.pth")
+
+
+@pytest.mark.parametrize("value", [5, -1, "a"])
+def test_a_score_that_is_no_share_is_refused(value):
+    with pytest.raises((TypeError, ValueError), match="score_thr="):
+        fpn_neck.load(score_thr=value)
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.pt2"])
+def test_exported_models_that_are_not_loaded_are_named(name):
+    with pytest.raises(ValueError, match=f"{name}: of exported models only ONNX"):
+        fpn_neck.load(name)

@@ -64,6 +64,12 @@ def test_best_and_worst_photos_are_kept_in_order(tmp_path, pairs):
     assert hook.best[1].accuracy == pytest.approx(7 / 8)
 
 
+def test_no_photos_are_kept_of_none(tmp_path, pairs):
+    hook = evaluated(tmp_path, pairs, keep=0)
+    assert hook.best == hook.worst == []
+    assert hook.confusion.pixels.sum() == len(pairs) * 15 * 16
+
+
 def test_rows_are_sorted_by_frequency_and_have_the_iou_of_the_matrix():
     truth = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 2, IGNORED]])
     prediction = np.array([[0, 0, 0, 1, 2, 1, 1, 0, 0, 3]])

@@ -214,6 +214,14 @@ def test_a_result_is_saved_with_its_palette_and_can_be_read_back(segmented, tmp_
         assert (tmp_path / file).is_file()
 
 
+def test_a_result_of_an_array_has_no_photo_in_the_tables(segmented, tmp_path):
+    from dataclasses import replace
+
+    replace(segmented, photo=None).save(tmp_path)
+    assert json.loads((tmp_path / "photos.json").read_text()) == {}
+    assert len(json.loads((tmp_path / "results.json").read_text())["photos"]) == 1
+
+
 def test_masks_that_begin_with_1_are_saved_so_in_the_same_colours(segmented, tmp_path):
     from dataclasses import replace
 
@@ -293,9 +301,17 @@ def test_photos_go_to_the_model_in_batches(folder):
         (PHOTO.astype(float), r"float64 \(40, 60, 3\): expected uint8"),
         (PHOTO.transpose(2, 0, 1), r"\(3, 40, 60\): expected uint8 \(H, W, 3\)"),
         (PHOTO[:0], r"\(0, 60, 3\)"),
-        ("missing.jpg", "photo missing.jpg: no such file"),
+        ("missing.jpg", "photo 'missing.jpg': no such file"),
+        ("", "photo '': no such file"),  # Path("") is the current folder
+        (Image.new("RGB", (0, 5)), "a photo is 0x5 px: it has no pixels"),
+        (None, "a photo is a NoneType"),
+        (b"abc", "a photo is a bytes"),
+        ({"a": 1}, "a photo is a dict"),
     ],
 )
 def test_what_is_not_a_photo_is_refused(photo, words):
     with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words):
         Copies()([photo])
+    if not isinstance(photo, np.ndarray):
+        with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words):
+            Copies()(photo)

@@ -74,6 +74,8 @@ class EvaluationHook(Hook):
         if not found.occurs.any():
             return
         self.confusion.add(found)
+        if not self.keep:
+            return
         score = found.mean_iou
         for kept, sign in ((self.best, -1), (self.worst, 1)):
             if len(kept) == self.keep and sign * score >= sign * kept[-1].score:
