@@ -64,7 +64,8 @@ def draw_curves(
     left, right = figure.subplots(1, 2)
     for name in series:
         if "loss" in name:
-            left.plot(*zip(*series[name], strict=True), label=name)
+            marker = "o" if len(series[name]) == 1 else None
+            left.plot(*zip(*series[name], strict=True), marker=marker, label=name)
     for name in metrics:
         if name in series:
             right.plot(*zip(*series[name], strict=True), marker="o", label=name)

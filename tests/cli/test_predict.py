@@ -142,6 +142,17 @@ def test_a_folder_of_results_may_end_like_a_model(call_tool, tmp_path):
     assert files_of(out) == outputs("a")
 
 
+def test_what_is_no_photo_is_not_taken_for_one(call_tool, assert_refused, trained, tmp_path):
+    photo = make_photo(tmp_path / "a.png")
+    for model in ("model.xml", "model.pt2"):
+        (tmp_path / model).write_text("<net/>")
+        done = call_tool("predict", tmp_path / model, photo, "--out", tmp_path / "out")
+        assert_refused(done, model, "only ONNX")
+    done = call_tool("predict", trained.work_dir, photo, "--out", tmp_path / "out")
+    assert_refused(done, "folder of a training")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_empty_name_is_not_the_current_folder(predict, assert_refused):
     done, out = predict("")
     assert_refused(done, "a photo's name is empty")

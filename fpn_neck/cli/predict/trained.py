@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from fpn_neck.cli.predict.run import add_output_arguments, run
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options, add_mismatch_argument
-from fpn_neck.mm.predict.load import load
+from fpn_neck.mm.predict.load import EXPORTED, load, refuse_exported
 from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.command_line import add_device_argument, command_parser
 from fpn_neck.utils.results.predictor import Predictor
@@ -90,8 +90,10 @@ def parse_args() -> Namespace:
 def _is_model(name: str) -> bool:
     """A checkpoint, by its suffix or its first bytes, or a segmenter's folder; else photos."""
     path = Path(name)
-    if path.suffix.lower() in _CHECKPOINTS or is_pretrained(name):
+    if path.suffix.lower() in (*_CHECKPOINTS, *EXPORTED) or is_pretrained(name):
         return True
+    if (path / "last_checkpoint").is_file():
+        raise ValueError(f"{name} is the folder of a training: name a checkpoint in it")
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -109,6 +111,7 @@ def load_predictor(args: Namespace) -> Predictor:
                 "--cfg-options are for checkpoints of mmseg and mmdet"
             )
         return load(args.checkpoint, device=args.device)
+    refuse_exported(args.checkpoint)
     from fpn_neck.mm.predict.build import build_predictor  # it needs OpenMMLab
 
     read_urls_safely()

@@ -14,6 +14,8 @@ from fpn_neck.weights.released import released_model
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+EXPORTED = (".xml", ".pt2")  # OpenVINO's and torch.export's
+
 
 def load(
     checkpoint: str | Path | None = None,
@@ -53,8 +55,7 @@ def load(
         raise ValueError(f"score_thr={score_thr}: expected 0 to 1")
     if checkpoint is None:
         checkpoint = released_model()
-    if Path(checkpoint).suffix in (".xml", ".pt2"):
-        raise ValueError(f"{checkpoint}: of exported models only ONNX files are loaded here")
+    refuse_exported(checkpoint)
     if Path(checkpoint).suffix == ".onnx":  # needs no torch
         if config is not None or tta or device not in ("auto", "cpu"):
             raise ValueError(f"{checkpoint} is an ONNX file: leave out config, device and tta")
@@ -70,3 +71,9 @@ def load(
     from fpn_neck.mm.predict.build import build_predictor
 
     return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)
+
+
+def refuse_exported(name: str | Path) -> None:
+    """Raise ValueError: it is an exported model of a format that is not loaded here."""
+    if Path(name).suffix in EXPORTED:
+        raise ValueError(f"{name}: of exported models only ONNX files are loaded here")

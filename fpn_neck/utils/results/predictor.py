@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_neck.utils.photo_files import find_photos
-from fpn_neck.utils.photos import highest_value, rgb_pixels
+from fpn_neck.utils.photos import PhotoError, highest_value, rgb_pixels
 from fpn_neck.utils.results.folder import is_result
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.values import check_whole
@@ -59,8 +59,20 @@ class Predictor(ABC):
         check_whole("batch", batch, 1)
         is_one = _is_one(photos)
         found = [photo for one in ([photos] if is_one else photos) for photo in _photos(one)]
-        results = [result for group in batches(found, batch) for result in self.predict(group)]
+        groups = batches(found, batch)
+        results = [result for group in groups for result in self._predict_or_name(group)]
         return results[0] if is_one and not _is_folder(photos) else results
+
+    def _predict_or_name(self, photos: list[Photo]) -> list[Result]:
+        """`predict`, whose errors name the photo."""
+        try:
+            return self.predict(photos)
+        except PhotoError as e:
+            if len(photos) > 1:
+                return [result for photo in photos for result in self._predict_or_name([photo])]
+            if isinstance(photos[0], Path) and str(photos[0]) not in str(e):
+                raise PhotoError(f"{photos[0]}: {e}") from e
+            raise
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -79,3 +79,13 @@ def test_a_score_that_is_no_share_is_refused(value):
 def test_exported_models_that_are_not_loaded_are_named(name):
     with pytest.raises(ValueError, match=f"{name}: of exported models only ONNX"):
         fpn_neck.load(name)
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path):
+    pytest.importorskip("timm")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    predictor = fpn_neck.load(device="cpu")
+    for batch in (1, 2):
+        with pytest.raises(ValueError, match=r"b\.png: not a readable photo"):
+            predictor(tmp_path, batch=batch)
