@@ -669,7 +669,7 @@ def test_an_unwritable_report_is_one_line(call_tool, assert_refused, data, tmp_p
 
 def test_a_report_into_a_folder(call_tool, assert_refused, data, tmp_path):
     done = call_tool("check_dataset", SEGMENTER, "--json", tmp_path)
-    assert_refused(done, f"--json {tmp_path} is a folder")
+    assert_refused(done, f"--json: {tmp_path} is a folder: name a file")
 
 
 def test_a_report_through_a_link_and_a_pipe(call_tool, data, tmp_path):
