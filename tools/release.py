@@ -307,8 +307,10 @@ def main() -> int:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         in_float32 = folder.with_name("float32")
-        args.checkpoint = folder.with_name("mean.pth")
-        mean_of(args.checkpoints, args.checkpoint)
+        args.checkpoint = args.checkpoints[0]
+        if len(args.checkpoints) > 1:
+            args.checkpoint = folder.with_name("mean.pth")
+            mean_of(args.checkpoints, args.checkpoint)
         for path in (folder, in_float32):
             to_segmenter(args.checkpoint, path, config=args.config, float16=path is folder)
         card, found = card_of(args, folder, in_float32)

@@ -15,8 +15,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpn_neck.export.metadata import FORMATS
 from fpn_neck.export.parity import ParityError
-from fpn_neck.export.write import FORMATS, export
+from fpn_neck.export.write import export
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
 from fpn_neck.models.pretrained import is_pretrained

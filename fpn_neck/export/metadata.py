@@ -10,6 +10,7 @@ from typing import Any
 KEY = "fpn_neck"  # of the entry in ONNX's metadata_props
 SCHEMA = 1
 DEFAULT_SIZE = (512, 512)  # px, of a model whose photos keep their size
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}  # suffixes of the files
 KINDS = ("segmentation", "detection", "features")
 
 

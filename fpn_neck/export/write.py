@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from fpn_neck.export.graphs import Exportable
-from fpn_neck.export.metadata import KEY
+from fpn_neck.export.metadata import FORMATS, KEY
 from fpn_neck.export.parity import Parity, Run, compare, picture
 from fpn_neck.export.runtime import open_session
 from fpn_neck.utils.files import check_file, write_whole
 
 OPSET = 17
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
 def export(

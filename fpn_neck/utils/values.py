@@ -42,6 +42,13 @@ def check_options(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def check_share(name: str, value: Any) -> float:
+    """``value`` if it is a number in 0..1; else TypeError or ValueError."""
+    if check_number(name, value) > 1:
+        raise ValueError(f"{name}={value}: expected 0 to 1")
+    return float(value)
+
+
 def check_wholes(name: str, values: Any, least: int) -> list[int]:
     """A new list of ``values``, each checked; one or more."""
     if isinstance(values, str) or not isinstance(values, Sequence):

@@ -65,19 +65,11 @@ def photo(scale, size, test_scale):
         **training([*LOAD, *crop(scale, size), COLOUR, PACK]),
         "val_dataloader.dataset.pipeline": test,
         "test_dataloader.dataset.pipeline": test,
-        "tta_pipeline": [LOAD[0], dict(type="TestTimeAug", transforms=tta(test_scale))],
+        **{
+            f"tta_pipeline.1.transforms.0.{i}.scale": tuple(round(side * f) for side in test_scale)
+            for i, f in enumerate((0.8, 1, 1.25))
+        },
     }
-
-
-def tta(test_scale, factors=(0.8, 1, 1.25)):
-    """Several sizes of a photo, each with its mirror image."""
-    scales = [tuple(round(side * factor) for side in test_scale) for factor in factors]
-    return [
-        [dict(type="Resize", scale=scale, keep_ratio=True) for scale in scales],
-        [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
-        [LOAD[1]],
-        [PACK],
-    ]
 
 
 def lite(n, channels):

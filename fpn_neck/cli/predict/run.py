@@ -16,6 +16,7 @@ from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder, is_result
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import cause, one_line
+from fpn_neck.utils.values import check_share
 
 _OUT = Path("predictions")
 
@@ -90,9 +91,8 @@ def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int 
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
         args.out = _OUT
-    for name, value in (("--opacity", args.opacity), ("--score-thr", args.score_thr)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value}: expected 0 to 1")
+    check_share("--opacity", args.opacity)
+    check_share("--score-thr", args.score_thr)
     with stdout_for_programs(args.json):
         found = find_photos(args.images, lambda file: is_result(file, args.out))
         predictor = load_predictor()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpn_neck.export.metadata import FORMATS
 from fpn_neck.export.runtime import ExportedModel
 from fpn_neck.utils.results.arrays import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
-from fpn_neck.utils.values import check_number
+from fpn_neck.utils.values import check_share
 from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-EXPORTED = (".xml", ".pt2")  # OpenVINO's and torch.export's
+EXPORTED = tuple(suffix for suffix in FORMATS.values() if suffix != ".onnx")
 
 
 def load(
@@ -51,8 +52,7 @@ def load(
         ValueError: they cannot be read or are of two models, or there is no config.
         ImportError: the framework of the model is not installed.
     """
-    if check_number("score_thr", score_thr) > 1:
-        raise ValueError(f"score_thr={score_thr}: expected 0 to 1")
+    check_share("score_thr", score_thr)
     if checkpoint is None:
         checkpoint = released_model()
     refuse_exported(checkpoint)

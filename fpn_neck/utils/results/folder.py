@@ -170,9 +170,11 @@ def is_result(path: Path, out: Path | None = None) -> bool:
     """
     parent = path.resolve().parent
     folder = parent.parent if parent.name in (*_PICTURES, "coco") else parent
-    inside = parent != folder or path.name in _TABLES
-    is_known = all((folder / name).is_file() for name in ("photos.json", "results.json"))
-    return inside and (is_known or out is not None and folder == out.resolve())
+    if parent == folder and path.name not in _TABLES:
+        return False
+    if out is not None and folder == out.resolve():
+        return True
+    return all((folder / name).is_file() for name in ("photos.json", "results.json"))
 
 
 def _save(picture: Image.Image, path: Path) -> None:
