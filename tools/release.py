@@ -39,8 +39,8 @@ from fpn_neck.mm.seg.report.confusion import Confusion  # noqa: E402
 from fpn_neck.models.pretrained import WEIGHTS  # noqa: E402
 from fpn_neck.utils.command_line import run_tool  # noqa: E402
 from fpn_neck.utils.files import write_text, write_whole  # noqa: E402
-from fpn_neck.utils.pictures import side_by_side  # noqa: E402
 from fpn_neck.utils.progress import with_progress  # noqa: E402
+from fpn_neck.utils.results.pictures import side_by_side  # noqa: E402
 from fpn_neck.utils.results.predictor import Predictor  # noqa: E402
 from fpn_neck.weights.checkpoints import find_state_dict, load_checkpoint  # noqa: E402
 from fpn_neck.weights.released import CARD, FOLDER  # noqa: E402

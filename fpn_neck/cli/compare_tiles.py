@@ -11,17 +11,13 @@ import copy
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.mm.config.load import Config, load_config
-from fpn_neck.mm.config.sections import require_photos
-from fpn_neck.mm.config.types import framework
-from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.command_line import add_device_argument, command_parser
-from fpn_neck.utils.photos import PhotoError
+
+if TYPE_CHECKING:
+    from fpn_neck.mm.config.load import Config
 
 
 def parse_args() -> Namespace:
@@ -29,9 +25,7 @@ def parse_args() -> Namespace:
     parser.add_argument("config", help="the mmseg config the model was trained with")
     parser.add_argument("checkpoint", help="its checkpoint file")
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument(
-        "--tile", type=int, default=PHOTO_TILE, help="px a side (default: %(default)s)"
-    )
+    parser.add_argument("--tile", type=int, metavar="PX", help="default: as in predict")
     add_device_argument(parser)
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     return parser.parse_args()
@@ -45,6 +39,14 @@ def set_tile(cfg: Config, tile: int | None) -> Config:
 
 def main() -> int:
     args = parse_args()
+    import numpy as np
+
+    from fpn_neck.mm.checkpoint_reader import read_urls_safely
+    from fpn_neck.mm.config.load import load_config
+    from fpn_neck.mm.config.sections import require_photos
+    from fpn_neck.mm.config.types import framework
+    from fpn_neck.utils.photos import PhotoError
+
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     if framework(cfg) != "mmseg":
@@ -53,8 +55,8 @@ def main() -> int:
     from fpn_neck.mm.seg.predictor import SegmentationPredictor
 
     whole, tiled = (
-        SegmentationPredictor(set_tile(cfg, tile), args.checkpoint, args.device)
-        for tile in (None, args.tile)
+        SegmentationPredictor(one, args.checkpoint, args.device)
+        for one in (set_tile(cfg, None), set_tile(cfg, args.tile) if args.tile else cfg)
     )
     failed: list[str] = []
     for path in args.photos:

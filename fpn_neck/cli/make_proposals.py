@@ -9,13 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
-from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.mm.config.load import load_config
-from fpn_neck.mm.config.types import framework
 from fpn_neck.utils.command_line import add_device_argument, command_parser
 
 
@@ -34,6 +28,13 @@ def parse_args() -> Namespace:
 
 def main() -> None:
     args = parse_args()
+    from rich.console import Console
+    from rich.progress import track
+
+    from fpn_neck.mm.checkpoint_reader import read_urls_safely
+    from fpn_neck.mm.config.load import load_config
+    from fpn_neck.mm.config.types import framework
+
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
     if framework(cfg) != "mmdet":

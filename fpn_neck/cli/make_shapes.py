@@ -6,8 +6,6 @@ import sys
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser
 from typing import NoReturn
 
-from fpn_neck.datasets.shapes.write import write_shapes
-
 
 class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -27,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=SUPPRESS, help=workers)
     args = parser.parse_args(argv)
     from rich.progress import Progress
+
+    from fpn_neck.datasets.shapes.write import write_shapes
 
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("scenes", total=args.train + args.val)

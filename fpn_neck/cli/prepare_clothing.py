@@ -6,11 +6,8 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from fpn_neck.datasets.check.findings import RefusedData
-from fpn_neck.datasets.clothing.layout import CLASSES
-from fpn_neck.datasets.clothing.prepare import TINY, prepare
+from fpn_neck.datasets.clothing.layout import CLASSES, TINY
 from fpn_neck.utils.command_line import command_parser
-from fpn_neck.utils.progress import with_progress
 from fpn_neck.utils.values import check_whole
 
 DESCRIPTION = """\
@@ -49,6 +46,10 @@ def parse_args(argv: list[str] | None) -> Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    from fpn_neck.datasets.check.findings import RefusedData
+    from fpn_neck.datasets.clothing.prepare import prepare
+    from fpn_neck.utils.progress import with_progress
+
     try:
         done = prepare(args.source, args.out, workers=args.workers, track=with_progress)
     except RefusedData as refused:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fpn_neck.export.metadata import metadata_in
 from fpn_neck.utils.photos import read_photo
-from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 

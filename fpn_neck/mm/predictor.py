@@ -26,7 +26,7 @@ from fpn_neck.mm.explain import explained
 from fpn_neck.mm.photos import load_photo, picture_of, run_transform, without_annotations
 from fpn_neck.utils.arguments import check_device
 from fpn_neck.utils.photos import PhotoError
-from fpn_neck.utils.pictures import default_palette
+from fpn_neck.utils.results.pictures import default_palette
 from fpn_neck.utils.results.predictor import Photo
 from fpn_neck.utils.walk import data_sets
 from fpn_neck.weights.checkpoints import Checkpoint, find_state_dict, matching_weights

@@ -115,6 +115,21 @@ def test_a_refused_export_is_one_line(call_tool, assert_refused, trained, varied
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_fixed_size_of_photos_that_keep_their_shape_is_said(
+    call_tool, trained, varied, photos, tmp_path
+):
+    """`predict` refuses photos that become another size."""
+    options = ["--out", tmp_path / "fixed.onnx"]
+    done = call_tool("export", trained.config, varied, *options, "--size", "64x96")
+    assert "takes only images of 64x96 px" in done.stderr and "--dynamic" in done.stderr
+    assert (
+        "--dynamic" not in call_tool("export", trained.config, varied, *options, "--dynamic").stderr
+    )
+    call_tool("export", trained.config, varied, *options, "--size", "64x96")
+    done = predict(tmp_path / "fixed.onnx", photos, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "the photo becomes 64x90" in done.stderr
+
+
 def test_feature_maps(call_tool, trained, varied, tmp_path):
     import onnx
 

@@ -15,8 +15,8 @@ from fpn_neck.datasets.clothing import layout as clothing
 from fpn_neck.export.runtime import nearest
 from fpn_neck.utils.files import write_text
 from fpn_neck.utils.photos import read_photo
-from fpn_neck.utils.pictures import overlay
 from fpn_neck.utils.results.folder import ResultsFolder
+from fpn_neck.utils.results.pictures import overlay
 from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.utils.results.result import Result
 

@@ -10,7 +10,7 @@ import gradio
 
 from fpn_neck.cli.demo.answer import Answer, Answers
 from fpn_neck.utils.photos import PhotoError
-from fpn_neck.utils.pictures import OPACITY
+from fpn_neck.utils.results.options import OPACITY
 
 _KEPT = 600  # s: older photos and files are deleted, every so many seconds
 _ALL, _NINE = "59 classes", "nine classes"

@@ -1,22 +1,23 @@
-"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out DIR].
-
-The two ways: `trained`, a checkpoint or a segmenter's folder; `exported`, an ONNX file, without
-torch.
-"""
+"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out D]."""
 
 from __future__ import annotations
 
 import sys
 from itertools import pairwise
 
+from fpn_neck.cli.predict.arguments import parse_exported, parse_trained
+
 
 def main() -> int:
-    """The verb, for the kind of model that is named."""
+    """Read the arguments for the kind of model; what the work needs is imported after that."""
     words = [word for before, word in pairwise(sys.argv) if before != "--out"]
     if any(word.endswith(".onnx") and not word.startswith("--out=") for word in words):
-        from fpn_neck.cli.predict import exported  # what `trained` imports loads torch
+        args = parse_exported()
+        from fpn_neck.cli.predict.run import run
+        from fpn_neck.export.runtime import ExportedModel  # torch is not needed
 
-        return exported.main()
-    from fpn_neck.cli.predict import trained
+        return run(args, lambda: ExportedModel(args.model, score_thr=args.score_thr))
+    args = parse_trained()
+    from fpn_neck.cli.predict.trained import predict
 
-    return trained.main()
+    return predict(args)

@@ -1,56 +1,21 @@
-"""What predict writes of the results of any model, and the arguments for it; without torch."""
+"""What predict writes of the results of any model; without torch."""
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fpn_neck.utils.command_line import add_json_argument, print_json, stdout_for_programs
+from fpn_neck.cli.predict.arguments import OUT
+from fpn_neck.utils.command_line import print_json, stdout_for_programs
 from fpn_neck.utils.photo_files import Found, find_photos, left_out_text, output_names
-from fpn_neck.utils.pictures import OPACITY
 from fpn_neck.utils.progress import with_progress
-from fpn_neck.utils.results.arrays import SCORE_THR
-from fpn_neck.utils.results.folder import OVERLAYS, ResultsFolder, is_result
+from fpn_neck.utils.results.folder import ResultsFolder, is_result
 from fpn_neck.utils.results.predictor import Predictor, batches
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import cause, one_line
 from fpn_neck.utils.values import check_share
-
-_OUT = Path("predictions")
-
-
-def add_output_arguments(parser: ArgumentParser) -> None:
-    """The arguments that `run` reads, but for ``images``."""
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"where to write (default: {_OUT}, and with --json nowhere)",
-    )
-    add_json_argument(parser, "the content of results.json")
-    parser.add_argument(
-        "--score-thr",
-        type=float,
-        default=SCORE_THR,
-        help="objects with a lower score are neither drawn nor in areas (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--overlay", choices=OVERLAYS, help="default: labels side-by-side, objects alone"
-    )
-    parser.add_argument(
-        "--opacity", type=float, default=OPACITY, help="of colours, 0 to 1 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--coco",
-        nargs="?",
-        const=True,
-        type=Path,
-        metavar="FILE",
-        help="write COCO's result files; with the ids of photos and categories of a COCO FILE, "
-        "else from 1 on",
-    )
 
 
 def predict_batch(
@@ -90,7 +55,7 @@ def predict(
 def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int = 1) -> int:
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
-        args.out = _OUT
+        args.out = OUT
     check_share("--opacity", args.opacity)
     check_share("--score-thr", args.score_thr)
     with stdout_for_programs(args.json):

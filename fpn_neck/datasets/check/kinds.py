@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+RARE = 0.01  # of the photos, at most, show a class that is called rare
+
 
 class Kind(NamedTuple):
     rule: str

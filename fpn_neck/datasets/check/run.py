@@ -34,6 +34,7 @@ from fpn_neck.datasets.check.coco import (
 from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
 from fpn_neck.datasets.check.findings import Finding, attempt
 from fpn_neck.datasets.check.heads import check_classes
+from fpn_neck.datasets.check.kinds import RARE
 from fpn_neck.datasets.check.listing import (
     DataSource,
     coco_pairs,
@@ -59,7 +60,6 @@ from fpn_neck.utils.progress import Track
 from fpn_neck.utils.text import one_line
 
 SAMPLE = 32  # photos and masks of a data set that a quick check opens
-RARE = 0.01  # of the photos
 
 
 class Histogram(NamedTuple):

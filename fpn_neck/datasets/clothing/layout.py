@@ -25,6 +25,10 @@ CLASSES: tuple[str, ...] = (
 )
 # fmt: on
 
+# Components of fewer pixels are slivers of superpixels: the smallest rings, watches and earrings
+# of the data set are larger.
+TINY = 64
+
 # Nine kinds, as papers on these photos merge the labels; every label is in one of them.
 # fmt: off
 SUPER_CLASSES: dict[str, tuple[str, ...]] = {

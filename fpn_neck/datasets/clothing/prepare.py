@@ -25,12 +25,8 @@ from fpn_neck.datasets.clothing.check import (
     read_mask,
     unrotated_size,
 )
-from fpn_neck.datasets.clothing.layout import CLASSES, MASKS, split_of
+from fpn_neck.datasets.clothing.layout import CLASSES, MASKS, TINY, split_of
 from fpn_neck.utils.progress import Track
-
-# Components of fewer pixels are slivers of superpixels: the smallest rings, watches and earrings
-# of the data set are larger.
-TINY = 64
 
 
 class PreparedPhoto(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fpn_neck.utils.pictures import save_labels
+from fpn_neck.utils.results.pictures import save_labels
 from fpn_neck.utils.text import first_few
 
 IGNORED = 255  # as in mmseg

@@ -24,7 +24,8 @@ from fpn_neck.mm.predictor import (
     photo_pipeline,
     without_augmentation,
 )
-from fpn_neck.utils.results.arrays import SCORE_THR, Segment
+from fpn_neck.utils.results.arrays import Segment
+from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.walk import type_name

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from fpn_neck.mm.config.in_checkpoint import read_trained
 from fpn_neck.mm.config.sections import require_photos
 from fpn_neck.mm.config.types import FRAMEWORKS, framework
-from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fpn_neck.export.metadata import FORMATS
 from fpn_neck.export.runtime import ExportedModel
-from fpn_neck.utils.results.arrays import SCORE_THR
+from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.utils.values import check_share
 from fpn_neck.weights.released import released_model

@@ -11,7 +11,7 @@ from mmseg.datasets import BaseSegDataset
 from fpn_neck.datasets import clothing, shapes
 from fpn_neck.datasets.own.pairs import SPLITS, split_pairs
 from fpn_neck.mm.registry import DATASETS
-from fpn_neck.utils.pictures import default_palette
+from fpn_neck.utils.results.pictures import default_palette
 from fpn_neck.utils.values import check_choice
 
 

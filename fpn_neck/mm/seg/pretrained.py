@@ -23,7 +23,7 @@ from fpn_neck.models.pretrained import Facts, read_config
 from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.segmenter import Segmenter
 from fpn_neck.utils.files import write_whole
-from fpn_neck.utils.pictures import default_palette
+from fpn_neck.utils.results.pictures import default_palette
 from fpn_neck.utils.walk import dicts
 from fpn_neck.weights.conversion import Conversion
 

@@ -19,7 +19,7 @@ from fpn_neck.mm.photos import picture_in
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.utils.files import write_whole
 from fpn_neck.utils.photo_files import output_names
-from fpn_neck.utils.pictures import side_by_side
+from fpn_neck.utils.results.pictures import side_by_side
 from fpn_neck.utils.values import check_flag, check_whole
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fpn_neck.utils.pictures import Palette, default_palette
+from fpn_neck.utils.results.options import SCORE_THR
+from fpn_neck.utils.results.pictures import Palette, default_palette
 
-SCORE_THR = 0.3
 _ROWS = 256  # counted at a time: numpy takes 8 bytes a pixel for it
 
 

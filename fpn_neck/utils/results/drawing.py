@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fpn_neck.utils.pictures import font_of, line_height
-from fpn_neck.utils.pictures import side_by_side as label_picture
 from fpn_neck.utils.results.arrays import Arrays
+from fpn_neck.utils.results.pictures import font_of, line_height
+from fpn_neck.utils.results.pictures import side_by_side as label_picture
 
 _GAP = 6  # px between two pictures
 _DARK = 140  # mean of a colour, above which black text is read better than white

@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image
 
 from fpn_neck.utils.files import check_folder, write_text, write_whole
-from fpn_neck.utils.pictures import OPACITY, Palette, save_labels
 from fpn_neck.utils.results.arrays import Arrays
 from fpn_neck.utils.results.coco import CocoIds, results, segment_picture
 from fpn_neck.utils.results.drawing import draw
+from fpn_neck.utils.results.options import OPACITY
+from fpn_neck.utils.results.pictures import Palette, save_labels
 from fpn_neck.utils.results.plain import SCHEMA, plain
 
-OVERLAYS = ("side-by-side", "alone", "none")
 _PICTURES = ("labels", "overlays", "panoptic")
 _TABLES = (
     "photos.json",
@@ -30,7 +30,7 @@ _TABLES = (
 class ResultsFolder:
     """Writes results: the pictures of each at once, the tables at the end.
 
-    - ``labels/NAME.png``: the labels with their palette, see `fpn_neck.utils.pictures.save_labels`
+    - ``labels/NAME.png``: the labels with their palette, see `pictures.save_labels`
     - ``overlays/NAME.png``: for people, see `Result.draw`
     - ``panoptic/NAME.png``: COCO's picture of the segments
     - ``photos.json``: {photo: NAME}

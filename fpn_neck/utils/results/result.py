@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from fpn_neck.utils.pictures import OPACITY
 from fpn_neck.utils.results import coco
 from fpn_neck.utils.results.arrays import Arrays
 from fpn_neck.utils.results.drawing import draw
 from fpn_neck.utils.results.folder import ResultsFolder
+from fpn_neck.utils.results.options import OPACITY
 from fpn_neck.utils.results.plain import SCHEMA, plain
 from fpn_neck.utils.results.to_supervision import to_supervision
 

@@ -13,7 +13,7 @@ pytest.importorskip("mmseg.models")
 from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from fpn_neck.mm.seg.transforms import PasteRareLabels  # noqa: E402
-from fpn_neck.utils.pictures import default_palette  # noqa: E402
+from fpn_neck.utils.results.pictures import default_palette  # noqa: E402
 
 CLASSES = ("wall", "chair", "lamp", "vase")
 LOAD = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]

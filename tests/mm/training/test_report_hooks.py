@@ -15,7 +15,7 @@ from mmengine.runner import Runner  # noqa: E402
 
 from fpn_neck.datasets.shapes.write import CLASSES, PALETTE, write_shapes  # noqa: E402
 from fpn_neck.mm.curves import read_scalars  # noqa: E402
-from fpn_neck.utils.pictures import overlay, paint, side_by_side  # noqa: E402
+from fpn_neck.utils.results.pictures import overlay, paint, side_by_side  # noqa: E402
 
 CONFIG = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 SCENES = 5  # for validation

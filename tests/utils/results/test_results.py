@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from fpn_neck.utils.photos import read_photo
-from fpn_neck.utils.pictures import overlay
 from fpn_neck.utils.results.arrays import Segment
 from fpn_neck.utils.results.coco import CocoIds
 from fpn_neck.utils.results.folder import ResultsFolder
+from fpn_neck.utils.results.pictures import overlay
 from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.utils.results.result import Result
 

@@ -16,7 +16,7 @@ from PIL import Image
 from fpn_neck.mm.curves import Series, draw_curves
 from fpn_neck.mm.seg.report.confusion import Confusion
 from fpn_neck.mm.seg.report.evaluation_hook import EvaluationHook, PhotoResult
-from fpn_neck.utils.pictures import side_by_side
+from fpn_neck.utils.results.pictures import side_by_side
 
 _WIDTH = 1400  # px, of a picture of photo, truth and prediction
 _CONFUSED = 3  # labels that a row of the table names

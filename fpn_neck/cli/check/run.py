@@ -1,4 +1,4 @@
-"""Check the data of an mmseg or mmdet config: fpn-neck check CONFIG [--json FILE] ..."""
+"""The check of a config's data, and its report."""
 
 from __future__ import annotations
 
@@ -9,59 +9,19 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from fpn_neck.cli.check import STDOUT
 from fpn_neck.datasets.check.findings import Finding, RefusedData
 from fpn_neck.datasets.check.heads import check_order, check_weights
 from fpn_neck.datasets.check.listing import check_numbering, classes_of
-from fpn_neck.datasets.check.run import RARE, DatasetCheck, Histogram, Report
-from fpn_neck.mm.config.arguments import Options
+from fpn_neck.datasets.check.run import DatasetCheck, Histogram, Report
 from fpn_neck.mm.config.data_sources import data_sources
 from fpn_neck.mm.config.load import load_config
-from fpn_neck.utils.command_line import command_parser, stdout_for_programs
+from fpn_neck.utils.command_line import stdout_for_programs
 from fpn_neck.utils.files import check_file, write_whole
 from fpn_neck.utils.progress import with_progress
 from fpn_neck.utils.values import check_whole
 
-SPLITS = ("train", "val", "test")
-STDOUT = Path("-")
 SCHEMA = 1  # of the JSON
-EPILOG = f"""\
-Every photo and mask is decoded as in training, and every annotation is read. The config's heads and
-class weights are compared with the data. A class is called rare if it occurs in one photo only or
-in at most {100 * RARE:g} % of them.
-
-exit code: 0 nothing found; 1 findings, each with file, value, rule and remedy; 2 wrong usage."""
-
-
-def parse_args() -> Namespace:
-    parser = command_parser(__doc__, EPILOG)
-    parser.add_argument("config", help="config file, or one of an installed package: mmdet::path")
-    parser.add_argument(
-        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all in the config"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const=STDOUT,
-        type=Path,
-        metavar="FILE",
-        help="write the report as JSON too; without FILE on stdout, and what people read on stderr",
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        default=20,
-        metavar="N",
-        help="files shown per kind of finding (20)",
-    )
-    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
-    return parser.parse_args()
 
 
 def show(report: Report) -> None:
@@ -146,8 +106,8 @@ def write_report(path: Path, text: str) -> None:
         file.write(text + "\n")
 
 
-def main() -> int:
-    args = parse_args()
+def run(args: Namespace) -> int:
+    """Check, and write the report; the exit code."""
     check_whole("--workers", args.workers, 1)
     check_whole("--limit", args.limit, 0)
     if args.json and args.json != STDOUT:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from fpn_neck.utils.pictures import default_palette, overlay, paint, save_labels, side_by_side
+from fpn_neck.utils.results.pictures import (
+    default_palette,
+    overlay,
+    paint,
+    save_labels,
+    side_by_side,
+)
 
 PALETTE = [[40, 40, 40], [200, 0, 0], [0, 200, 0]]
 CLASSES = ("background", "red", "green")

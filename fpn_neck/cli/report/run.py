@@ -1,9 +1,4 @@
-"""Write an HTML page about a trained segmenter: fpn-neck report WORK_DIR [--out FILE].
-
-The page shows metrics, curves, the IoU of every label, the confusion matrix, and the best and the
-worst photos. It is one file, which needs no network. The photos are those of the config's
-test_dataloader, and they are inside the page.
-"""
+"""The evaluation that a report is about, and its page."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ from pathlib import Path
 
 from fpn_neck.mm.before_run import refusals
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
-from fpn_neck.mm.config.arguments import Options
 from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.curves import read_scalars
 from fpn_neck.mm.explain import explained
@@ -20,21 +14,7 @@ from fpn_neck.mm.last_checkpoint import last_checkpoint
 from fpn_neck.mm.prepare import build_runner, prepare_testing
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
-from fpn_neck.utils.command_line import command_parser
 from fpn_neck.utils.files import check_file, write_text
-
-
-def parse_args() -> Namespace:
-    parser = command_parser(__doc__)
-    parser.add_argument("work_dir", type=Path, help="of a training: config, checkpoint and logs")
-    parser.add_argument("--config", help="default: the only .py file in WORK_DIR")
-    parser.add_argument("--checkpoint", help="default: the best one in WORK_DIR, else the last one")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: WORK_DIR/report.html")
-    parser.add_argument(
-        "--photos", type=int, default=4, help="best and worst ones (default: %(default)s each)"
-    )
-    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
-    return parser.parse_args()
 
 
 def find_config(work_dir: Path) -> str:
@@ -62,8 +42,8 @@ def find_checkpoint(work_dir: Path) -> str:
     return found
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: Namespace) -> None:
+    """Evaluate the checkpoint, and write the page."""
     if args.photos < 0:
         raise ValueError(f"--photos {args.photos}: must be 0 or more")
     config = args.config or find_config(args.work_dir)

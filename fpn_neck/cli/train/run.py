@@ -1,4 +1,4 @@
-"""Train any mmseg or mmdet config: fpn-neck train CONFIG [--work-dir DIR] [--amp [DTYPE]] ..."""
+"""A training, from the refusals before it to its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 
 from fpn_neck.mm.before_run import refusals
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
-from fpn_neck.mm.config.arguments import add_common_arguments, add_mismatch_argument
 from fpn_neck.mm.config.load import Config
 from fpn_neck.mm.config.types import framework
 from fpn_neck.mm.distributed.consensus import (
@@ -23,37 +22,6 @@ from fpn_neck.mm.prepare import build_runner, check_model, prepare_training
 from fpn_neck.mm.training.batches import check_batches
 from fpn_neck.mm.training.checkpoint_guard import guard_checkpoints
 from fpn_neck.mm.training.restoring_hook import train
-from fpn_neck.utils.command_line import command_parser
-
-
-def parse_args() -> Namespace:
-    parser = command_parser(__doc__)
-    add_common_arguments(parser)
-    parser.add_argument(
-        "--amp",
-        nargs="?",
-        const=True,
-        choices=["float16", "bfloat16"],
-        help="automatic mixed precision: bfloat16, or float16 (the default), which scales the loss "
-        "and needs a GPU",
-    )
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
-    )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a value, from the last one in the work dir",
-    )
-    parser.add_argument(
-        "--skip-nan", action="store_true", help="drop batches whose loss is NaN or infinite"
-    )
-    parser.add_argument("--no-check", action="store_true", help="skip the quick data check")
-    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard")
-    add_mismatch_argument(parser)
-    return parser.parse_args()
 
 
 def check(cfg: Config, args: Namespace) -> list[str]:
@@ -62,8 +30,8 @@ def check(cfg: Config, args: Namespace) -> list[str]:
     return refusals(cfg, args.config, "train", "val", files=not args.no_check)
 
 
-def main() -> int | None:
-    args = parse_args()
+def run(args: Namespace) -> int | None:
+    """Train; the exit code."""
     read_urls_safely()
     cfg = prepare_training(args)
     with process_group(cfg):

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fpn_neck.utils.results.options import OPACITY
+
 Palette = Sequence[Sequence[int]]
-OPACITY = 0.65  # of a label's colour over the photo
 _LINE = 16  # px, height of a legend line, at least
 _LINES = 40  # of the legend in the height of a large photo
 _GAP = 6
