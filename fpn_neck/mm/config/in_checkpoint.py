@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmengine.registry import Registry
 
 from fpn_neck.mm.config.load import load_config
 from fpn_neck.mm.config.sections import check_sections
+from fpn_neck.mm.config.types import FRAMEWORKS
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets, dicts
 from fpn_neck.weights.checkpoints import Checkpoint
@@ -146,6 +148,7 @@ def _check_types(found: dict[str, Any], default_scope: Any) -> None:
     A class's whole path, as Python configs are written out, becomes its scope and name.
 
     Raises:
+        ModuleNotFoundError: the framework is not installed.
         ValueError: names the type.
     """
     scopes = {default_scope} if default_scope else set()
@@ -153,6 +156,9 @@ def _check_types(found: dict[str, Any], default_scope: Any) -> None:
         scopes |= {part["_scope_"]} if "_scope_" in part else set()
     if unknown := scopes - {*_SCOPES}:
         raise ValueError(f"the scope {min(map(str, unknown))!r} is none of {', '.join(_SCOPES)}")
+    for scope in sorted(scopes & {*FRAMEWORKS}):
+        if not find_spec(scope):
+            raise ModuleNotFoundError(f"No module named {scope!r}", name=scope)
     for _, part in dicts(found):
         if "type" not in part:
             continue

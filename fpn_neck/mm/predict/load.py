@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,12 +67,26 @@ def load(
     if is_pretrained(checkpoint):
         if config is not None or tta:
             raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
-        from fpn_neck.mm.predict.segmenter import SegmenterPredictor
+        with _extra_named(checkpoint, "timm"):
+            from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
-        return SegmenterPredictor(checkpoint, device)
-    from fpn_neck.mm.predict.build import build_predictor
+            return SegmenterPredictor(checkpoint, device)
+    with _extra_named(checkpoint, "mm"):
+        from fpn_neck.mm.predict.build import build_predictor
 
-    return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)
+        return build_predictor(checkpoint, config, device, score_thr=score_thr, tta=tta)
+
+
+@contextmanager
+def _extra_named(model: str | Path, extra: str) -> Iterator[None]:
+    """Say what to install for a model if a package is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        package = str(e.name).partition(".")[0]
+        raise ImportError(
+            f"{model} needs the package {package}: pip install 'fpn_neck[{extra}]'"
+        ) from e
 
 
 def refuse_exported(name: str | Path) -> None:

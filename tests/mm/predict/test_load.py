@@ -20,6 +20,18 @@ def photo():
     return np.asarray(image)
 
 
+@pytest.mark.parametrize("absent", ["timm", "torchvision", "mmengine", "mmseg"])
+def test_a_missing_package_is_named_with_what_installs_it(trained, run_python, absent):
+    model, extra = (trained.checkpoint, "mm") if absent.startswith("mm") else (None, "timm")
+    out = run_python(
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "import fpn_neck\n"
+        f"try:\n    fpn_neck.load({model and str(model)!r}, device='cpu')\n"
+        "except ImportError as e:\n    print(e)\n"
+    )
+    assert f"needs the package {absent}: pip install 'fpn_neck[{extra}]'" in out
+
+
 def test_a_checkpoint_of_training_is_enough_for_photos_of_any_kind(
     trained, varied, photo, tmp_path, call_tool
 ):
