@@ -213,6 +213,7 @@ class FPN(nn.Module):
             and self.laterals
             and (self.upsample_cfg == NEAREST or self._interpolation() == NEAREST)
             and type(self)._top_down_path is FPN._top_down_path
+            and type(self)._upsampled is FPN._upsampled
             and "_top_down_path" not in self.__dict__
         )
 
@@ -266,7 +267,8 @@ class FPN(nn.Module):
                 levels.append(x)
             return levels
         x = {"on_input": c_last, "on_lateral": lateral, "on_output": p_last}[self.add_extra_convs]
-        for i, conv in enumerate(self.fpn_convs[self.num_smooth :]):
+        last = self.num_smooth + self.num_outs - self.num_levels
+        for i, conv in enumerate(self.fpn_convs[self.num_smooth : last]):
             x = conv(F.relu(x) if i and self.relu_before_extra_convs else x)
             levels.append(x)
         return levels

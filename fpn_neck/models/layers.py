@@ -49,6 +49,9 @@ NORMS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 }
 
 
+_OF_BLOCK = {"stride", "padding", "dilation", "bias"}  # a `ConvNormAct` keeps ceil(size / stride)
+
+
 def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, dict[str, Any]]:
     """Split ``dict(type=..., **options)`` into the table's entry (or the class) and options."""
     if not isinstance(cfg, Mapping) or "type" not in cfg:
@@ -138,6 +141,8 @@ class ConvNormAct(nn.Module):
         conv, options = _look_up(
             "conv_cfg", CONVS, {"type": "Conv2d"} if conv_cfg is None else conv_cfg
         )
+        for name in _OF_BLOCK & set(options):
+            raise TypeError(f"conv_cfg: {name}={options[name]!r} is not free here; leave it out")
         options.update(stride=stride, padding=kernel_size // 2, bias=norm_cfg is None)
         with _named("conv_cfg", conv, options):
             self.conv = conv(in_channels, out_channels, kernel_size, **options)

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
 from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
@@ -49,8 +49,9 @@ def is_large(size: Sequence[int], tile: int | None) -> bool:
 def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether `logits_by_tiles` does what the head does, and the model is in eval mode.
 
-    Tiles call neither the head nor its towers. So a hook on a part of the head, or a forward of a
-    subclass, turns them off.
+    Tiles call neither the head nor its towers, and they call the other parts once a tile. So a
+    forward of a subclass of the head, a hook on any part of the model, or a norm of the neck with
+    statistics of its map turns them off.
 
     Args:
         model: that the head is a part of.
@@ -63,13 +64,25 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
         and isinstance(heads, ScaleHeads)
         and _runs_as(ScaleHeads, heads)
         and not has_global_hooks()
+        and not any(module._forward_hooks for module in model.modules())
         and all(is_unmodified(module) for module in head.modules())
+        and not _has_norms_of_maps(getattr(model, "neck", None))
         and all(_is_supported_tower(tower) for tower in heads)
     )
 
 
 def _runs_as(kind: type[nn.Module], module: nn.Module) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _has_norms_of_maps(neck: nn.Module | None) -> bool:
+    """Whether a norm takes its statistics from the map, so that each tile has other ones."""
+    return neck is not None and any(
+        isinstance(module, nn.GroupNorm)
+        or isinstance(module, _NormBase)
+        and (module.training or module.running_mean is None)
+        for module in neck.modules()
+    )
 
 
 def _is_supported_tower(tower: nn.Module) -> bool:
@@ -194,8 +207,10 @@ class _StitchedMap:
             )
         (part_rows, rows), (part_columns, columns) = (self._slices(span) for span in at)
         part = part[..., part_rows, part_columns]
-        if self.cells.dtype == torch.float16 and part.abs().max() > torch.finfo(torch.float16).max:
-            self.cells = self.cells.to(part.dtype)
+        if self.cells.dtype == torch.float16:
+            largest, limits = part.abs().max(), torch.finfo(torch.float16)
+            if largest > limits.max or 0 < largest < limits.tiny:
+                self.cells = self.cells.to(part.dtype)
         self.cells[..., rows, columns] = part
 
     def _slices(self, span: Span) -> tuple[slice, slice]:

@@ -373,6 +373,12 @@ def test_any_sizes(sizes, batch):
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
 
 
+def test_num_outs_counts_when_it_is_read():
+    fpn = FPN([8, 8], 8, num_outs=4, add_extra_convs="on_output")
+    fpn.num_outs = 3
+    assert len(fpn([torch.randn(1, 8, 8, 8), torch.randn(1, 8, 4, 4)])) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "levels"),
     [({}, 4), ({"start_level": 2}, 2), ({"end_level": 1}, 2), ({"start_level": 3}, 1)],

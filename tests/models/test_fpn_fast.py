@@ -359,6 +359,17 @@ def test_a_top_down_path_of_its_own_is_taken():
         assert_same(outs, expected)
 
 
+def test_an_upsampling_of_its_own_is_taken():
+    class OwnUpsampling(FPN):
+        def _upsampled(self, x, size):
+            return 0 * super()._upsampled(x, size)
+
+    fpn, inputs = OwnUpsampling(CHANNELS, WIDTH), maps()
+    laterals = [conv(x) for conv, x in zip(fpn.lateral_convs, inputs, strict=True)]
+    expected = [f(x) for f, x in zip(fpn.fpn_convs, laterals, strict=True)]
+    assert_same(fpn(inputs), expected)
+
+
 class Names(TorchFunctionMode):
     def __init__(self):
         self.seen = []

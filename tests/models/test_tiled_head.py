@@ -194,6 +194,20 @@ def test_spans_share_out_any_length(tile):
         assert len(plan) == 1 or length > tile
 
 
+@pytest.mark.parametrize("scale", [1e-7, 1e5])
+def test_maps_whose_values_half_precision_cannot_hold(scale):
+    """Between the tiles maps are kept in float16, if it holds their values."""
+    model, image = segmenter(None, torch.float32), torch.randn(1, 3, *SIZES[0])
+    with torch.no_grad():
+        for tower in model.head.scale_heads:
+            for conv in (block.conv for block in tower if isinstance(block, ConvNormAct)):
+                conv.bias.zero_()
+            tower[0].conv.weight.mul_(scale)
+        model.head.conv_seg.weight.div_(scale)
+    found, expected = by_tiles(model, image), whole(model, image)
+    torch.testing.assert_close(found, expected, atol=5e-3 * float(expected.std()), rtol=0)
+
+
 def test_what_is_large():
     assert not is_large((2560, 1280), 1280) and is_large((2561, 1280), 1280)
     assert is_large((1, 2 * 1280**2 + 1), 1280)
@@ -210,6 +224,9 @@ def test_what_can_be_tiled():
     assert not can_tile(model.train(), model.head, SegHead)
     assert not can_tile(model.eval(), model.head.scale_heads, SegHead)
     assert not can_tile(model, nn.Identity(), SegHead)
+    hook = model.backbone.register_forward_hook(lambda *args: None)
+    assert not can_tile(model, model.head, SegHead)
+    hook.remove()
     instance = segmenter({"type": "IN"})
     assert not can_tile(instance, instance.head, SegHead)
 

@@ -26,6 +26,7 @@ from fpn_neck.strips.losses import PixelAccuracy
 from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.utils.values import check_choice, check_whole, check_wholes
 
+_ALL_LEVELS = "multiple_select"  # mmseg's name
 MMSEGS_LOSS = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0}
 
 
@@ -68,9 +69,14 @@ class FPNHead(BaseDecodeHead):
                 )
         if "num_classes" in kwargs:
             check_whole("num_classes", kwargs["num_classes"], 1)
+        if kwargs.get("input_transform", _ALL_LEVELS) != _ALL_LEVELS:
+            raise ValueError(
+                f"input_transform={kwargs['input_transform']!r}: every level has its own tower; "
+                "leave it out"
+            )
         check_choice("merge", merge, MERGES)
         merged = channels * (levels if merge == "cat" else 1)
-        kwargs |= {"input_transform": "multiple_select", "align_corners": align_corners}
+        kwargs |= {"input_transform": _ALL_LEVELS, "align_corners": align_corners}
         kwargs.setdefault("loss_decode", dict(MMSEGS_LOSS))
         layers: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
         super().__init__(channels=merged, **layers, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.structures import PixelData
@@ -29,6 +29,8 @@ class LazyLogits(PixelData):
     def data(self) -> Tensor:
         """(K, H, W)."""
         if "_data" not in self.__dict__:
+            if "_compute" not in self.__dict__:
+                raise AttributeError("data")
             self.__dict__["_data"] = self.__dict__.pop("_compute")()
         return self.__dict__["_data"]
 
@@ -36,9 +38,22 @@ class LazyLogits(PixelData):
     def data(self, value: Tensor) -> None:
         self.__dict__["_data"] = value
 
+    @data.deleter
+    def data(self) -> None:
+        self.__dict__.pop("_compute", None)
+        self.__dict__.pop("_data", None)
+
+    def pop(self, *args: Any) -> Any:
+        """As in ``PixelData``."""
+        if args[:1] != ("data",) or "data" not in self._data_fields:
+            return super().pop(*args)
+        value = self.data
+        del self.data
+        return value
+
     def to_dict(self) -> dict[str, Any]:
-        """As evaluators take it; ``["data"]`` computes, nothing else does."""
-        return _LazyDict(self)
+        """As evaluators take it; ``data`` is computed when it is first read."""
+        return _LazyDict(self) if "data" in self else super().to_dict()
 
     def __deepcopy__(self, memo: dict) -> LazyLogits:
         if "_compute" in self.__dict__:
@@ -50,14 +65,49 @@ class LazyLogits(PixelData):
 
 
 class _LazyDict(dict):
-    def __init__(self, logits: LazyLogits) -> None:
-        super().__init__()
-        self.logits = logits
+    """``{"data": logits}``; keys are known, and values are computed when one is read."""
 
-    def __missing__(self, key: str) -> Tensor:
-        if key != "data":
-            raise KeyError(key)
-        return self.logits.data
+    def __init__(self, logits: LazyLogits) -> None:
+        super().__init__(data=None)
+        self._logits: LazyLogits | None = logits
+
+    def _computed(self) -> dict[str, Any]:
+        if self._logits is not None:
+            logits, self._logits = self._logits, None
+            if "data" in self and super().__getitem__("data") is None:
+                self["data"] = logits.data
+        return self
+
+    def __getitem__(self, key: str) -> Any:
+        self._computed()
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:  # dict(), update() and ** read values then
+        self._computed()
+        return super().__iter__()
+
+    def __repr__(self) -> str:
+        self._computed()
+        return super().__repr__()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._computed()
+        return super().get(key, default)
+
+    def pop(self, *args: Any) -> Any:
+        self._computed()
+        return super().pop(*args)
+
+    def items(self) -> Any:
+        self._computed()
+        return super().items()
+
+    def values(self) -> Any:
+        self._computed()
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
 
 
 def _plain(metainfo: dict, data: Tensor) -> PixelData:

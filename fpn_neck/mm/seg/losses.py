@@ -9,15 +9,19 @@ from typing import Any
 import torch
 from mmseg.models import losses
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import cross_entropy_loss
 from torch import nn
 
+from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
 from fpn_neck.strips.losses import CrossEntropyLoss
 from fpn_neck.strips.pixel_loss import PixelLoss
 
 # Attributes of mmseg's CrossEntropyLoss.
 _SETTINGS = (
     "use_mask", "use_sigmoid", "class_weight", "avg_non_ignore", "reduction", "loss_weight",
+    "cls_criterion",
 )  # fmt: skip
+_CRITERIA = (cross_entropy_loss.cross_entropy, cross_entropy_loss.binary_cross_entropy)
 
 
 def decode_losses(head: Any) -> list[Any]:  # mmseg comes without types
@@ -100,12 +104,14 @@ def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | Non
         module: one of mmseg's losses, or ours.
         one_logit: the loss is a sigmoid's on the logit z; the result takes the logits (0, z).
     """
+    if not is_unmodified(module) or has_global_hooks():
+        return None
     if isinstance(module, PixelLoss):
-        return module
+        return module if type(module).forward is PixelLoss.forward else None
     if type(module) is not losses.CrossEntropyLoss:
         return None
     loss: Any = module  # mmseg comes without types
-    if loss.use_mask or loss.use_sigmoid != one_logit:
+    if loss.use_mask or loss.use_sigmoid != one_logit or loss.cls_criterion not in _CRITERIA:
         return None
     if one_logit and loss.class_weight is not None:  # a factor of class 1 only
         return None
@@ -124,15 +130,31 @@ def log_odds(threshold: float) -> float:
     return math.log(max(threshold, tiny) / max(1 - threshold, tiny))
 
 
+def _settings(module: Any, one_logit: bool) -> tuple:
+    """What `as_pixel_loss` depends on."""
+    values = (_copied(vars(module).get(name)) for name in _SETTINGS)
+    return module, one_logit, is_unmodified(module), has_global_hooks(), *values
+
+
+def _copied(setting: Any) -> Any:
+    """A setting that stays what it is now: class weights can be a list, an array or a tensor."""
+    if hasattr(setting, "tolist"):
+        return setting.tolist()
+    return list(map(float, setting)) if isinstance(setting, (list, tuple)) else setting
+
+
 class PixelLosses:
-    """The pixel losses that equal a head's losses; made again if one of the losses has changed."""
+    """The pixel losses that equal a head's losses; made again if one of the losses has changed.
+
+    A setting can change in place, so copies are compared.
+    """
 
     def __init__(self) -> None:
         self._made: list[tuple[tuple, PixelLoss | None]] = []
 
     def __call__(self, modules: list[Any], one_logit: bool) -> list[PixelLoss | None]:
         """See `as_pixel_loss`, for each of ``modules``."""
-        settings = [(module, one_logit, *map(vars(module).get, _SETTINGS)) for module in modules]
+        settings = [_settings(module, one_logit) for module in modules]
         if settings != [made for made, _ in self._made]:
             losses = [as_pixel_loss(module, one_logit) for module in modules]
             self._made = list(zip(settings, losses, strict=True))

@@ -10,7 +10,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.models import segmentors
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.seg.head import FPNHead
@@ -18,6 +18,9 @@ from fpn_neck.mm.seg.logits import LazyLogits
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.label_map import fill_labels
 from fpn_neck.strips.row_map import RowMap
+
+# What mmseg calls between the maps and the samples.
+_OF_MODEL = ("inference", "whole_inference", "encode_decode", "postprocess_result")
 
 
 @MODELS.register_module()
@@ -30,7 +33,8 @@ class EncoderDecoder(segmentors.EncoderDecoder):
     integers for one logit too. ``sample.seg_logits.data`` is computed when it is first read, e.g.
     by mmseg's ``SegTTAModel``; until then a sample keeps the head's own, smaller maps. mmseg's
     code still runs with ``test_cfg=dict(keep_logits=True)``, with ``mode='slide'``, for flipped
-    images, for heads with their own ``predict``, and outside of ``torch.no_grad()``.
+    images, for heads and subclasses with their own methods between the maps and the labels, and
+    outside of ``torch.no_grad()``.
 
     In validation, testing and prediction, inputs of more than ``2 * tile**2`` px are taken in
     overlapping tiles of about ``tile`` px a side, see `fpn_neck.models.tiled_head`;
@@ -91,10 +95,9 @@ class EncoderDecoder(segmentors.EncoderDecoder):
         return samples
 
     def _by_rows(self, data_samples: list) -> bool:
-        head = type(self.decode_head)
         return (
-            head.predict is BaseDecodeHead.predict
-            and head.predict_by_feat is BaseDecodeHead.predict_by_feat
+            _keeps(self, EncoderDecoder, *_OF_MODEL)
+            and _keeps(self.decode_head, BaseDecodeHead, "predict", "predict_by_feat")
             and self.test_cfg.get("mode", "whole") == "whole"
             and not self.test_cfg.get("keep_logits", False)
             and not any(sample.metainfo.get("flip") for sample in data_samples)
@@ -108,6 +111,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
             and samples is not None
             and self._by_rows(samples)
             and not getattr(self.data_preprocessor, "test_cfg", None)
+            and _keeps(self, EncoderDecoder, "forward", "_run_forward", "predict")
             and can_tile(self, self.decode_head, FPNHead)
         )
 
@@ -122,6 +126,14 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
         tile = self.test_cfg.get("tile", PHOTO_TILE)
         return logits_by_tiles(pyramid_of, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)
+
+
+def _keeps(module: nn.Module, kind: type, *methods: str) -> bool:
+    """Whether these methods are the class's own: a call of one can be left out."""
+    return not any(
+        getattr(type(module), name) is not getattr(kind, name) or name in vars(module)
+        for name in methods
+    )
 
 
 def _whole(maps: RowMap) -> Tensor:

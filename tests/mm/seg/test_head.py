@@ -307,6 +307,60 @@ def test_a_changed_loss_counts_from_the_next_step():
     torch.testing.assert_close(after["loss_dice"], before["loss_dice"] / 2, atol=ATOL, rtol=0)
 
 
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array])
+def test_class_weights_that_change_in_place_count_from_the_next_step(kind):
+    weighted = dict(CE, class_weight=[1.0] * K, avg_non_ignore=True)
+    heads = pair(loss_decode=weighted)
+    maps, samples = pyramid(), samples_of(torch.randint(0, K, (2, 40, 28)))
+    found = []
+    for step in range(4):
+        if step % 2:
+            for one in heads:
+                one.loss_decode.class_weight[step] = 9.0
+        else:
+            for one in heads:
+                one.loss_decode.class_weight = kind([1.0 + step] + [1.0] * (K - 1))
+        losses = [one.loss(maps, samples, train_cfg={})["loss_ce"] for one in heads]
+        torch.testing.assert_close(*losses, atol=ATOL, rtol=1e-5)
+        found.append(losses[0].item())
+    assert len(set(found)) == 4
+
+
+def ten_times(module, name="forward"):
+    call = getattr(module, name)
+    setattr(module, name, lambda *args, **options: 10 * call(*args, **options))
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "fpn_neck.DiceLoss"])
+@pytest.mark.parametrize(
+    "change",
+    [ten_times, lambda loss: loss.register_forward_hook(lambda _, args, out: 10 * out)],
+    ids=["forward", "hook"],
+)
+def test_a_hook_on_a_loss_and_a_replaced_forward_count(loss, change):
+    ours = head("fpn_neck.FPNHead", loss_decode=dict(type=loss, loss_name="loss_one"))
+    maps, (samples, _) = pyramid(), truth(40, 28)
+    before = ours.loss(maps, samples, train_cfg={})["loss_one"]
+    change(ours.loss_decode)
+    after = ours.loss(maps, samples, train_cfg={})["loss_one"]
+    torch.testing.assert_close(after, 10 * before, atol=ATOL, rtol=1e-5)
+
+
+def test_a_replaced_criterion_counts():
+    ours = head("fpn_neck.FPNHead")
+    maps, (samples, _) = pyramid(), truth(40, 28)
+    before = ours.loss(maps, samples, train_cfg={})["loss_ce"]
+    ten_times(ours.loss_decode, "cls_criterion")
+    after = ours.loss(maps, samples, train_cfg={})["loss_ce"]
+    torch.testing.assert_close(after, 10 * before, atol=ATOL, rtol=1e-5)
+
+
+def test_another_input_transform_is_refused():
+    head("fpn_neck.FPNHead", input_transform="multiple_select")
+    with pytest.raises(ValueError, match="input_transform='resize_concat': every level"):
+        head("fpn_neck.FPNHead", input_transform="resize_concat")
+
+
 def test_attributes_are_mmsegs():
     ours, theirs = pair(norm_cfg=GN, conv_cfg={"type": "Conv2d"}, act_cfg={"type": "LeakyReLU"})
     names = [n for n in vars(theirs) if not n.startswith("_")]
@@ -481,7 +535,8 @@ def test_predicted_labels_and_logits_are_mmsegs(metas):
     ours, theirs = predictions(predictor(), metas)
     for a, b in zip(ours, theirs, strict=True):
         assert "_data" not in vars(a.seg_logits)
-        assert "data" not in dict(a.to_dict()["seg_logits"])
+        assert list(a.to_dict()["seg_logits"].keys()) == ["data"]
+        assert "_data" not in vars(a.seg_logits)
         torch.testing.assert_close(a.seg_logits.data, b.seg_logits.data, atol=1e-5, rtol=1e-5)
         assert a.pred_sem_seg.shape == b.pred_sem_seg.shape == metas["ori_shape"]
         x, logits = a.pred_sem_seg.data, b.seg_logits.data
@@ -524,8 +579,36 @@ def test_logits_outlive_copies_pickles_and_slices():
     torch.testing.assert_close(dumped.seg_logits.data, expected, atol=1e-5, rtol=1e-5)
     part = ours[0].seg_logits[3:9, 4:8].data
     torch.testing.assert_close(part, expected[:, 3:9, 4:8], atol=1e-5, rtol=1e-5)
-    found = ours[0].to_dict()["seg_logits"]["data"]  # as an evaluator asks for it
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda found: found["data"],
+        lambda found: found.get("data"),
+        lambda found: dict(found)["data"],
+        lambda found: {**found}["data"],
+        lambda found: found.copy()["data"],
+        lambda found: copy.copy(found)["data"],
+        lambda found: next(iter(found.values())),
+        lambda found: dict(found.items())["data"],
+        lambda found: found.pop("data"),
+    ],
+)
+def test_an_evaluator_can_read_logits_in_any_way(read):
+    ours, theirs = predictions(predictor(), SHAPES, n=1)
+    found = ours[0].to_dict()["seg_logits"]
+    assert "data" in found and len(found) == 1 and found.get("other", 3) == 3
+    torch.testing.assert_close(read(found), theirs[0].seg_logits.data, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("leave", [lambda x: x.pop("data"), lambda x: delattr(x, "data")])
+def test_logits_can_be_left_out_of_a_sample(leave):
+    ours, theirs = predictions(predictor(), SHAPES, n=1)
+    for sample in (ours[0], theirs[0]):
+        leave(sample.seg_logits)
+        assert "data" not in sample.seg_logits and not hasattr(sample.seg_logits, "data")
+        assert dict(sample.to_dict()["seg_logits"]) == {}
 
 
 def test_logits_keep_their_gradient():
@@ -586,6 +669,41 @@ def test_logits_are_kept_where_mmsegs_way_is_taken(test_cfg, metas):
     torch.testing.assert_close(
         ours[0].seg_logits.data, theirs[0].seg_logits.data, atol=1e-5, rtol=0
     )
+
+
+LAST = K - 1  # a label that no other one beats after `favour_last`
+
+
+def favour_last(logits):
+    logits = logits.clone()
+    logits[:, LAST] += 1e4
+    return logits
+
+
+@pytest.mark.parametrize("method", ["inference", "whole_inference", "encode_decode"])
+def test_a_subclass_changes_the_logits_by_any_of_mmsegs_methods(method):
+    model, _ = predictor()
+
+    def changed(self, *args, **options):
+        return favour_last(getattr(super(kind, self), method)(*args, **options))
+
+    kind = type("Changed", (type(model),), {method: changed})
+    model.__class__ = kind
+    (found,) = predictions([model], SHAPES, n=1)
+    assert (found[0].pred_sem_seg.data == LAST).all()
+
+
+@pytest.mark.parametrize("where", ["head", "model"])
+def test_a_replaced_method_of_an_instance_is_called(where):
+    model, _ = predictor()
+    part, name = {
+        "head": (model.decode_head, "predict_by_feat"),
+        "model": (model, "postprocess_result"),
+    }[where]
+    call = getattr(part, name)
+    setattr(part, name, lambda logits, *args: call(favour_last(logits), *args))
+    (found,) = predictions([model], SHAPES, n=1)
+    assert (found[0].pred_sem_seg.data == LAST).all()
 
 
 def test_predicting_a_large_photo_takes_no_logits_of_its_size():
@@ -696,6 +814,38 @@ def test_what_tiles_are_not_for_is_seen_whole(local):
     assert type(logits) is PixelData  # mmseg's own way
     stock, _ = predictor()
     assert large(stock, 768).pred_sem_seg.shape == (501, 700)  # mmseg's own head
+
+
+def test_hooks_see_a_large_photo_whole(local):
+    seen = []
+    for part in (local, local.backbone):
+        hook = part.register_forward_hook(lambda module, args, out: seen.append(module))
+        large(local, 768)
+        hook.remove()
+    assert seen == [local, local.backbone]
+
+
+def test_a_subclass_predicts_large_photos_too(local):
+    def predict(self, inputs, data_samples=None):
+        samples = super(kind, self).predict(inputs, data_samples)
+        for sample in samples:
+            sample.pred_sem_seg.data.fill_(LAST)
+        return samples
+
+    kind = type("Changed", (type(local),), {"predict": predict})
+    model = copy.deepcopy(local)
+    model.__class__ = kind
+    assert (large(model, 768).pred_sem_seg.data == LAST).all()
+
+
+@pytest.mark.parametrize("norm_cfg", [GN, {"type": "IN"}], ids=["GN", "IN"])
+def test_a_neck_whose_norms_see_the_whole_map_takes_no_tiles(local, norm_cfg):
+    model = copy.deepcopy(local)
+    model.neck = MODELS.build(
+        dict(type="fpn_neck.FPN", in_channels=[8, 16, 32, 64], out_channels=16, norm_cfg=norm_cfg)
+    )
+    tiled, whole = (large(model.eval(), tile).pred_sem_seg.data for tile in (768, None))
+    assert whole.unique().numel() > 1 and (tiled == whole).all()
 
 
 # ----------------------------------------------------------------------------------- the metric
