@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fpn_neck.export.metadata import Metadata
 from fpn_neck.models.segmenter import Segmenter
+from fpn_neck.utils.results.options import BACKGROUND
 from fpn_neck.utils.sizes import resize
 
 Outputs = Sequence[Tensor]
@@ -115,9 +116,13 @@ def segmenter(
 
     Args:
         metadata: None: what the model's ``facts`` say.
+
+    Raises:
+        ValueError: the metadata name another number of classes.
     """
     model = model.eval()
-    metadata = metadata or Metadata("segmentation", **(asdict(model.facts) if model.facts else {}))
+    metadata = metadata or Metadata("segmentation", **asdict(model.facts))
+    _check_names(metadata.classes, len(model.facts.classes))
     metadata = replace(
         metadata,
         kind="segmentation",
@@ -148,16 +153,38 @@ def torchvision_detector(model: nn.Module, classes: Sequence[str]) -> Exportable
     file torchvision rounds sizes in float32, which makes some images smaller by a pixel.
 
     Args:
-        classes: names of the labels 0, 1, ...; label 0 is the background.
+        classes: names of the labels 0, 1, ...; label 0 is the background, whatever its name.
+
+    Raises:
+        ValueError: the model has another number of labels.
     """
     model = copy.deepcopy(model).eval()
+    _check_names(classes, _count_labels(model))
     transform: Any = model.transform
-    fit = float(transform.max_size), float(transform.min_size[-1])
+    rule: dict[str, Any] = {"fit": (float(transform.max_size), float(transform.min_size[-1]))}
+    if transform.fixed_size:  # (width, height)
+        rule = {"exact": tuple(transform.fixed_size)}
     transform.resize = lambda image, target=None: (image, target)
     names: tuple[str, ...] = ("boxes", "scores", "labels")
     heads: Any = getattr(model, "roi_heads", None)
     if heads is not None and heads.has_mask():
         names += ("masks",)
     graph = _Detections(model, names).eval()
-    metadata = Metadata("detection", std=(255.0,) * 3, fit=fit, classes=tuple(classes))
+    names_of = (BACKGROUND, *classes[1:])
+    metadata = Metadata("detection", std=(255.0,) * 3, classes=names_of, **rule)
     return Exportable(graph, graph, names, metadata, batch=False)
+
+
+def _check_names(classes: Sequence[str], labels: int | None) -> None:
+    if labels is not None and len(classes) != labels:
+        raise ValueError(f"classes={tuple(classes)}: the model has {labels} labels, one name each")
+
+
+def _count_labels(detector: Any) -> int | None:
+    """Labels of a detector, with the background; None if it does not say."""
+    heads = getattr(detector, "roi_heads", None)
+    if heads is not None:
+        score: Any = getattr(heads.box_predictor, "cls_score", None)
+        return getattr(score, "out_features", None)
+    head: Any = getattr(getattr(detector, "head", None), "classification_head", None)
+    return getattr(head, "num_classes", None)

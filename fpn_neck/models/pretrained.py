@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class Facts:
             if not _is_list(values) or not values or not all(isinstance(v, kind) for v in values):
                 raise ValueError(f"{name}={values!r}: expected a list, one entry for each")
             object.__setattr__(self, name, tuple(values))
+        twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
+        if twice:
+            raise ValueError(f"classes={self.classes}: {twice[0]!r} stands twice")
         if len(self.mean) != len(self.std) or not all(math.isfinite(x) for x in self.mean):
             raise ValueError(f"mean={self.mean} and std={self.std}: expected a number per channel")
         if not all(0 < x < math.inf for x in self.std):
@@ -67,9 +70,15 @@ class Facts:
 
 
 def _sides(name: str, values: Any) -> tuple[float, float]:
-    if not _is_list(values) or len(values) != 2 or not all(0 < n < math.inf for n in values):
-        raise ValueError(f"{name}={values!r}: expected two numbers of px above 0")
+    kind: Any = Integral if name == "exact" else Real
+    if not _is_list(values) or len(values) != 2 or not all(_is_side(n, kind) for n in values):
+        what = "whole numbers" if name == "exact" else "numbers"
+        raise ValueError(f"{name}={values!r}: expected two {what} of px above 0")
     return values[0], values[1]
+
+
+def _is_side(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_list(values: Any) -> bool:

@@ -40,8 +40,9 @@ class Segmenter(nn.Module):
         fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
-        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`;
-            None until `save_pretrained` or `from_pretrained` sets them.
+        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`.
+            Until `save_pretrained` or `from_pretrained` sets them, the classes are '0', '1', ...,
+            and mean and std are ImageNet's.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
@@ -61,7 +62,6 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         options = neck_options(neck, fpn)
-        self.facts: Facts | None = None
         self._num_classes = num_classes
         self.backbone = build_backbone(backbone, backbone_options)
         channels, strides = declared(
@@ -82,6 +82,7 @@ class Segmenter(nn.Module):
             "neck": options,
             "head": given,
         }
+        self.facts = Facts(self._numbers())
 
     def save_pretrained(
         self,
@@ -101,7 +102,7 @@ class Segmenter(nn.Module):
 
         Args:
             classes, mean, std, palette, fit, exact: see `fpn_neck.models.pretrained.Facts`. None:
-                those of ``facts``; else '0', '1', ..., ImageNet's and none.
+                those of ``facts``.
             float16: half the file: convolutions and matrices are rounded to float16. The loaded
                 model is float32.
 
@@ -110,7 +111,7 @@ class Segmenter(nn.Module):
                 weight is too large for float16.
             OSError: nothing can be written there.
         """
-        known = dict(vars(self.facts)) if self.facts else {"classes": self._numbers()}
+        known = dict(vars(self.facts))
         if fit is not None or exact is not None:
             known |= {"fit": None, "exact": None}  # the one that is given replaces both
         given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
@@ -119,6 +120,11 @@ class Segmenter(nn.Module):
         if len(facts.classes) != len(self._numbers()):
             raise ValueError(
                 f"classes={facts.classes}: the model has {len(self._numbers())} labels"
+            )
+        if self.head.conv_seg.out_channels != self._num_classes:
+            raise ValueError(
+                f"head.conv_seg gives {self.head.conv_seg.out_channels} logits, and the model was "
+                f"built with num_classes={self._num_classes}: build it with the new number"
             )
         save(Path(folder), self.state_dict(), self._architecture, facts, float16=float16)
         self.facts = facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
@@ -113,6 +113,8 @@ class TimmBackbone(nn.Module):
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.least = find_least(probe, in_channels, self.multiple)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
+        if checkpoint and state_dict:
+            _check_all_used(probe, state_dict, checkpoint, model_name, timm_options)
         if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
             names = probe.state_dict()  # timm would warn of the classifier's
             state_dict = {name: x for name, x in state_dict.items() if name in names}
@@ -301,14 +303,46 @@ def _package_state_dict(package: str) -> dict[str, Tensor]:
     return dict(zip(ours, theirs.values(), strict=True))
 
 
+def _plain(name: str) -> str:
+    """timm's feature wrappers write 'layers_0' for 'layers.0'."""
+    return name.replace("_", ".")
+
+
+def _check_all_used(
+    net: nn.Module,
+    state_dict: dict[str, Tensor],
+    checkpoint: str,
+    model_name: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Refuse weights of a deeper model: resnet34 has all that resnet18 takes.
+
+    What a classifier or a later stage has is left out; buffers come and go with timm's versions.
+    """
+    names = {_plain(k) for k in net.state_dict()}
+    parts = {name.split(".")[0] for name in names}
+    extra = [
+        k
+        for k in state_dict
+        if k.endswith(".weight") and _plain(k) not in names and _plain(k).split(".")[0] in parts
+    ]
+    if not extra:
+        return
+    with torch.device("meta"):
+        own = {k: v for k, v in options.items() if not k.startswith("pretrained")}
+        whole = {_plain(k) for k in timm.create_model(model_name, **own).state_dict()}
+    unknown = [k for k in extra if _plain(k) not in whole]
+    if unknown:
+        raise ValueError(
+            f"checkpoint {checkpoint} has {len(unknown)} weights that {model_name!r} lacks, e.g. "
+            f"{unknown[:3]}: it is of another model"
+        )
+
+
 def _check_loaded(net: nn.Module, state_dict: dict[str, Tensor], checkpoint: str) -> None:
     """Refuse missing tensors: timm's feature models load without ``strict``."""
-
-    def plain(name: str) -> str:  # timm's feature wrappers write 'layers_0' for 'layers.0'
-        return name.replace("_", ".")
-
-    given = {plain(k) for k in state_dict}
-    missing = [k for k in net.state_dict() if plain(k) not in given and "num_batches" not in k]
+    given = {_plain(k) for k in state_dict}
+    missing = [k for k in net.state_dict() if _plain(k) not in given and "num_batches" not in k]
     if missing:
         raise ValueError(
             f"checkpoint {checkpoint} lacks {len(missing)} of the backbone's tensors, e.g. "

@@ -30,7 +30,8 @@ def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     """
     try:
         check_photo_file(path, most)
-        with Image.open(path) as image:
+        # Pillow 12.3 maps the file of a name into memory, and of a turned TIFF with a wrong size.
+        with path.open("rb") as file, Image.open(file) as image:
             return rgb_pixels(ImageOps.exif_transpose(image), highest_value(image))
     except (MemoryError, PhotoError):
         raise

@@ -404,6 +404,23 @@ def test_one_class_is_named_before_masks_are_written(run, photos, make_masks, tm
     assert not (tmp_path / "mine_masks").exists()
 
 
+def test_names_alone_do_not_tell_colours_apart(run, photos, make_masks):
+    """Which colour is the first class after black?"""
+    masks = make_masks(lambda labels: COLOURS[labels % 3])
+    arguments = ["segmentation", "--images", photos, "--masks", masks]
+    with pytest.raises(ValueError, match="which of 3 colours is 'red'; give a --table"):
+        run(*arguments, "--classes", "background,red,blue")
+
+
+def test_ignored_pixels_are_counted(run, photos, make_masks, capsys):
+    """Half of the masks may be of 0 and 255, the others of labels."""
+    masks = make_masks(lambda labels: labels % 2)
+    for path in sorted(masks.iterdir())[::2]:
+        Image.fromarray(np.asarray(Image.open(path)) * np.uint8(255)).save(path)
+    run("segmentation", "--images", photos, "--masks", masks)
+    assert "% of the pixels are 255, which is ignored" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", ["a,,b", "a,b,a", "", "background, cup,"])
 def test_names_that_are_empty_or_the_same_are_refused(run, photos, make_masks, names):
     masks = make_masks(lambda labels: (labels > 0) * 255)
@@ -423,7 +440,13 @@ def test_names_may_have_blanks_around_them_and_come_from_one_place(
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(None, "--table .*: no such file"), ("a,0\nb,1,1,1\n", "lines of both kinds")],
+    [
+        (None, "--table .*: no such file"),
+        ("a,0\nb,1,1,1\n", "lines of both kinds"),
+        ("a;0\nb,1\n", "line 1: want name,r,g,b or name,value"),
+        ("a,0\nb,1\nc,1\n", "line 3: 1 is 'b' above and 'c' here"),
+        ("a,0,0,0\nb,0,0,0\n", "line 2: #000000 is 'a' above and 'b' here"),
+    ],
 )
 def test_a_table_that_cannot_be_read_is_named(run, photos, make_masks, tmp_path, table, words):
     if table:

@@ -207,6 +207,24 @@ def test_a_detector_of_torchvision(tmp_path, name):
     assert ("masks" in made.outputs) == (name == "MaskRCNN")
 
 
+@pytest.mark.parametrize("name", ["FasterRCNN", "RetinaNet"])
+def test_a_detector_of_torchvision_needs_a_name_for_each_label(name):
+    """The background too, which is easily forgotten."""
+    model = getattr(detection, name)(FPNBackbone(tiny_resnet(), neck=P3_TO_P7), 4)
+    with pytest.raises(ValueError, match="the model has 4 labels, one name each"):
+        torchvision_detector(model, ["a", "b", "c"])
+    assert torchvision_detector(model, list("0abc")).metadata.classes[0] == "__background__"
+
+
+def test_a_fixed_size_of_torchvision_is_that_of_the_file():
+    options = dict(min_size=128, max_size=192, fixed_size=(160, 96))  # (width, height)
+    model = detection.FasterRCNN(FPNBackbone(tiny_resnet()), 4, **options)
+    metadata = torchvision_detector(model, list("0abc")).metadata
+    model.eval()
+    assert metadata.fit is None and metadata.resized(200, 300) == (96, 160)
+    assert tuple(model.transform.resize(torch.rand(3, 200, 300))[0].shape[1:]) == (96, 160)
+
+
 # ---------------------------------------------------------------------------------------- OpenVINO
 
 

@@ -155,6 +155,19 @@ def test_a_segmenter_of_torch(tmp_path, labels):
     assert export(made, tmp_path / "model.onnx", (75, 99), dynamic=True).difference <= 1e-4
 
 
+def test_a_segmenter_without_facts_is_exported_as_it_is_saved(tmp_path):
+    model = plain_segmenter()
+    made = segmenter(model).metadata
+    model.save_pretrained(tmp_path)
+    assert made.classes == tuple("01234") and made.mean == model.facts.mean != (0, 0, 0)
+    assert made == segmenter(model).metadata
+
+
+def test_another_number_of_names_is_refused():
+    with pytest.raises(ValueError, match="the model has 5 labels, one name each"):
+        segmenter(plain_segmenter(), Metadata("segmentation", classes=tuple("abcd")))
+
+
 def test_the_verb_exports_a_segmenters_folder(tmp_path, call_tool, assert_refused):
     pytest.importorskip("timm")
     import fpn_neck

@@ -89,7 +89,12 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
         ({"std": [1, 0, 1]}, "std=(1, 0, 1): expected numbers above 0"),
         ({"mean": [1, 2]}, "expected a number per channel"),
         ({"fit": [96]}, "fit=[96]: expected two numbers of px above 0"),
-        ({"exact": [0, 64]}, "exact=[0, 64]: expected two numbers of px above 0"),
+        ({"fit": "ab"}, "fit='ab': expected two numbers of px above 0"),
+        ({"fit": ["96", "64"]}, "fit=['96', '64']: expected two numbers of px above 0"),
+        ({"fit": [512, True]}, "fit=[512, True]: expected two numbers of px above 0"),
+        ({"exact": [0, 64]}, "exact=[0, 64]: expected two whole numbers of px above 0"),
+        ({"exact": [96.5, 64]}, "exact=[96.5, 64]: expected two whole numbers of px above 0"),
+        ({"classes": ["a", "b", "a"]}, "'a' stands twice"),
         ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
         ({"palette": [[0, 0, 256]] * 3}, "three numbers 0 to 255 for each of 3 classes"),
         ({"palette": [0, 0, 255]}, "three numbers 0 to 255 for each of 3 classes"),
@@ -103,6 +108,21 @@ def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
         model.save_pretrained(tmp_path / "model", **facts)
     assert words in str(refused.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_another_classifier_than_the_model_was_built_with_is_refused(model, tmp_path):
+    model.head.conv_seg = torch.nn.Conv2d(32, 4, 1)
+    with pytest.raises(ValueError, match="gives 4 logits, .* built with num_classes=3"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_of_other_channels_predicts_no_photos(tmp_path):
+    pytest.importorskip("timm")
+    grey = fpn_neck.Segmenter("resnet10t", 3, backbone_options={"in_channels": 1}, **SMALL)
+    grey.save_pretrained(tmp_path / "grey", mean=[127.0], std=[50.0])
+    with pytest.raises(ValueError, match="takes 1 channels, and photos are RGB"):
+        fpn_neck.load(tmp_path / "grey")
 
 
 def test_a_weight_that_float16_does_not_hold_is_refused(model, tmp_path):

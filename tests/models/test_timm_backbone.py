@@ -255,6 +255,16 @@ def test_a_checkpoint_without_a_tensor_is_refused_by_its_name(tmp_path, resnet18
         TimmBackbone("resnet18", checkpoint=str(tmp_path / "weights.pth"))
 
 
+@pytest.mark.parametrize(
+    ("name", "deeper"), [("resnet18", "resnet34"), ("efficientnet_b0", "efficientnet_b1")]
+)
+def test_a_checkpoint_of_a_deeper_model_is_refused(tmp_path, name, deeper):
+    """It holds all tensors of the other one."""
+    torch.save(timm.create_model(deeper).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=f"weights that '{name}' lacks, e.g. .*another model"):
+        TimmBackbone(name, checkpoint=str(tmp_path / "weights.pth"))
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = timm.create_model("convnext_atto").state_dict()
     torch.save(other, tmp_path / "weights.pth")

@@ -21,6 +21,20 @@ def test_a_photo_is_read_as_rgb_and_turned_by_its_exif(tmp_path):
     np.testing.assert_array_equal(read, np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("turned", [1, 3, 5, 6, 8])
+def test_a_turned_tiff_is_the_same_with_and_without_compression(tmp_path, mode, turned):
+    small = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((24, 16)).convert("L" if mode == "I;16" else mode)
+    image = image.convert(mode)
+    read = []
+    for name, compression in (("a.tif", None), ("b.tif", "tiff_lzw")):
+        image.save(tmp_path / name, compression=compression, tiffinfo={0x0112: turned})
+        read.append(read_photo(tmp_path / name))
+    assert read[0].shape == ((16, 24, 3) if turned < 5 else (24, 16, 3))
+    np.testing.assert_array_equal(*read)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_any_mode_becomes_rgb(tmp_path, mode):
     Image.new("RGB", (5, 3), (200, 200, 200)).convert(mode).save(tmp_path / "a.png")

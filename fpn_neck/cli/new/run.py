@@ -66,6 +66,8 @@ def _segmentation(args: Namespace) -> str:
     if names is None:
         highest = max(set(labels.values() if labels else values.pixels) - {IGNORED})
         names = [f"class_{label}" for label in range(highest + 1)]
+    if not values.coloured and (labels or {}).get(IGNORED, IGNORED) == IGNORED:
+        _tell_ignored(values)
     if len(names) < 2:
         raise ValueError(
             f"one class, {names[0]!r}: a segmenter needs two or more; what is not {names[0]!r} "
@@ -76,6 +78,13 @@ def _segmentation(args: Namespace) -> str:
     print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
     iterations = recipe.iterations_for(len(pairs))
     return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
+
+
+def _tell_ignored(values: MaskValues) -> None:
+    """How much the training leaves out: masks of 0 and 255 may be among masks of labels."""
+    if count := values.pixels[IGNORED]:
+        share = 100 * count / values.pixels.total()
+        print(f"{share:.1f} % of the pixels are {IGNORED}, which is ignored", file=sys.stderr)
 
 
 def _names(args: Namespace) -> list[str] | None:

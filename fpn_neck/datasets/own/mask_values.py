@@ -145,11 +145,15 @@ def read_table(path: Path) -> Table:
         for number, (name, *values) in enumerate(filter(None, csv.reader(file)), 1):
             numbers = [int(v) for v in values if v.strip().isdigit() and int(v) < 256]
             if len(numbers) != len(values) or len(values) not in (1, 3):
-                if number == 1:
+                if number == 1 and len(values) in (1, 3) and not numbers:
                     continue  # a header
                 raise ValueError(f"{path}, line {number}: want name,r,g,b or name,value, 0..255")
             value = numbers[0] if len(numbers) == 1 else int(np.dot(numbers, _SHIFTS))
-            names[value] = name.strip()
+            if names.setdefault(value, name.strip()) != name.strip():
+                raise ValueError(
+                    f"{path}, line {number}: {name_of(value, len(numbers) == 3)} is "
+                    f"{names[value]!r} above and {name.strip()!r} here; give it one name"
+                )
             lengths.add(len(numbers))
     if len(lengths) != 1:
         what = "lines of both kinds, want" if lengths else "no line"
@@ -180,6 +184,11 @@ def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, in
         raise ValueError(
             f"--classes names {len(names)} classes, and the masks hold {len(ordered)} values "
             f"({shown}); give a --table of lines name,r,g,b (or name,value)"
+        )
+    if names is not None and values.coloured and len(names) > 2:
+        raise ValueError(
+            f"--classes: nobody can tell which of {len(ordered)} colours is {names[1]!r}; give a "
+            "--table of lines name,r,g,b"
         )
     return {value: label for label, value in enumerate(ordered)}
 

@@ -38,8 +38,12 @@ class SegmenterPredictor(Predictor):
     def __init__(self, folder: str | Path, device: str = "auto") -> None:
         self._device = check_device(device)
         self._model = Segmenter.from_pretrained(folder).to(self._device).eval()
-        assert self._model.facts is not None
         self._facts = self._model.facts
+        if len(self._facts.mean) != 3:
+            raise ValueError(
+                f"{folder}: the model takes {len(self._facts.mean)} channels, and photos are RGB; "
+                "Segmenter.from_pretrained gives the model for other images"
+            )
         self.classes = self._facts.classes
         rule = Metadata("segmentation", fit=self._facts.fit, exact=self._facts.exact)
         self._resized = rule.resized

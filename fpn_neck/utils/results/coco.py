@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_neck.utils.results.arrays import Arrays
+from fpn_neck.utils.results.options import BACKGROUND
 
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -50,18 +51,20 @@ def results(
 
 
 def category_ids_of(classes: Sequence[str], known: Mapping[str, int] | None) -> list[int]:
-    """The id of every class: that of a COCO file, or index + 1.
+    """The id of every class: that of a COCO file, or index + 1; 0 for torchvision's background.
 
     Raises:
         ValueError: the file lacks a class; names it.
     """
+    first = 0 if BACKGROUND in classes[:1] else 1
     if known is None:
-        return list(range(1, len(classes) + 1))
+        return list(range(first, len(classes) + first))
+    known = {BACKGROUND: 0} | dict(known)
     missing = [name for name in classes if name not in known]
     if missing:
         raise ValueError(
             f"the COCO file has no category {missing[0]!r}, and the model has; its categories are "
-            f"{', '.join(known)}"
+            f"{', '.join(name for name in known if name != BACKGROUND)}"
         )
     return [known[name] for name in classes]
 
@@ -100,7 +103,8 @@ class CocoIds:
     """The ids of photos and categories, which results refer to.
 
     Args:
-        file: a COCO file whose ids are taken, photos by their file name; None: 1, 2, ...
+        file: a COCO file whose ids are taken; None: 1, 2, ... A photo is the one of the file whose
+            ``file_name`` its path ends with, else the only one of its name.
         classes: names of the model's classes.
 
     Raises:
@@ -111,26 +115,39 @@ class CocoIds:
         self._file, self._known = file, None if file is None else _read(file)
         self.categories = self._known["categories"] if self._known else None
         ids = category_ids_of(classes, self.categories)
-        self._listed = [{"id": i, "name": name} for i, name in zip(ids, classes, strict=True)]
+        listed = zip(ids, classes, strict=True)
+        self._listed = [{"id": i, "name": name} for i, name in listed if name != BACKGROUND]
         self._photos: list[dict[str, Any]] = []
 
     def image_id(self, result: Arrays) -> int:
         """The id of a result's photo, which is listed from now on.
 
         Raises:
-            ValueError: the COCO file has no such photo.
+            ValueError: the COCO file has no such photo, or several, or it is taken.
         """
-        name = Path(result.photo or "photo").name
-        found = len(self._photos) + 1
-        if self._known:
-            if name not in self._known["images"]:
-                raise ValueError(f"{self._file} has no photo of the name {name}")
-            found = self._known["images"][name]
+        photo = Path(result.photo or "photo")
+        found = self._id_in_file(photo) if self._known else len(self._photos) + 1
+        for other in self._photos:
+            if other["id"] == found:
+                raise ValueError(f"{other['file_name']} is this photo of {self._file} already")
         height, width = result.size
         self._photos.append(
-            {"id": found, "file_name": result.photo or name, "width": width, "height": height}
+            {"id": found, "file_name": result.photo or "photo", "width": width, "height": height}
         )
         return found
+
+    def _id_in_file(self, photo: Path) -> int:
+        assert self._known is not None
+        images, parts = self._known["images"], photo.absolute().parts
+        for start in range(len(parts)):  # the longest end first
+            end = "/".join(parts[start:])
+            if end in images:
+                return images[end]
+        ids = [number for name, number in images.items() if Path(name).name == photo.name]
+        if len(ids) != 1:
+            count = len(ids) if ids else "no"
+            raise ValueError(f"{self._file} has {count} photos of the name {photo.name}")
+        return ids[0]
 
     def as_dataset(self) -> dict[str, Any]:
         """A COCO file of the photos and categories, without annotations."""
@@ -140,7 +157,7 @@ class CocoIds:
 def _read(file: Path) -> dict[str, dict[str, int]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        images = {Path(one["file_name"]).name: int(one["id"]) for one in content["images"]}
+        images = {Path(one["file_name"]).as_posix(): int(one["id"]) for one in content["images"]}
         categories = {str(one["name"]): int(one["id"]) for one in content["categories"]}
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{file} is not a COCO file with images and categories ({e!r})") from e

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -68,6 +68,29 @@ class ResultsFolder:
         self.names: dict[str, str] = {}
         if folder is not None:
             check_folder(folder)
+
+    def keep_earlier(self, name: str, photo: str | None) -> None:
+        """Keep what the tables of the folder say of other photos; the next is of this name.
+
+        Raises:
+            ValueError: the tables are of a model with other classes; the name is of another photo.
+        """
+        path = self._folder / "results.json" if self._folder is not None else None
+        if path is None or not path.is_file():
+            return
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["classes"] != self._classes:
+            raise ValueError(f"{path} is of a model with other classes: give another folder")
+        for one in earlier["photos"]:
+            if _name_of(one) != name:
+                self._photos.append(one)
+                if one["photo"] is not None:
+                    self.names[one["photo"]] = _name_of(one)
+            elif one["photo"] != photo:
+                raise ValueError(
+                    f"{path} has the name {name!r} for {one['photo'] or 'an array'}: give another "
+                    "name, save(name=)"
+                )
 
     def add(self, result: Arrays, name: str) -> None:
         """Write a result's pictures, and keep its numbers for the tables.
@@ -179,6 +202,15 @@ def is_result(path: Path, out: Path | None = None) -> bool:
 
 def _save(picture: Image.Image, path: Path) -> None:
     write_whole(path, partial(picture.save, format="PNG"))
+
+
+def _name_of(content: Mapping[str, Any]) -> str:
+    """The name of a photo's pictures, which are in folders of their kinds."""
+    return str(
+        PurePosixPath(
+            *PurePosixPath(next(iter(content["outputs"].values()))).parts[1:]
+        ).with_suffix("")
+    )
 
 
 def _detections(content: Mapping[str, Any]) -> list[dict[str, Any]]:

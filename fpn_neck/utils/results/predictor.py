@@ -115,4 +115,4 @@ def _photos(given: Any) -> list[Photo]:
             f"a photo is an array {given.dtype} {given.shape}: expected uint8 (H, W, 3) in RGB, "
             "0 to 255, or (H, W) in grey"
         )
-    return [given]
+    return [np.ascontiguousarray(given)]  # a flipped view has negative strides

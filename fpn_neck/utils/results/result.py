@@ -67,12 +67,17 @@ class Result(Arrays):
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write all files of the result into a folder, as ``fpn-neck predict`` does.
 
+        What was saved there before stays, but for a result of the same photo and name.
+
         Args:
-            name: of the files, without suffix; None: the photo's.
+            name: of the files, without suffix; None: the photo's, and "photo" for an array.
 
         Raises:
             OSError: they cannot be written.
+            ValueError: the folder has this name for another photo, or is of another model.
         """
         results = ResultsFolder(Path(folder), self.classes)
-        results.add(self, name or (Path(self.photo).stem if self.photo else "photo"))
+        name = name or (Path(self.photo).stem if self.photo else "photo")
+        results.keep_earlier(name, self.photo)
+        results.add(self, name)
         results.finish()

@@ -169,11 +169,43 @@ def test_ids_come_from_a_coco_file_by_name(detected, tmp_path):
     assert ids.image_id(detected) == 33 and ids.categories["dog"] == 30
     with pytest.raises(ValueError, match="no category 'cat'"):
         CocoIds(file, ("cat",))
-    with pytest.raises(ValueError, match="no photo of the name c.jpg"):
+    with pytest.raises(ValueError, match="no photos of the name c.jpg"):
         ids.image_id(Result(PHOTO, CLASSES, photo="c.jpg"))
     file.write_text("[]")
     with pytest.raises(ValueError, match="is not a COCO file"):
         CocoIds(file, CLASSES)
+
+
+def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    images = [
+        {"id": i, "file_name": name} for i, name in enumerate(("a/1.jpg", "b/1.jpg", "2.jpg"))
+    ]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "sky"}]}))
+
+    def id_of(photo, ids=None):
+        return (ids or CocoIds(file, ("sky",))).image_id(Result(PHOTO, ("sky",), photo=photo))
+
+    assert [id_of(f"photos/{name}") for name in ("a/1.jpg", "b/1.jpg", "c/2.jpg")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="has 2 photos of the name 1.jpg"):
+        id_of("c/1.jpg")
+    ids = CocoIds(file, ("sky",))
+    assert id_of("c/2.jpg", ids) == 2
+    with pytest.raises(ValueError, match="c/2.jpg is this photo of .* already"):
+        id_of("d/2.jpg", ids)
+
+
+def test_torchvisions_background_is_no_category(tmp_path):
+    classes = ("__background__", "cat", "dog")
+    boxes, scores = np.array([[0, 0, 4, 4]], np.float32), np.array([0.9], np.float32)
+    found = Result(PHOTO, classes, boxes=boxes, scores=scores, class_ids=np.array([2]))
+    assert [one["category_id"] for one in found.to_coco()] == [2]
+    categories = [{"id": 10, "name": "dog"}, {"id": 20, "name": "cat"}]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "a"}], "categories": categories}))
+    ids = CocoIds(file, classes)
+    assert [one["category_id"] for one in found.to_coco(1, ids.categories)] == [10]
+    assert ids.as_dataset()["categories"] == [{"id": 20, "name": "cat"}, {"id": 10, "name": "dog"}]
 
 
 def test_supervision_takes_the_result(segmented, detected, panoptic):
@@ -212,6 +244,34 @@ def test_a_result_is_saved_with_its_palette_and_can_be_read_back(segmented, tmp_
     assert found["outputs"] == {"labels": "labels/a.png", "overlay": "overlays/a.png"}
     for file in found["outputs"].values():
         assert (tmp_path / file).is_file()
+
+
+def test_results_are_saved_beside_earlier_ones(segmented, detected, tmp_path):
+    for one in (segmented, detected, segmented):
+        one.save(tmp_path)
+    tables = {
+        name: json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("photos", "results", "detections")
+    }
+    assert tables["photos"] == {"in/a.jpg": "a", "in/b.jpg": "b"}
+    assert [one["photo"] for one in tables["results"]["photos"]] == ["in/b.jpg", "in/a.jpg"]
+    assert list(tables["detections"]) == ["in/b.jpg"]
+
+
+def test_a_name_of_another_photo_is_not_overwritten(segmented, tmp_path):
+    from dataclasses import replace
+
+    segmented.save(tmp_path)
+    other = replace(segmented, photo="other/a.jpg")
+    with pytest.raises(ValueError, match="has the name 'a' for in/a.jpg: give another name"):
+        other.save(tmp_path)
+    other.save(tmp_path, "other/a")
+    assert json.loads((tmp_path / "photos.json").read_text()) == {
+        "in/a.jpg": "a",
+        "other/a.jpg": "other/a",
+    }
+    with pytest.raises(ValueError, match="of a model with other classes"):
+        replace(segmented, classes=("sky", "car", "cat")).save(tmp_path)
 
 
 def test_a_result_of_an_array_has_no_photo_in_the_tables(segmented, tmp_path):
@@ -277,6 +337,14 @@ def test_one_photo_gives_a_result_and_many_give_a_list(folder):
     assert [int(one.image[0, 0, 0]) - int(PHOTO[0, 0, 0]) for one in found] == [1, 2, 0]
     assert len(predictor([path, PHOTO, folder])) == 5
     assert predictor([]) == [] and len(predictor([path])) == 1
+
+
+def test_views_of_arrays_are_photos():
+    """Also in the usual way from BGR to RGB, which gives a view with a negative stride."""
+    for photo in (PHOTO[..., ::-1], PHOTO[:, ::-1], PHOTO[::2, ::3]):
+        result = Copies()(photo)
+        np.testing.assert_array_equal(result.image, photo)
+        assert all(stride > 0 for stride in result.image.strides)
 
 
 def test_a_pil_image_of_16_bits_is_read_as_its_file_is(tmp_path):
