@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
 from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
@@ -79,7 +79,7 @@ def _has_norms_of_maps(neck: nn.Module | None) -> bool:
     """Whether a norm takes its statistics from the map, so that each tile has other ones."""
     return neck is not None and any(
         isinstance(module, nn.GroupNorm)
-        or isinstance(module, _NormBase)
+        or isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
         and (module.training or module.running_mean is None)
         for module in neck.modules()
     )
