@@ -1,1 +1,1 @@
-"""What a user runs: one verb, one file, each with a ``main()``."""
+"""What a user runs: one verb, one file or folder, each with a ``main()``."""

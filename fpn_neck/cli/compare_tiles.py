@@ -45,6 +45,7 @@ def main() -> int:
     from fpn_neck.mm.config.load import load_config
     from fpn_neck.mm.config.sections import require_photos
     from fpn_neck.mm.config.types import framework
+    from fpn_neck.models.tiled_head import PHOTO_TILE
     from fpn_neck.utils.photos import PhotoError
 
     read_urls_safely()
@@ -52,11 +53,17 @@ def main() -> int:
     if framework(cfg) != "mmseg":
         raise ValueError(f"{args.config}: default_scope must be mmseg: only segmenters take tiles")
     require_photos(cfg)
+    tile = (cfg.model.get("test_cfg") or {}).get("tile", PHOTO_TILE)
+    tile = tile if args.tile is None else args.tile
+    if tile is None:
+        raise ValueError(
+            f"{args.config}: test_cfg.tile is None, which turns tiles off; give --tile"
+        )
     from fpn_neck.mm.seg.predictor import SegmentationPredictor
 
     whole, tiled = (
-        SegmentationPredictor(one, args.checkpoint, args.device)
-        for one in (set_tile(cfg, None), set_tile(cfg, args.tile) if args.tile else cfg)
+        SegmentationPredictor(set_tile(cfg, one), args.checkpoint, args.device)
+        for one in (None, tile)
     )
     failed: list[str] = []
     for path in args.photos:

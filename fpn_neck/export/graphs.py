@@ -115,13 +115,15 @@ def segmenter(
     """A `Segmenter` whole: logits or labels at the images' size.
 
     Args:
-        metadata: None: what the model's ``facts`` say.
+        metadata: None, and classes that are (): what the model's ``facts`` say.
 
     Raises:
         ValueError: the metadata name another number of classes.
     """
     model = model.eval()
     metadata = metadata or Metadata("segmentation", **asdict(model.facts))
+    if not metadata.classes:
+        metadata = replace(metadata, classes=model.facts.classes)
     _check_names(metadata.classes, len(model.facts.classes))
     metadata = replace(
         metadata,

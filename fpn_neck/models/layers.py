@@ -141,8 +141,8 @@ class ConvNormAct(nn.Module):
         conv, options = _look_up(
             "conv_cfg", CONVS, {"type": "Conv2d"} if conv_cfg is None else conv_cfg
         )
-        for name in _OF_BLOCK & set(options):
-            raise TypeError(f"conv_cfg: {name}={options[name]!r} is not free here; leave it out")
+        for name in sorted(_OF_BLOCK & set(options)):
+            raise TypeError(f"conv_cfg: {name}={options[name]!r}: the block sets it; leave it out")
         options.update(stride=stride, padding=kernel_size // 2, bias=norm_cfg is None)
         with _named("conv_cfg", conv, options):
             self.conv = conv(in_channels, out_channels, kernel_size, **options)

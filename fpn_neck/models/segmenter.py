@@ -42,7 +42,7 @@ class Segmenter(nn.Module):
     Attributes:
         facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`.
             Until `save_pretrained` or `from_pretrained` sets them, the classes are '0', '1', ...,
-            and mean and std are ImageNet's.
+            and mean and std are ImageNet's; of images that are not RGB 0 and 255.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
@@ -83,6 +83,8 @@ class Segmenter(nn.Module):
             "head": given,
         }
         self.facts = Facts(self._numbers())
+        if (c := self._channels) != len(self.facts.mean):
+            self.facts = Facts(self._numbers(), mean=(0.0,) * c, std=(255.0,) * c)
 
     def save_pretrained(
         self,
@@ -121,10 +123,13 @@ class Segmenter(nn.Module):
             raise ValueError(
                 f"classes={facts.classes}: the model has {len(self._numbers())} labels"
             )
-        if self.head.conv_seg.out_channels != self._num_classes:
+        if len(facts.mean) != self._channels:
+            raise ValueError(f"mean={facts.mean}: images have {self._channels} channels")
+        logits = getattr(self.head.conv_seg, "out_channels", self._num_classes)
+        if logits != self._num_classes:
             raise ValueError(
-                f"head.conv_seg gives {self.head.conv_seg.out_channels} logits, and the model was "
-                f"built with num_classes={self._num_classes}: build it with the new number"
+                f"head.conv_seg gives {logits} logits, and the model was built with "
+                f"num_classes={self._num_classes}: build it with the new number"
             )
         save(Path(folder), self.state_dict(), self._architecture, facts, float16=float16)
         self.facts = facts
@@ -159,6 +164,11 @@ class Segmenter(nn.Module):
         load_weights(model, Path(folder))
         model.facts = facts
         return model
+
+    @property
+    def _channels(self) -> int:
+        """Of the images; a module that does not say it takes RGB."""
+        return getattr(self.backbone, "in_channels", 3)
 
     def _numbers(self) -> tuple[str, ...]:
         """A name for every label, if nobody has given one."""

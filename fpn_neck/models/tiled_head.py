@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
 from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
+from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.strips.row_map import RowMap
@@ -50,8 +51,8 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether `logits_by_tiles` does what the head does, and the model is in eval mode.
 
     Tiles call neither the head nor its towers, and they call the other parts once a tile. So a
-    forward of a subclass of the head, a hook on any part of the model, or a norm of the neck with
-    statistics of its map turns them off.
+    forward of a subclass of the head, a forward hook on any part of the model, or a norm of a neck
+    with statistics of its map turns them off.
 
     Args:
         model: that the head is a part of.
@@ -64,9 +65,9 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
         and isinstance(heads, ScaleHeads)
         and _runs_as(ScaleHeads, heads)
         and not has_global_hooks()
-        and not any(module._forward_hooks for module in model.modules())
+        and not any(map(_is_watched, model.modules()))
         and all(is_unmodified(module) for module in head.modules())
-        and not _has_norms_of_maps(getattr(model, "neck", None))
+        and not any(map(_has_norms_of_maps, _necks(model)))
         and all(_is_supported_tower(tower) for tower in heads)
     )
 
@@ -75,9 +76,22 @@ def _runs_as(kind: type[nn.Module], module: nn.Module) -> bool:
     return isinstance(module, kind) and type(module).forward is kind.forward
 
 
-def _has_norms_of_maps(neck: nn.Module | None) -> bool:
+def _is_watched(module: nn.Module) -> bool:
+    """Whether it has a forward hook, but for those by which timm takes the maps of some models."""
+    hooks = (getattr(hook, "func", hook) for hook in module._forward_hooks.values())
+    return not all(getattr(hook, "__module__", "").startswith("timm.") for hook in hooks)
+
+
+def _necks(model: nn.Module) -> Iterator[nn.Module]:
+    neck = getattr(model, "neck", None)
+    if isinstance(neck, nn.Module):
+        yield neck
+    yield from (module for module in model.modules() if isinstance(module, FPN))
+
+
+def _has_norms_of_maps(neck: nn.Module) -> bool:
     """Whether a norm takes its statistics from the map, so that each tile has other ones."""
-    return neck is not None and any(
+    return any(
         isinstance(module, nn.GroupNorm)
         or isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
         and (module.training or module.running_mean is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -113,8 +114,6 @@ class TimmBackbone(nn.Module):
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.least = find_least(probe, in_channels, self.multiple)
         state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
-        if checkpoint and state_dict:
-            _check_all_used(probe, state_dict, checkpoint, model_name, timm_options)
         if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
             names = probe.state_dict()  # timm would warn of the classifier's
             state_dict = {name: x for name, x in state_dict.items() if name in names}
@@ -125,6 +124,7 @@ class TimmBackbone(nn.Module):
         self.net = _create(model_name, probe.feature_info.out_indices, timm_options, checkpoint)
         if checkpoint and state_dict:
             _check_loaded(self.net, state_dict, checkpoint)
+            _check_all_used(self.net, state_dict, checkpoint, model_name, timm_options)
         self.norm_eval = norm_eval
         for name in names_below(probe, frozen_levels, in_channels, self.multiple):
             self.net.get_parameter(name).requires_grad_(False)
@@ -320,17 +320,20 @@ def _check_all_used(
     What a classifier or a later stage has is left out; buffers come and go with timm's versions.
     """
     names = {_plain(k) for k in net.state_dict()}
-    parts = {name.split(".")[0] for name in names}
+    parts = {re.sub(r"_\d+$", "", k.split(".")[0]) for k in net.state_dict()}  # layers_0: layers
     extra = [
         k
         for k in state_dict
-        if k.endswith(".weight") and _plain(k) not in names and _plain(k).split(".")[0] in parts
+        if k.endswith(".weight") and k.split(".")[0] in parts and _plain(k) not in names
     ]
     if not extra:
         return
-    with torch.device("meta"):
-        own = {k: v for k, v in options.items() if not k.startswith("pretrained")}
-        whole = {_plain(k) for k in timm.create_model(model_name, **own).state_dict()}
+    own = {k: v for k, v in options.items() if not k.startswith("pretrained")}
+    try:
+        with torch.device("meta"):
+            whole = {_plain(k) for k in timm.create_model(model_name, **own).state_dict()}
+    except TypeError:  # an option that only feature models have
+        return
     unknown = [k for k in extra if _plain(k) not in whole]
     if unknown:
         raise ValueError(

@@ -28,6 +28,15 @@ def test_a_tile_without_room_for_margins(call_tool, assert_refused, trained, var
     assert_refused(done, "tile", "100", "768")
 
 
+def test_a_config_that_turns_tiles_off(call_tool, assert_refused, trained, varied, large_photo):
+    """It would compare a whole photo with a whole photo."""
+    off = ["--cfg-options", "model.test_cfg.tile=None"]
+    done = call_tool("compare_tiles", trained.config, varied, large_photo, *off)
+    assert_refused(done, "test_cfg.tile is None", "--tile")
+    done = call_tool("compare_tiles", trained.config, varied, large_photo, "--tile", 0)
+    assert_refused(done, "tile=0", "768")
+
+
 def test_a_detector(call_tool, assert_refused, varied, large_photo, write_config):
     config = write_config("detector", "default_scope = 'mmdet'\nmodel = dict(type='RPN')\n")
     done = call_tool("compare_tiles", config, varied, large_photo)

@@ -412,6 +412,13 @@ def test_names_alone_do_not_tell_colours_apart(run, photos, make_masks):
         run(*arguments, "--classes", "background,red,blue")
 
 
+def test_names_alone_do_not_tell_two_colours_apart_without_black(run, photos, make_masks):
+    masks = make_masks(lambda labels: COLOURS[1 + labels % 2])
+    arguments = ["--images", photos, "--masks", masks, "--classes", "a,b"]
+    with pytest.raises(ValueError, match="which of 2 colours is 'b'; give a --table"):
+        run("segmentation", *arguments)
+
+
 def test_ignored_pixels_are_counted(run, photos, make_masks, capsys):
     """Half of the masks may be of 0 and 255, the others of labels."""
     masks = make_masks(lambda labels: labels % 2)
@@ -444,6 +451,9 @@ def test_names_may_have_blanks_around_them_and_come_from_one_place(
         (None, "--table .*: no such file"),
         ("a,0\nb,1,1,1\n", "lines of both kinds"),
         ("a;0\nb,1\n", "line 1: want name,r,g,b or name,value"),
+        ("a,300\nb,1\n", "line 1: want"),
+        ("ignore,-1\nb,1\n", "line 1: want"),
+        ("a,\nb,1\n", "line 1: want"),
         ("a,0\nb,1\nc,1\n", "line 3: 1 is 'b' above and 'c' here"),
         ("a,0,0,0\nb,0,0,0\n", "line 2: #000000 is 'a' above and 'b' here"),
     ],

@@ -163,6 +163,11 @@ def test_a_segmenter_without_facts_is_exported_as_it_is_saved(tmp_path):
     assert made == segmenter(model).metadata
 
 
+def test_names_that_the_metadata_leave_out_are_the_models():
+    metadata = segmenter(plain_segmenter(), Metadata("segmentation", mean=(1.0, 2.0, 3.0))).metadata
+    assert metadata.classes == tuple("01234") and metadata.mean == (1, 2, 3)
+
+
 def test_another_number_of_names_is_refused():
     with pytest.raises(ValueError, match="the model has 5 labels, one name each"):
         segmenter(plain_segmenter(), Metadata("segmentation", classes=tuple("abcd")))

@@ -194,10 +194,10 @@ def test_no_initialisation_draws_no_random_numbers():
         (ValueError, "conv_cfg.*'XConv'.*Conv2d", {"conv_cfg": {"type": "XConv"}}),
         (
             TypeError,
-            "conv_cfg: dilation=2 is not free",
+            "conv_cfg: dilation=2: the block sets it",
             {"conv_cfg": {"type": "Conv2d", "dilation": 2}},
         ),
-        (TypeError, "conv_cfg: bias=False is", {"conv_cfg": {"type": "Conv2d", "bias": False}}),
+        (TypeError, "conv_cfg: bias=False: the", {"conv_cfg": {"type": "Conv2d", "bias": False}}),
         (TypeError, "conv_cfg.*shape", {"conv_cfg": {"type": "Conv2d", "shape": 3}}),
         (ValueError, "conv_cfg.*groups", {"conv_cfg": {"type": "Conv2d", "groups": 3}}),
         (TypeError, "norm_cfg='BN'", {"norm_cfg": "BN"}),

@@ -120,7 +120,10 @@ def test_another_classifier_than_the_model_was_built_with_is_refused(model, tmp_
 def test_a_model_of_other_channels_predicts_no_photos(tmp_path):
     pytest.importorskip("timm")
     grey = fpn_neck.Segmenter("resnet10t", 3, backbone_options={"in_channels": 1}, **SMALL)
-    grey.save_pretrained(tmp_path / "grey", mean=[127.0], std=[50.0])
+    assert (grey.facts.mean, grey.facts.std) == ((0.0,), (255.0,))
+    with pytest.raises(ValueError, match="images have 1 channels"):
+        grey.save_pretrained(tmp_path / "grey", mean=[127.0] * 3, std=[50.0] * 3)
+    grey.save_pretrained(tmp_path / "grey")
     with pytest.raises(ValueError, match="takes 1 channels, and photos are RGB"):
         fpn_neck.load(tmp_path / "grey")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fpn_neck import Segmenter
+from fpn_neck import FPN, Segmenter
 from fpn_neck.models import tiled_head as tiles
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads, SegHead
@@ -227,8 +227,21 @@ def test_what_can_be_tiled():
     hook = model.backbone.register_forward_hook(lambda *args: None)
     assert not can_tile(model, model.head, SegHead)
     hook.remove()
+    hook = model.backbone.register_forward_pre_hook(lambda *args: None)
+    assert can_tile(model, model.head, SegHead)
+    hook.remove()
     instance = segmenter({"type": "IN"})
     assert not can_tile(instance, instance.head, SegHead)
+
+
+def test_timms_own_hooks_keep_tiles_and_a_neck_inside_the_backbone_is_looked_at():
+    pytest.importorskip("timm")
+    model = Segmenter("xception41", 3, neck={"out_channels": 8}, head={"channels": 32}).eval()
+    assert any(module._forward_hooks for module in model.modules())
+    assert can_tile(model, model.head, SegHead)
+    for norm, tiles_fit in ((None, True), ({"type": "BN"}, True), (NORMS[1], False)):
+        model.backbone.inner = FPN([8, 8], 8, norm_cfg=norm).eval()
+        assert can_tile(model, model.head, SegHead) == tiles_fit
 
 
 class OtherHead(SegHead):

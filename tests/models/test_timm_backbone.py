@@ -265,6 +265,16 @@ def test_a_checkpoint_of_a_deeper_model_is_refused(tmp_path, name, deeper):
         TimmBackbone(name, checkpoint=str(tmp_path / "weights.pth"))
 
 
+def test_other_classifiers_and_options_of_feature_models_are_taken(tmp_path):
+    state = timm.create_model("efficientnet_b0", num_classes=3).state_dict()
+    state["conv_head.0.weight"] = state.pop("conv_head.weight")
+    torch.save(state, tmp_path / "weights.pth")
+    options = {"checkpoint": str(tmp_path / "weights.pth")}
+    for more in ({}, {"feature_location": "expansion"}):
+        net = TimmBackbone("efficientnet_b0", **options, **more).net
+        assert torch.equal(net.state_dict()["conv_stem.weight"], state["conv_stem.weight"])
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = timm.create_model("convnext_atto").state_dict()
     torch.save(other, tmp_path / "weights.pth")

@@ -13,11 +13,11 @@ def main() -> int:
     words = [word for before, word in pairwise(sys.argv) if before != "--out"]
     if any(word.endswith(".onnx") and not word.startswith("--out=") for word in words):
         args = parse_exported()
-        from fpn_neck.cli.predict.run import run
+        from fpn_neck.cli.predict.run import write_results
         from fpn_neck.export.runtime import ExportedModel  # torch is not needed
 
-        return run(args, lambda: ExportedModel(args.model, score_thr=args.score_thr))
+        return write_results(args, lambda: ExportedModel(args.model, score_thr=args.score_thr))
     args = parse_trained()
-    from fpn_neck.cli.predict.trained import predict
+    from fpn_neck.cli.predict.trained import run
 
-    return predict(args)
+    return run(args)

@@ -91,7 +91,7 @@ def parse_exported() -> Namespace:
 
 
 def add_output_arguments(parser: ArgumentParser) -> None:
-    """The arguments that `fpn_neck.cli.predict.run.run` reads, but for ``images``."""
+    """The arguments that `fpn_neck.cli.predict.run.write_results` reads, but for ``images``."""
     parser.add_argument(
         "--out",
         type=Path,

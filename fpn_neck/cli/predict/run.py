@@ -33,7 +33,7 @@ def predict_batch(
         yield from predict_batch(predictor, [photo])
 
 
-def predict(
+def predict_all(
     predictor: Predictor, found: Found, results: ResultsFolder, batch: int
 ) -> dict[str, str]:
     """Predict all photos; {photo: error} of those that failed."""
@@ -52,7 +52,9 @@ def predict(
     return failed
 
 
-def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int = 1) -> int:
+def write_results(
+    args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int = 1
+) -> int:
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
         args.out = OUT
@@ -68,7 +70,7 @@ def run(args: Namespace, load_predictor: Callable[[], Predictor], *, batch: int 
             opacity=args.opacity,
             coco=args.coco,
         )
-        failed = predict(predictor, found, results, batch)
+        failed = predict_all(predictor, found, results, batch)
         results.finish(failed)
         place = f": {args.out}" if args.out else ""
         print(f"{len(results.names)} of {len(found.photos)} photos{place}")

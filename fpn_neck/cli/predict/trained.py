@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpn_neck.cli.predict.run import run
+from fpn_neck.cli.predict.run import write_results
 from fpn_neck.mm.checkpoint_reader import read_urls_safely
 from fpn_neck.mm.predict.load import EXPORTED, load, refuse_exported
 from fpn_neck.models.pretrained import is_pretrained
@@ -95,8 +95,8 @@ def make_proposals(args: Namespace) -> Callable[[], ProposalSource]:
     return make
 
 
-def predict(args: Namespace) -> int:
+def run(args: Namespace) -> int:
     """Predict with the model that is named, or with the package's; the exit code."""
     name_parts(args)
     batch = check_whole("--batch", args.batch, 1)
-    return run(args, lambda: load_predictor(args), batch=batch)
+    return write_results(args, lambda: load_predictor(args), batch=batch)

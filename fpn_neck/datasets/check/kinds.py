@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-RARE = 0.01  # of the photos, at most, show a class that is called rare
+RARE = 0.01  # a class is rare if at most this share of the photos shows it
 
 
 class Kind(NamedTuple):

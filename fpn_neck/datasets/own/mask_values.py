@@ -145,7 +145,8 @@ def read_table(path: Path) -> Table:
         for number, (name, *values) in enumerate(filter(None, csv.reader(file)), 1):
             numbers = [int(v) for v in values if v.strip().isdigit() and int(v) < 256]
             if len(numbers) != len(values) or len(values) not in (1, 3):
-                if number == 1 and len(values) in (1, 3) and not numbers:
+                words = [v for v in values if v.strip() and not any(map(str.isdigit, v))]
+                if number == 1 and len(words) == len(values) and len(values) in (1, 3):
                     continue  # a header
                 raise ValueError(f"{path}, line {number}: want name,r,g,b or name,value, 0..255")
             value = numbers[0] if len(numbers) == 1 else int(np.dot(numbers, _SHIFTS))
@@ -171,7 +172,8 @@ def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, in
     """Value -> label, the smallest value first: black is 0.
 
     Raises:
-        ValueError: there are not as many values as names.
+        ValueError: there are not as many values as names, or names of colours that could be in
+            any order.
     """
     ordered = sorted(values.pixels)
     if len(ordered) > IGNORED:
@@ -185,7 +187,7 @@ def labels_of(values: MaskValues, names: Sequence[str] | None) -> dict[Value, in
             f"--classes names {len(names)} classes, and the masks hold {len(ordered)} values "
             f"({shown}); give a --table of lines name,r,g,b (or name,value)"
         )
-    if names is not None and values.coloured and len(names) > 2:
+    if names is not None and values.coloured and (len(names) > 2 or ordered[0] != 0):
         raise ValueError(
             f"--classes: nobody can tell which of {len(ordered)} colours is {names[1]!r}; give a "
             "--table of lines name,r,g,b"

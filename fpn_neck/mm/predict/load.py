@@ -17,6 +17,7 @@ from fpn_neck.weights.released import released_model
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+_OF_EXTRAS = ("timm", "torchvision", "numpy", "PIL", "mmengine", "mmcv", "mmdet", "mmseg")
 EXPORTED = tuple(suffix for suffix in FORMATS.values() if suffix != ".onnx")
 
 
@@ -84,6 +85,8 @@ def _extra_named(model: str | Path, extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as e:
         package = str(e.name).partition(".")[0]
+        if package not in _OF_EXTRAS:
+            raise
         raise ImportError(
             f"{model} needs the package {package}: pip install 'fpn_neck[{extra}]'"
         ) from e

@@ -31,7 +31,8 @@ class LazyLogits(PixelData):
         if "_data" not in self.__dict__:
             if "_compute" not in self.__dict__:
                 raise AttributeError("data")
-            self.__dict__["_data"] = self.__dict__.pop("_compute")()
+            self.__dict__["_data"] = self.__dict__["_compute"]()
+            del self.__dict__["_compute"]
         return self.__dict__["_data"]
 
     @data.setter
@@ -53,7 +54,12 @@ class LazyLogits(PixelData):
 
     def to_dict(self) -> dict[str, Any]:
         """As evaluators take it; ``data`` is computed when it is first read."""
-        return _LazyDict(self) if "data" in self else super().to_dict()
+        if "data" not in self:
+            return super().to_dict()
+        others = {name: getattr(self, name) for name in self.all_keys() if name != "data"}
+        found = _LazyDict(others | {"data": None})
+        found.logits = self
+        return found
 
     def __deepcopy__(self, memo: dict) -> LazyLogits:
         if "_compute" in self.__dict__:
@@ -65,45 +71,54 @@ class LazyLogits(PixelData):
 
 
 class _LazyDict(dict):
-    """``{"data": logits}``; keys are known, and values are computed when one is read."""
+    """``{"data": logits, ...}``; the keys are known, the logits are computed when one is read."""
 
-    def __init__(self, logits: LazyLogits) -> None:
-        super().__init__(data=None)
-        self._logits: LazyLogits | None = logits
+    logits: LazyLogits | None = None  # until they are computed
 
-    def _computed(self) -> dict[str, Any]:
-        if self._logits is not None:
-            logits, self._logits = self._logits, None
-            if "data" in self and super().__getitem__("data") is None:
-                self["data"] = logits.data
-        return self
+    def _compute(self) -> None:
+        if self.logits is not None:
+            if dict.get(self, "data", ...) is None:
+                self["data"] = self.logits.data
+            self.logits = None
 
     def __getitem__(self, key: str) -> Any:
-        self._computed()
+        self._compute()
         return super().__getitem__(key)
 
     def __iter__(self) -> Iterator[str]:  # dict(), update() and ** read values then
-        self._computed()
+        self._compute()
         return super().__iter__()
 
+    def __eq__(self, other: object) -> bool:
+        self._compute()
+        return super().__eq__(other)
+
     def __repr__(self) -> str:
-        self._computed()
+        self._compute()
         return super().__repr__()
 
     def get(self, key: str, default: Any = None) -> Any:
-        self._computed()
+        self._compute()
         return super().get(key, default)
 
+    def setdefault(self, *args: Any) -> Any:
+        self._compute()
+        return super().setdefault(*args)
+
     def pop(self, *args: Any) -> Any:
-        self._computed()
+        self._compute()
         return super().pop(*args)
 
+    def popitem(self) -> tuple[str, Any]:
+        self._compute()
+        return super().popitem()
+
     def items(self) -> Any:
-        self._computed()
+        self._compute()
         return super().items()
 
     def values(self) -> Any:
-        self._computed()
+        self._compute()
         return super().values()
 
     def copy(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ pycocotools.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_neck.utils.results.arrays import Arrays
-from fpn_neck.utils.results.options import BACKGROUND
+from fpn_neck.utils.results.options import BACKGROUND, NO_CATEGORY
 
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
@@ -40,7 +41,8 @@ def results(
     if result.segments is not None:
         return [_panoptic(result, image_id, ids)]
     if result.labels is not None:
-        labels = [i for i in range(len(ids)) if result.classes[i] in result.areas]
+        names = result.areas.keys() - {*NO_CATEGORY}
+        labels = [i for i, name in enumerate(result.classes) if name in names]
         masks = (result.labels == i for i in labels)
         rle = [encode(mask[None])[0] for mask in masks]
         return [
@@ -59,12 +61,12 @@ def category_ids_of(classes: Sequence[str], known: Mapping[str, int] | None) -> 
     first = 0 if BACKGROUND in classes[:1] else 1
     if known is None:
         return list(range(first, len(classes) + first))
-    known = {BACKGROUND: 0} | dict(known)
+    known = dict.fromkeys(NO_CATEGORY, 0) | dict(known)
     missing = [name for name in classes if name not in known]
     if missing:
         raise ValueError(
             f"the COCO file has no category {missing[0]!r}, and the model has; its categories are "
-            f"{', '.join(name for name in known if name != BACKGROUND)}"
+            f"{', '.join(name for name in known if name not in NO_CATEGORY)}"
         )
     return [known[name] for name in classes]
 
@@ -103,8 +105,8 @@ class CocoIds:
     """The ids of photos and categories, which results refer to.
 
     Args:
-        file: a COCO file whose ids are taken; None: 1, 2, ... A photo is the one of the file whose
-            ``file_name`` its path ends with, else the only one of its name.
+        file: a COCO file whose ids are taken; None: 1, 2, ... The path of a photo ends with its
+            ``file_name`` in the file. If no ``file_name`` fits, its name must be there once.
         classes: names of the model's classes.
 
     Raises:
@@ -116,8 +118,12 @@ class CocoIds:
         self.categories = self._known["categories"] if self._known else None
         ids = category_ids_of(classes, self.categories)
         listed = zip(ids, classes, strict=True)
-        self._listed = [{"id": i, "name": name} for i, name in listed if name != BACKGROUND]
+        self._listed = [{"id": i, "name": name} for i, name in listed if name not in NO_CATEGORY]
         self._photos: list[dict[str, Any]] = []
+        self._taken: dict[int, str] = {}  # id -> photo
+        self._by_name: dict[str, list[int]] = {}
+        for file_name, number in (self._known["images"] if self._known else {}).items():
+            self._by_name.setdefault(file_name.rpartition("/")[2], []).append(number)
 
     def image_id(self, result: Arrays) -> int:
         """The id of a result's photo, which is listed from now on.
@@ -125,28 +131,25 @@ class CocoIds:
         Raises:
             ValueError: the COCO file has no such photo, or several, or it is taken.
         """
-        photo = Path(result.photo or "photo")
-        found = self._id_in_file(photo) if self._known else len(self._photos) + 1
-        for other in self._photos:
-            if other["id"] == found:
-                raise ValueError(f"{other['file_name']} is this photo of {self._file} already")
+        photo = result.photo or "photo"
+        found = self._id_in_file(Path(photo)) if self._known else len(self._photos) + 1
+        if found in self._taken:
+            raise ValueError(f"{self._taken[found]} has this photo's id, {found}, in {self._file}")
+        self._taken[found] = photo
         height, width = result.size
-        self._photos.append(
-            {"id": found, "file_name": result.photo or "photo", "width": width, "height": height}
-        )
+        self._photos.append({"id": found, "file_name": photo, "width": width, "height": height})
         return found
 
     def _id_in_file(self, photo: Path) -> int:
         assert self._known is not None
-        images, parts = self._known["images"], photo.absolute().parts
+        parts = photo.absolute().parts[1:]
         for start in range(len(parts)):  # the longest end first
             end = "/".join(parts[start:])
-            if end in images:
-                return images[end]
-        ids = [number for name, number in images.items() if Path(name).name == photo.name]
+            if end in self._known["images"]:
+                return self._known["images"][end]
+        ids = self._by_name.get(photo.name, [])
         if len(ids) != 1:
-            count = len(ids) if ids else "no"
-            raise ValueError(f"{self._file} has {count} photos of the name {photo.name}")
+            raise ValueError(f"{self._file} has {len(ids) or 'no'} photos of the name {photo.name}")
         return ids[0]
 
     def as_dataset(self) -> dict[str, Any]:
@@ -157,8 +160,13 @@ class CocoIds:
 def _read(file: Path) -> dict[str, dict[str, int]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        images = {Path(one["file_name"]).as_posix(): int(one["id"]) for one in content["images"]}
+        images = {_end_of(one["file_name"]): int(one["id"]) for one in content["images"]}
         categories = {str(one["name"]): int(one["id"]) for one in content["categories"]}
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{file} is not a COCO file with images and categories ({e!r})") from e
     return {"images": images, "categories": categories}
+
+
+def _end_of(file_name: str) -> str:
+    """What the path of a photo ends with: without a host, a root and steps upwards."""
+    return re.sub(r"^(\w+://[^/]*)?(\.{0,2}/)*", "", file_name.replace("\\", "/"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -65,28 +65,33 @@ class ResultsFolder:
         self._ids = CocoIds(None if coco is True else coco, classes) if coco else None
         self._photos: list[dict[str, Any]] = []
         self._coco: dict[str, list[dict[str, Any]]] = {}
+        self._failed: dict[str, str] = {}  # earlier ones
+        self._keeps_coco = False
         self.names: dict[str, str] = {}
         if folder is not None:
             check_folder(folder)
 
     def keep_earlier(self, name: str, photo: str | None) -> None:
-        """Keep what the tables of the folder say of other photos; the next is of this name.
+        """Keep what the folder says of other photos; the next result has this name.
 
         Raises:
-            ValueError: the tables are of a model with other classes; the name is of another photo.
+            ValueError: the tables can't be read, or are of a model with other classes; the name is
+                of another photo.
         """
         path = self._folder / "results.json" if self._folder is not None else None
         if path is None or not path.is_file():
             return
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["classes"] != self._classes:
+        classes, photos, self._failed = _read_results(path)
+        if classes != self._classes:
             raise ValueError(f"{path} is of a model with other classes: give another folder")
-        for one in earlier["photos"]:
-            if _name_of(one) != name:
+        self._keeps_coco = True
+        self._failed.pop(str(photo), None)
+        for one in photos:
+            if one["name"] != name:
                 self._photos.append(one)
                 if one["photo"] is not None:
-                    self.names[one["photo"]] = _name_of(one)
-            elif one["photo"] != photo:
+                    self.names[one["photo"]] = one["name"]
+            elif not _are_same(one["photo"], photo):
                 raise ValueError(
                     f"{path} has the name {name!r} for {one['photo'] or 'an array'}: give another "
                     "name, save(name=)"
@@ -99,7 +104,7 @@ class ResultsFolder:
             OSError, ValueError: a picture can't be written; the COCO file lacks the photo.
         """
         image_id = self._ids.image_id(result) if self._ids else None
-        content = plain(result)
+        content = plain(result) | {"name": name}
         if self._folder is not None:
             content["outputs"] = self._write_pictures(self._folder, result, name)
         if image_id is not None and self._ids:
@@ -110,7 +115,8 @@ class ResultsFolder:
 
     def document(self, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All results as plain data: ``schema``, ``classes``, ``photos``, ``failed``."""
-        errors = [{"photo": photo, "error": error} for photo, error in (failed or {}).items()]
+        known = self._failed | dict(failed or {})
+        errors = [{"photo": photo, "error": error} for photo, error in known.items()]
         return {
             "schema": SCHEMA,
             "classes": self._classes,
@@ -130,7 +136,8 @@ class ResultsFolder:
         for name, content in tables.items():
             write_text(self._folder / name, json.dumps(content))
         for name in set(_TABLES) - set(tables):  # of another model, or without --coco now
-            (self._folder / name).unlink(missing_ok=True)
+            if not (self._keeps_coco and name.startswith("coco/")):
+                (self._folder / name).unlink(missing_ok=True)
 
     def _tables(self, failed: Mapping[str, str] | None) -> dict[str, Any]:
         """{file: content}"""
@@ -204,13 +211,24 @@ def _save(picture: Image.Image, path: Path) -> None:
     write_whole(path, partial(picture.save, format="PNG"))
 
 
-def _name_of(content: Mapping[str, Any]) -> str:
-    """The name of a photo's pictures, which are in folders of their kinds."""
-    return str(
-        PurePosixPath(
-            *PurePosixPath(next(iter(content["outputs"].values()))).parts[1:]
-        ).with_suffix("")
-    )
+def _read_results(path: Path) -> tuple[list[str], list[dict[str, Any]], dict[str, str]]:
+    """Classes, photos and {photo: error} of a ``results.json``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA}")
+        failed = {one["photo"]: one["error"] for one in content["failed"]}
+        for one in content["photos"]:
+            one["name"], one["photo"]  # noqa: B018 (a KeyError)
+        return content["classes"], content["photos"], failed
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} can't be read ({e!r}): remove it, or give another folder") from e
+
+
+def _are_same(photo: str | None, other: str | None) -> bool:
+    if photo is None or other is None:
+        return photo is other
+    return Path(photo).resolve() == Path(other).resolve()
 
 
 def _detections(content: Mapping[str, Any]) -> list[dict[str, Any]]:

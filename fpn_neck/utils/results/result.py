@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -67,17 +67,19 @@ class Result(Arrays):
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write all files of the result into a folder, as ``fpn-neck predict`` does.
 
-        What was saved there before stays, but for a result of the same photo and name.
+        What was saved there before stays, but for a result of the same photo and name. The tables
+        are written again each time: many photos are faster by ``fpn-neck predict``.
 
         Args:
             name: of the files, without suffix; None: the photo's, and "photo" for an array.
 
         Raises:
             OSError: they cannot be written.
-            ValueError: the folder has this name for another photo, or is of another model.
+            ValueError: the folder has this name for another photo, or is of another model, or its
+                tables can't be read.
         """
         results = ResultsFolder(Path(folder), self.classes)
-        name = name or (Path(self.photo).stem if self.photo else "photo")
+        name = PurePath(name or (Path(self.photo).stem if self.photo else "photo")).as_posix()
         results.keep_earlier(name, self.photo)
         results.add(self, name)
         results.finish()

@@ -593,6 +593,12 @@ def test_logits_outlive_copies_pickles_and_slices():
         lambda found: next(iter(found.values())),
         lambda found: dict(found.items())["data"],
         lambda found: found.pop("data"),
+        lambda found: found.popitem()[1],
+        lambda found: found.setdefault("data", 3),
+        lambda found: (found | {})["data"],
+        lambda found: pickle.loads(pickle.dumps(found))["data"],
+        lambda found: copy.deepcopy(found)["data"],
+        lambda found: type(found)(found)["data"],
     ],
 )
 def test_an_evaluator_can_read_logits_in_any_way(read):
@@ -600,6 +606,25 @@ def test_an_evaluator_can_read_logits_in_any_way(read):
     found = ours[0].to_dict()["seg_logits"]
     assert "data" in found and len(found) == 1 and found.get("other", 3) == 3
     torch.testing.assert_close(read(found), theirs[0].seg_logits.data, atol=1e-5, rtol=1e-5)
+
+
+def test_logits_can_be_asked_for_again_after_an_error():
+    """By a smaller batch, when the memory was full."""
+    from fpn_neck.mm.seg.logits import LazyLogits
+
+    answers = [MemoryError("full"), torch.ones(2, 3, 4)]
+
+    def compute():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    logits = LazyLogits(compute)
+    found = logits.to_dict()
+    with pytest.raises(MemoryError):
+        found["data"]
+    assert found["data"].sum() == logits.data.sum() == 24
 
 
 @pytest.mark.parametrize("leave", [lambda x: x.pop("data"), lambda x: delattr(x, "data")])

@@ -191,8 +191,44 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(tmp_path):
         id_of("c/1.jpg")
     ids = CocoIds(file, ("sky",))
     assert id_of("c/2.jpg", ids) == 2
-    with pytest.raises(ValueError, match="c/2.jpg is this photo of .* already"):
+    with pytest.raises(ValueError, match="c/2.jpg has this photo's id, 2, in .*coco.json"):
         id_of("d/2.jpg", ids)
+
+
+@pytest.mark.parametrize(
+    ("form", "photo"),
+    [
+        ("/data/{}", "/data/b/1.jpg"),
+        ("../{}", "/data/b/1.jpg"),
+        ("./{}", "b/1.jpg"),
+        ("http://images.org/{}", "/data/b/1.jpg"),
+        ("c\\{}", "/data/c/b/1.jpg"),
+    ],
+)
+def test_file_names_of_any_form_are_told_apart_by_their_folders(tmp_path, form, photo):
+    images = [
+        {"id": i, "file_name": form.format(name)} for i, name in enumerate(("a/1.jpg", "b/1.jpg"))
+    ]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "sky"}]}))
+    assert CocoIds(file, ("sky",)).image_id(Result(PHOTO, ("sky",), photo=photo)) == 1
+
+
+def test_thousands_of_photos_get_their_ids_at_once(tmp_path):
+    """Each by its name alone: looking through all names each time took minutes."""
+    images = [{"id": i, "file_name": f"val/{i}.jpg"} for i in range(20_000)]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "sky"}]}))
+    ids = CocoIds(file, ("sky",))
+    for i in range(20_000):
+        assert ids.image_id(Result(PHOTO, ("sky",), photo=f"elsewhere/{i}.jpg")) == i
+
+
+def test_a_label_for_the_background_is_no_annotation():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:5] = 1
+    found = Result(PHOTO, ("__background__", "cat"), labels=labels).to_coco()
+    assert [one["category_id"] for one in found] == [1]
 
 
 def test_torchvisions_background_is_no_category(tmp_path):
@@ -256,6 +292,38 @@ def test_results_are_saved_beside_earlier_ones(segmented, detected, tmp_path):
     assert tables["photos"] == {"in/a.jpg": "a", "in/b.jpg": "b"}
     assert [one["photo"] for one in tables["results"]["photos"]] == ["in/b.jpg", "in/a.jpg"]
     assert list(tables["detections"]) == ["in/b.jpg"]
+
+
+def test_a_saved_result_leaves_what_predict_wrote(detected, segmented, tmp_path):
+    """COCO's files, photos that failed, and a photo without pictures."""
+    pytest.importorskip("pycocotools")
+    results = ResultsFolder(tmp_path, CLASSES, overlay="none", coco=True)
+    results.add(detected, "x/b")
+    results.finish({"z.jpg": "broken", "in/a.jpg": "broken"})
+    files = sorted(p.name for p in (tmp_path / "coco").iterdir())
+    segmented.save(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["failed"] == [{"photo": "z.jpg", "error": "broken"}]
+    assert [one["name"] for one in content["photos"]] == ["x/b", "a"]
+    assert sorted(p.name for p in (tmp_path / "coco").iterdir()) == files != []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 0}'])
+def test_tables_that_cannot_be_read_are_not_written_over(segmented, tmp_path, text):
+    segmented.save(tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results.json can't be read .* remove it, or give"):
+        segmented.save(tmp_path)
+
+
+def test_a_photo_by_another_path_is_the_same_photo(segmented, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.chdir(tmp_path)
+    segmented.save("out")
+    replace(segmented, photo=str(tmp_path / "in/a.jpg")).save("out", "./a")
+    (found,) = json.loads((tmp_path / "out/results.json").read_text())["photos"]
+    assert found["photo"] == str(tmp_path / "in/a.jpg")
 
 
 def test_a_name_of_another_photo_is_not_overwritten(segmented, tmp_path):
