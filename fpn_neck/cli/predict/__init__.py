@@ -1,4 +1,4 @@
-"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out D]."""
+"""Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES..."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fpn_neck.utils.results.options import OPACITY, OVERLAYS, SCORE_THR
 
 OUT = Path("predictions")
 _TRAINED = """\
-Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES... [--out DIR].
+Segment photos or find objects in them: fpn-neck predict [[CONFIG] MODEL] IMAGES...
 
 MODEL is a checkpoint of mmseg or mmdet, or a folder of Segmenter.save_pretrained. A checkpoint of
 training holds its config; give CONFIG before one that doesn't. Without MODEL, the model of clothing
