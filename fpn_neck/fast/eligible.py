@@ -141,6 +141,15 @@ def is_unmodified(module: nn.Module) -> bool:
     )
 
 
+def keeps(module: nn.Module, kind: type, *methods: str) -> bool:
+    """Whether a subclass or an instance of ``kind`` has not replaced these methods."""
+    own, its = type(module), module.__dict__
+    for name in methods:
+        if name in its or getattr(own, name) is not getattr(kind, name):
+            return False
+    return True
+
+
 def are_plain_tensors(*tensors: Tensor) -> bool:
     """Whether all are dense float tensors on the CPU, of one dtype."""
     dtype = tensors[0].dtype

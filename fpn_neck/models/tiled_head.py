@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
-from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
+from fpn_neck.fast.eligible import has_global_hooks, is_unmodified, keeps
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads
@@ -73,7 +73,7 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _runs_as(kind: type[nn.Module], module: nn.Module) -> bool:
-    return isinstance(module, kind) and type(module).forward is kind.forward
+    return isinstance(module, kind) and keeps(module, kind, "forward")
 
 
 def _is_watched(module: nn.Module) -> bool:

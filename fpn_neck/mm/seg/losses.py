@@ -12,7 +12,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import cross_entropy_loss
 from torch import nn
 
-from fpn_neck.fast.eligible import has_global_hooks, is_unmodified
+from fpn_neck.fast.eligible import has_global_hooks, is_unmodified, keeps
 from fpn_neck.strips.losses import CrossEntropyLoss
 from fpn_neck.strips.pixel_loss import PixelLoss
 
@@ -107,7 +107,7 @@ def as_pixel_loss(module: nn.Module, one_logit: bool = False) -> PixelLoss | Non
     if not is_unmodified(module) or has_global_hooks():
         return None
     if isinstance(module, PixelLoss):
-        return module if type(module).forward is PixelLoss.forward else None
+        return module if keeps(module, PixelLoss, "forward") else None
     if type(module) is not losses.CrossEntropyLoss:
         return None
     loss: Any = module  # mmseg comes without types

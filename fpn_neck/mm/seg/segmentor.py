@@ -10,8 +10,9 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.models import segmentors
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor, nn
+from torch import Tensor
 
+from fpn_neck.fast.eligible import keeps
 from fpn_neck.mm.registry import MODELS
 from fpn_neck.mm.seg.head import FPNHead
 from fpn_neck.mm.seg.logits import LazyLogits
@@ -96,8 +97,8 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
     def _by_rows(self, data_samples: list) -> bool:
         return (
-            _keeps(self, EncoderDecoder, *_OF_MODEL)
-            and _keeps(self.decode_head, BaseDecodeHead, "predict", "predict_by_feat")
+            keeps(self, EncoderDecoder, *_OF_MODEL)
+            and keeps(self.decode_head, BaseDecodeHead, "predict", "predict_by_feat")
             and self.test_cfg.get("mode", "whole") == "whole"
             and not self.test_cfg.get("keep_logits", False)
             and not any(sample.metainfo.get("flip") for sample in data_samples)
@@ -111,7 +112,7 @@ class EncoderDecoder(segmentors.EncoderDecoder):
             and samples is not None
             and self._by_rows(samples)
             and not getattr(self.data_preprocessor, "test_cfg", None)
-            and _keeps(self, EncoderDecoder, "forward", "_run_forward", "predict")
+            and keeps(self, EncoderDecoder, "forward", "_run_forward", "predict")
             and can_tile(self, self.decode_head, FPNHead)
         )
 
@@ -126,14 +127,6 @@ class EncoderDecoder(segmentors.EncoderDecoder):
 
         tile = self.test_cfg.get("tile", PHOTO_TILE)
         return logits_by_tiles(pyramid_of, photo.shape[-2:], head.scale_heads, head.cls_seg, tile)
-
-
-def _keeps(module: nn.Module, kind: type, *methods: str) -> bool:
-    """Whether these methods are the class's own: a call of one can be left out."""
-    return not any(
-        getattr(type(module), name) is not getattr(kind, name) or name in vars(module)
-        for name in methods
-    )
 
 
 def _whole(maps: RowMap) -> Tensor:
