@@ -433,9 +433,13 @@ def test_a_compiled_head_resizes_no_map_to_the_size_it_has(norm):
     assert len(nodes) == 1 + 2 + 1  # in the towers of strides 16 and 32, and of their sum
 
 
+class Dilated(nn.Conv2d):
+    def __init__(self, *args, **options):
+        super().__init__(*args, dilation=2, **options)
+
+
 def test_towers_that_change_sizes_themselves_compile():
-    dilated = {"type": "Conv2d", "dilation": 2}
-    head = SegHead(7, 3, channels=32, conv_cfg=dilated, strides=(4, 8, 16)).eval()
+    head = SegHead(7, 3, channels=32, conv_cfg={"type": Dilated}, strides=(4, 8, 16)).eval()
     torch._dynamo.reset()
     pyramid = [torch.randn(2, 7, 32 >> i, 48 >> i) for i in range(3)]
     ours = torch.compile(head, dynamic=True, backend="eager")(pyramid)
