@@ -28,12 +28,10 @@ def parse_args() -> Namespace:
 
 def main() -> None:
     args = parse_args()
-    from rich.console import Console
-    from rich.progress import track
-
     from fpn_neck.mm.checkpoint_reader import read_urls_safely
     from fpn_neck.mm.config.load import load_config
     from fpn_neck.mm.config.types import framework
+    from fpn_neck.utils.progress import with_progress
 
     read_urls_safely()
     cfg = load_config(args.config, args.cfg_options)
@@ -47,9 +45,7 @@ def main() -> None:
         args.out,
         split=args.split,
         device=args.device,
-        track=lambda batches, total: track(
-            batches, "photos", total=total, console=Console(stderr=True)
-        ),
+        track=with_progress,
     )
     print("  ".join(f"{name} {value:.3f}" for name, value in recall.items()))
     print(f"proposals: {args.out}")

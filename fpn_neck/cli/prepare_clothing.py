@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 
 from fpn_neck.datasets.clothing.layout import CLASSES, TINY
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import add_workers_argument, command_parser
 from fpn_neck.utils.values import check_whole
 
 DESCRIPTION = """\
@@ -32,13 +31,7 @@ def parse_args(argv: list[str] | None) -> Namespace:
         metavar="DIR",
         help="where to write; required for the authors' repository (default: SOURCE)",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
+    add_workers_argument(parser)
     args = parser.parse_args(argv)
     check_whole("--workers", args.workers, 1)
     return args

@@ -43,6 +43,17 @@ def add_json_argument(parser: ArgumentParser, what: str) -> None:
     )
 
 
+def add_workers_argument(parser: ArgumentParser) -> None:
+    """``--workers``, the number of processes."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="number of processes (default: one for each core)",
+    )
+
+
 def add_device_argument(parser: ArgumentParser) -> None:
     """``--device``, see `fpn_neck.utils.arguments.check_device`."""
     parser.add_argument(

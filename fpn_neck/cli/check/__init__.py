@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 
 from fpn_neck.datasets.check.kinds import RARE
 from fpn_neck.mm.config.arguments import Options
-from fpn_neck.utils.command_line import command_parser
+from fpn_neck.utils.command_line import add_workers_argument, command_parser
 
 SPLITS = ("train", "val", "test")
 STDOUT = Path("-")
@@ -26,13 +25,7 @@ def parse_args() -> Namespace:
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: all in the config"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
+    add_workers_argument(parser)
     parser.add_argument(
         "--json",
         nargs="?",

@@ -65,8 +65,7 @@ class ResultsFolder:
         self._ids = CocoIds(None if coco is True else coco, classes) if coco else None
         self._photos: list[dict[str, Any]] = []
         self._coco: dict[str, list[dict[str, Any]]] = {}
-        self._failed: dict[str, str] = {}  # earlier ones
-        self._keeps_coco = False
+        self._earlier_failed: dict[str, str] | None = None  # None: nothing earlier is kept
         self.names: dict[str, str] = {}
         if folder is not None:
             check_folder(folder)
@@ -81,21 +80,18 @@ class ResultsFolder:
         path = self._folder / "results.json" if self._folder is not None else None
         if path is None or not path.is_file():
             return
-        classes, photos, self._failed = _read_results(path)
+        classes, photos, failed = _read_results(path)
         if classes != self._classes:
             raise ValueError(f"{path} is of a model with other classes: give another folder")
-        self._keeps_coco = True
-        self._failed.pop(str(photo), None)
-        for one in photos:
-            if one["name"] != name:
-                self._photos.append(one)
-                if one["photo"] is not None:
-                    self.names[one["photo"]] = one["name"]
-            elif not _are_same(one["photo"], photo):
-                raise ValueError(
-                    f"{path} has the name {name!r} for {one['photo'] or 'an array'}: give another "
-                    "name, save(name=)"
-                )
+        known = photos.pop(name)["photo"] if name in photos else photo
+        if not _are_same(known, photo):
+            raise ValueError(
+                f"{path} has the name {name!r} for {known or 'an array'}: give another name, "
+                "save(name=)"
+            )
+        self._earlier_failed = {key: error for key, error in failed.items() if key != photo}
+        self._photos += photos.values()
+        self.names |= {one["photo"]: key for key, one in photos.items() if one["photo"] is not None}
 
     def add(self, result: Arrays, name: str) -> None:
         """Write a result's pictures, and keep its numbers for the tables.
@@ -115,7 +111,7 @@ class ResultsFolder:
 
     def document(self, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
         """All results as plain data: ``schema``, ``classes``, ``photos``, ``failed``."""
-        known = self._failed | dict(failed or {})
+        known = (self._earlier_failed or {}) | dict(failed or {})
         errors = [{"photo": photo, "error": error} for photo, error in known.items()]
         return {
             "schema": SCHEMA,
@@ -136,7 +132,7 @@ class ResultsFolder:
         for name, content in tables.items():
             write_text(self._folder / name, json.dumps(content))
         for name in set(_TABLES) - set(tables):  # of another model, or without --coco now
-            if not (self._keeps_coco and name.startswith("coco/")):
+            if self._earlier_failed is None or not name.startswith("coco/"):
                 (self._folder / name).unlink(missing_ok=True)
 
     def _tables(self, failed: Mapping[str, str] | None) -> dict[str, Any]:
@@ -211,16 +207,15 @@ def _save(picture: Image.Image, path: Path) -> None:
     write_whole(path, partial(picture.save, format="PNG"))
 
 
-def _read_results(path: Path) -> tuple[list[str], list[dict[str, Any]], dict[str, str]]:
-    """Classes, photos and {photo: error} of a ``results.json``."""
+def _read_results(path: Path) -> tuple[list[str], dict[str, dict[str, Any]], dict[str, str]]:
+    """Classes, {name: photo} and {photo: error} of a ``results.json``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']!r}, expected {SCHEMA}")
         failed = {one["photo"]: one["error"] for one in content["failed"]}
-        for one in content["photos"]:
-            one["name"], one["photo"]  # noqa: B018 (a KeyError)
-        return content["classes"], content["photos"], failed
+        photos = {one["name"]: one | {"photo": one["photo"]} for one in content["photos"]}
+        return content["classes"], photos, failed
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} can't be read ({e!r}): remove it, or give another folder") from e
 
