@@ -17,7 +17,9 @@ from helpers.project import PROJECT
 from PIL import Image
 
 import fpn_neck
+from fpn_neck.cli.demo.answer import Answer
 from fpn_neck.datasets.clothing import layout as clothing
+from fpn_neck.utils.results.result import Result
 
 for _package in ("gradio", "timm", "safetensors"):
     pytest.importorskip(_package)
@@ -95,8 +97,17 @@ def test_the_files_are_those_of_predict(page, model, photo):
     assert saved.mode == "P"
     content = json.loads(file_of(table).read_text())
     assert content["areas"] == expected.areas and content["photo"] == "one.png"
-    shares = [float(x) for x in re.findall(r"<td>([\d.]+) %</td>", str(legend))]
+    shares = [float(x) for x in re.findall(r"<td>(?:&lt; )?([\d.]+) %</td>", str(legend))]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=2)
+
+
+def test_the_legend_calls_no_class_0_percent():
+    labels = np.zeros((100, 100), np.uint8)
+    labels[0, 0], labels[1, :5] = 1, 2
+    names, palette = ("a", "b<", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255))
+    shown = Result(np.zeros((100, 100, 3), np.uint8), names, palette, labels=labels)
+    cells = re.findall(r"<td>([^<]+)</td>", Answer(shown).legend())
+    assert cells == ["a", "99.9 %", "c", "0.1 %", "b&lt;", "&lt; 0.1 %"]
 
 
 def test_the_nine_classes_are_the_merged_labels(page, model, photo):

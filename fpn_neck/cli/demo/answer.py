@@ -58,7 +58,7 @@ class Answer:
         ]
         cells = "".join(
             f"<tr><td><span style='background:rgb({r},{g},{b})'></span></td>"
-            f"<td>{html.escape(name)}</td><td>{share:.1f} %</td></tr>"
+            f"<td>{html.escape(name)}</td><td>{_percent(share)}</td></tr>"
             for share, name, (r, g, b) in sorted(rows, reverse=True)
         )
         return f"<table class='legend'>{cells}</table>" if cells else ""
@@ -121,6 +121,10 @@ class Answers:
     def save(self, answer: Answer) -> tuple[Path | None, Path]:
         """See `Answer.save`; every call has a folder of its own."""
         return answer.save(Path(tempfile.mkdtemp(dir=self._folder)))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1f} %" if share >= 0.05 else "&lt; 0.1 %"
 
 
 def _reduced(result: Result) -> Result:
