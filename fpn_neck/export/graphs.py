@@ -120,7 +120,7 @@ def segmenter(
     Raises:
         ValueError: the metadata name another number of classes.
     """
-    model = model.eval()
+    model = copy.deepcopy(model).eval()
     metadata = metadata or Metadata("segmentation", **asdict(model.facts))
     if not metadata.classes:
         metadata = replace(metadata, classes=model.facts.classes)
@@ -142,7 +142,7 @@ def features(model: Any, metadata: Metadata | None = None) -> Exportable:
     Args:
         model: a module; its ``out_channels`` has one number for each map.
     """
-    model = model.eval()
+    model = copy.deepcopy(model).eval()
     names = tuple(f"p{i}" for i in range(2, 2 + len(model.out_channels)))
     metadata = replace(metadata or Metadata("features"), kind="features")
     return Exportable(model, lambda x: list(model(x)), names, metadata)

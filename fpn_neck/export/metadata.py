@@ -28,7 +28,8 @@ class Metadata:
         exact: (width, height) in px of every photo; neither of both: a photo keeps its size.
         classes, palette: name and RGB of every label.
         labels: a segmenter gives labels (N, H, W); else logits (N, K, H, W).
-        threshold: of the probability, for one logit; of a pixel, for masks of objects.
+        threshold: for one logit, of the probability of label 1; for masks of objects, of a
+            pixel's probability.
         align_corners: how logits are resized to the photo's size.
         ignore_index: the label of pixels that training left out.
         first_value: what the data set's masks hold for class 0.

@@ -122,7 +122,7 @@ def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> float:
         if other > 1 - ALIKE:
             raise ParityError(f"{100 * other:.3g} % of {name} differ; at most 0.01 % may")
         return other
-    scale = max(1.0, float(np.abs(expected).max()))
+    scale = float(np.abs(expected).max()) or 1.0  # all are 0: the difference itself
     difference = float(np.abs(found - expected).max()) / scale
     if not difference <= TOLERANCE:  # NaN too
         raise ParityError(f"{name} differ by {difference:.2g} of their largest value")

@@ -129,7 +129,7 @@ class ExportedModel(Predictor):
         """Logits (..., K) -> labels (...)."""
         if logits.shape[-1] > 1:
             return logits.argmax(-1)
-        return 1 / (1 + np.exp(-logits[..., 0])) > self.metadata.threshold
+        return 1 / (1 + np.exp(-logits[..., 0].clip(-80))) > self.metadata.threshold  # no overflow
 
 
 def open_session(path: Path) -> Any:

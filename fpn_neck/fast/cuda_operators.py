@@ -228,5 +228,5 @@ torch.library.register_autograd(add_doubled_backward, _double_again, setup_conte
 
 
 def _dense(x: Tensor) -> Tensor:
-    """In NCHW unless it is dense in NHWC."""
+    """The map itself if it is dense in NHWC, else a map in NCHW."""
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()

@@ -164,9 +164,10 @@ def are_plain_tensors(*tensors: Tensor) -> bool:
 
 
 def are_for_triton(*tensors: Tensor) -> bool:
-    """Whether all are float tensors on one device and of one dtype, or of what autocast makes one.
+    """Whether all are plain float tensors on one device and of one dtype.
 
-    Whether kernels serve the first is `takes_triton`'s part.
+    Under autocast, float32, float16 and bfloat16 may be mixed. `takes_triton` says whether kernels
+    serve the first one.
     """
     first = tensors[0]
     dtypes = {first.dtype}

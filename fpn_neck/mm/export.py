@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fpn_neck.export.graphs import Exportable
 from fpn_neck.export.metadata import Metadata
 from fpn_neck.mm.predictor import load_model, photo_pipeline
+from fpn_neck.utils.sizes import ceil_div
 from fpn_neck.utils.walk import type_name
 from fpn_neck.weights.checkpoints import Checkpoint
 
@@ -91,6 +92,5 @@ def padded(images: Tensor, divisor: int) -> Tensor:
     if divisor <= 1:
         return images
     height, width = images.shape[-2:]
-    # Not -height % divisor: ONNX truncates where Python rounds down.
-    right, below = ((divisor - n % divisor) % divisor for n in (width, height))
+    right, below = (ceil_div(n, divisor) * divisor - n for n in (width, height))
     return F.pad(images, (0, right, 0, below))

@@ -119,7 +119,7 @@ def picture_of(image: np.ndarray) -> np.ndarray:
 
     Args:
         image: as a pipeline loads it: grey (H, W), or (H, W, channels) that begin with BGR; of any
-            dtype. Values outside 0..255 are stretched.
+            dtype. If values are outside 0..255, or none is above 1, they are stretched to 0..255.
 
     Returns:
         uint8 (H, W, 3), RGB; the same size.

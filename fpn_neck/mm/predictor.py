@@ -17,7 +17,7 @@ from mmengine.model import BaseModel, BaseTTAModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from fpn_neck.datasets.check.heads import check_classes
+from fpn_neck.datasets.check.heads import check_heads
 from fpn_neck.mm.config.load import drop_pretraining
 from fpn_neck.mm.config.names import names_in_config
 from fpn_neck.mm.config.pipelines import check_moving, reshaping, stretched
@@ -138,7 +138,7 @@ def complete_names(
 def _check_number(
     cfg: Config, checkpoint: str | Checkpoint, names: Mapping[str, Any], *, in_config: bool
 ) -> None:
-    findings = check_classes("the config", "test_dataloader", cfg.model, names)
+    findings = check_heads("the config", "test_dataloader", cfg.model, names)
     if not findings:
         return
     if in_config:

@@ -66,13 +66,13 @@ def check_model(model: Any, scope: str | None) -> None:
         scope: 'mmseg' or 'mmdet'; nothing is known of others.
 
     Raises:
-        ValueError: see `fpn_neck.mm.det.strides.check_strides` and
+        ValueError: see `fpn_neck.mm.det.strides.check_prior_strides` and
             `fpn_neck.mm.seg.losses.check_decode_head`.
     """
     if scope == "mmdet":
-        from fpn_neck.mm.det.strides import check_strides  # each needs its framework
+        from fpn_neck.mm.det.strides import check_prior_strides  # each needs its framework
 
-        check_strides(model)
+        check_prior_strides(model)
     elif scope == "mmseg":
         from fpn_neck.mm.seg.losses import check_decode_head
 

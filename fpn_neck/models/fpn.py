@@ -11,10 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpn_neck.fast.eligible import eager, records_kernels
+from fpn_neck.fast.eligible import eager, keeps, records_kernels
 from fpn_neck.fast.memory_format import in_layout_of
 from fpn_neck.models.fpn_paths.cpu import fast_pyramid, takes_fast_path
-from fpn_neck.models.fpn_paths.cuda import are_right, pyramid_in_graph, pyramid_on_gpu, start_finest
+from fpn_neck.models.fpn_paths.cuda import (
+    kernels_serve,
+    pyramid_in_graph,
+    pyramid_on_gpu,
+    start_finest,
+)
 from fpn_neck.models.layers import Cfg, ConvNormAct, check_dtype_of_weights, init_convs
 from fpn_neck.utils.arguments import check_maps
 from fpn_neck.utils.values import check_choice, check_flag, check_whole, check_wholes
@@ -171,7 +176,7 @@ class FPN(nn.Module):
             started = start_finest(blocks, inputs, self.start_level)
         if not started:
             check_maps("FPN", inputs, self.in_channels, self._read_levels)
-        elif not are_right("FPN", inputs, self.in_channels, self._read_levels):
+        elif not kernels_serve("FPN", inputs, self.in_channels, self._read_levels):
             started.clear()
         used = inputs[self.start_level : self.backbone_end_level]  # C2..C5
         found = None
@@ -212,9 +217,7 @@ class FPN(nn.Module):
             and self.top_down
             and self.laterals
             and (self.upsample_cfg == NEAREST or self._interpolation() == NEAREST)
-            and type(self)._top_down_path is FPN._top_down_path
-            and type(self)._upsampled is FPN._upsampled
-            and "_top_down_path" not in self.__dict__
+            and keeps(self, FPN, "_top_down_path", "_upsampled")
         )
 
     def _upsampled(self, x: Tensor, size: torch.Size) -> Tensor:

@@ -49,7 +49,7 @@ NORMS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 }
 
 
-_OF_BLOCK = {"stride", "padding", "dilation", "bias"}  # a `ConvNormAct` keeps ceil(size / stride)
+_OF_BLOCK = {"stride", "padding", "dilation", "bias"}  # `ConvNormAct` sets these itself
 
 
 def _look_up(argument: str, table: Mapping[str, Any], cfg: Cfg) -> tuple[Any, dict[str, Any]]:

@@ -26,7 +26,7 @@ class Facts:
     """What weights do not say of a segmenter.
 
     Attributes:
-        classes: a name for every label; of one logit two names.
+        classes: a name for every label; two names if the model has one logit.
         mean, std: of every channel, for pixels 0 to 255: the model gets (pixel - mean) / std.
         palette: RGB of every class, 0 to 255; () if there are no colours.
         fit: (long, short) sides in px that `fpn_neck.load` fits a photo into, its ratio kept.
@@ -44,11 +44,11 @@ class Facts:
     exact: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("classes", str), ("mean", (int, float)), ("std", (int, float))):
-            values = getattr(self, name)
-            if not _is_list(values) or not values or not all(isinstance(v, kind) for v in values):
-                raise ValueError(f"{name}={values!r}: expected a list, one entry for each")
-            object.__setattr__(self, name, tuple(values))
+        _check_list("classes", self.classes, str, "names, one for each label")
+        object.__setattr__(self, "classes", tuple(self.classes))
+        for name in ("mean", "std"):
+            _check_list(name, getattr(self, name), Real, "numbers, one for each channel")
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         twice = [name for i, name in enumerate(self.classes) if name in self.classes[:i]]
         if twice:
             raise ValueError(f"classes={self.classes}: {twice[0]!r} stands twice")
@@ -58,7 +58,7 @@ class Facts:
             raise ValueError(f"std={self.std}: expected numbers above 0")
         if not _is_palette(self.palette, len(self.classes)):
             raise ValueError(
-                f"palette={self.palette!r}: expected three numbers 0 to 255 for each of "
+                f"palette={self.palette!r}: expected three whole numbers 0 to 255 for each of "
                 f"{len(self.classes)} classes, or ()"
             )
         object.__setattr__(self, "palette", tuple(tuple(map(int, one)) for one in self.palette))
@@ -67,6 +67,15 @@ class Facts:
                 object.__setattr__(self, name, _sides(name, getattr(self, name)))
         if self.fit and self.exact:
             raise ValueError(f"fit={self.fit} and exact={self.exact}: give one of both")
+
+
+def _check_list(name: str, values: Any, kind: type, what: str) -> None:
+    if not (
+        _is_list(values)
+        and values
+        and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+    ):
+        raise ValueError(f"{name}={values!r}: expected a list of {what}")
 
 
 def _sides(name: str, values: Any) -> tuple[float, float]:
@@ -94,7 +103,7 @@ def _is_palette(values: Any, count: int) -> bool:
 
 
 def _is_byte(value: Any) -> bool:
-    return isinstance(value, Real) and 0 <= float(value) <= 255
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= 255
 
 
 def save(
@@ -124,7 +133,11 @@ def save(
         )
     except TypeError as e:
         raise ValueError(f"the segmenter's arguments are not plain data: {e}") from e
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    # Copies: safetensors takes no two names of one tensor.
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state_dict.items()
+    }
     if float16:
         tensors = {name: _in_float16(name, value) for name, value in tensors.items()}
     check_folder(folder)
@@ -160,15 +173,20 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Facts]:
         raise FileNotFoundError(f"{path}: no such file; save_pretrained writes it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        schema, architecture = content["schema"], content["architecture"]
-        needed = {k: content[k] for k in ("classes", "mean", "std", "palette")}
-        facts = Facts(**needed, fit=content.get("fit"), exact=content.get("exact"))
+        schema = content["schema"]
+        if schema == SCHEMA:
+            return _parts(content)
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is not what save_pretrained writes ({e!r})") from e
-    if schema != SCHEMA:
-        raise ValueError(f"{path}: schema {schema!r}, and this version reads {SCHEMA}: update it")
+    raise ValueError(f"{path}: schema {schema!r}, and this version reads {SCHEMA}: update it")
+
+
+def _parts(content: Mapping[str, Any]) -> tuple[dict[str, Any], Facts]:
+    needed = {k: content[k] for k in ("classes", "mean", "std", "palette")}
+    facts = Facts(**needed, fit=content.get("fit"), exact=content.get("exact"))
+    architecture = content["architecture"]
     if not isinstance(architecture, dict):
-        raise ValueError(f"{path}: architecture {architecture!r}, expected an object")
+        raise TypeError(f"architecture {architecture!r}: expected an object")
     return architecture, facts
 
 

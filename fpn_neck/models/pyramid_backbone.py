@@ -12,6 +12,7 @@ from fpn_neck.models.backbones import build_backbone, neck_options
 from fpn_neck.models.declarations import check_strides, declared, declares
 from fpn_neck.models.fpn import FPN
 from fpn_neck.utils.arguments import check_float_map
+from fpn_neck.utils.modes import evaluating
 
 _PROBE_SIZE = 128  # a whole number of cells at every stride up to 64
 
@@ -89,17 +90,14 @@ def _measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Run it once, in eval mode, so that no batch norm counts the blank image."""
     like = next(backbone.parameters(), torch.empty(0))
     image = like.new_zeros(1, image_channels(backbone), _PROBE_SIZE, _PROBE_SIZE)
-    was_training = backbone.training
-    backbone.eval()  # not chained: in mmdet it returns None
     try:
-        maps = backbone(image)
+        with evaluating(backbone):
+            maps = backbone(image)
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as e:
         raise ValueError(
             f"backbone {type(backbone).__name__} does not run on a {tuple(image.shape)} image "
             f"({e}); let it declare out_channels and strides, one number per map"
         ) from e
-    finally:
-        backbone.train(was_training)
     if isinstance(maps, Tensor) or not all(isinstance(m, Tensor) and m.dim() == 4 for m in maps):
         raise TypeError(
             f"backbone {type(backbone).__name__} gives {type(maps).__name__}, not a sequence of "

@@ -70,7 +70,7 @@ class ScaleHeads(nn.ModuleList):
         )
         self.in_channels, self.channels = in_channels, channels
         self.merge, self.align_corners = merge, check_flag("align_corners", align_corners)
-        self._depths = depths
+        self.strides, self._depths = tuple(strides), depths
         self.out_channels = channels * (len(self) if merge == "cat" else 1)
 
     @property

@@ -42,7 +42,7 @@ class Segmenter(nn.Module):
     Attributes:
         facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`.
             Until `save_pretrained` or `from_pretrained` sets them, the classes are '0', '1', ...,
-            and mean and std are ImageNet's; of images that are not RGB 0 and 255.
+            and mean and std are ImageNet's; for images without three channels they are 0 and 255.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
@@ -82,9 +82,9 @@ class Segmenter(nn.Module):
             "neck": options,
             "head": given,
         }
-        self.facts = Facts(self._numbers())
+        self.facts = Facts(self._default_classes())
         if (c := self._channels) != len(self.facts.mean):
-            self.facts = Facts(self._numbers(), mean=(0.0,) * c, std=(255.0,) * c)
+            self.facts = Facts(self._default_classes(), mean=(0.0,) * c, std=(255.0,) * c)
 
     def save_pretrained(
         self,
@@ -119,9 +119,9 @@ class Segmenter(nn.Module):
         given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
         given |= {"fit": fit, "exact": exact}
         facts = Facts(**known | {k: v for k, v in given.items() if v is not None})
-        if len(facts.classes) != len(self._numbers()):
+        if len(facts.classes) != len(self._default_classes()):
             raise ValueError(
-                f"classes={facts.classes}: the model has {len(self._numbers())} labels"
+                f"classes={facts.classes}: the model has {len(self._default_classes())} labels"
             )
         if len(facts.mean) != self._channels:
             raise ValueError(f"mean={facts.mean}: images have {self._channels} channels")
@@ -170,7 +170,7 @@ class Segmenter(nn.Module):
         """Of the images; a module that does not say it takes RGB."""
         return getattr(self.backbone, "in_channels", 3)
 
-    def _numbers(self) -> tuple[str, ...]:
+    def _default_classes(self) -> tuple[str, ...]:
         """A name for every label, if nobody has given one."""
         return tuple(map(str, range(max(2, self._num_classes))))
 

@@ -51,8 +51,8 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether `logits_by_tiles` does what the head does, and the model is in eval mode.
 
     Tiles call neither the head nor its towers, and they call the other parts once a tile. So a
-    forward of a subclass of the head, a forward hook on any part of the model, or a norm of a neck
-    with statistics of its map turns them off.
+    forward of a subclass of the head, a forward hook on any part of the model, a norm of a neck
+    with statistics of its map, or a level coarser than `PHOTO_ALIGNMENT` turns them off.
 
     Args:
         model: that the head is a part of.
@@ -64,6 +64,7 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
         and _runs_as(kind, head)
         and isinstance(heads, ScaleHeads)
         and _runs_as(ScaleHeads, heads)
+        and all(PHOTO_ALIGNMENT % stride == 0 for stride in heads.strides)
         and not has_global_hooks()
         and not any(map(_is_watched, model.modules()))
         and all(is_unmodified(module) for module in head.modules())
@@ -136,7 +137,7 @@ def logits_by_tiles(
         tile: approximate length of a tile's sides in pixels.
 
     Returns:
-        Logits (1, K, h, w) at the finest stride.
+        Logits (1, K, h, w) at the finest stride, all finite.
 
     Raises:
         ValueError: a map does not have ``ceil(size / stride)`` cells.
@@ -154,7 +155,7 @@ def logits_by_tiles(
         return classify(torch.cat(parts, 1) if heads.merge == "cat" else sum(parts[1:], parts[0]))
 
     top_row = rows(0, 1)
-    return RowMap((1, top_row.shape[1], *finest.shape[-2:]), top_row, rows)
+    return RowMap((1, top_row.shape[1], *finest.shape[-2:]), top_row, rows).finite()
 
 
 class Span(NamedTuple):
@@ -216,7 +217,7 @@ class _StitchedMap:
         expected = [self._count(span.seen.stop - span.seen.start) for span in at]
         if list(part.shape[-2:]) != expected or PHOTO_ALIGNMENT % self.stride:
             raise ValueError(
-                f"a tile's map has {tuple(part.shape[-2:])} cells, not {tuple(expected)} at stride "
+                f"a tile's map of {tuple(part.shape[-2:])} cells does not fit stride "
                 f"{self.stride}: this model takes only whole photos; set tile=None"
             )
         (part_rows, rows), (part_columns, columns) = (self._slices(span) for span in at)

@@ -98,7 +98,7 @@ class TimmBackbone(nn.Module):
                 raise TypeError(f"{option}={timm_options[option]!r} is timm's own: {remedy}")
         self.in_channels = check_whole("in_channels", in_channels, 1)
         check_flag("norm_eval", norm_eval)
-        if checkpoint and pretrained:
+        if checkpoint is not None and pretrained:
             raise ValueError("give either checkpoint or pretrained=True, not both")
         if out_indices is not None and (not isinstance(out_indices, Sequence) or not out_indices):
             raise TypeError(
@@ -113,14 +113,14 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"frozen_levels={frozen_levels}: must be in 0..{len(self.strides)}")
         self.multiple = find_multiple(repr(model_name), probe, in_channels)
         self.least = find_least(probe, in_channels, self.multiple)
-        state_dict = _state_dict(checkpoint, model_name) if checkpoint else None
+        state_dict = None if checkpoint is None else _state_dict(checkpoint, model_name)
         if state_dict and checkpoint and checkpoint.startswith(_SCHEME):
             names = probe.state_dict()  # timm would warn of the classifier's
             state_dict = {name: x for name, x in state_dict.items() if name in names}
         if state_dict:
             overlay = {"state_dict": state_dict} | timm_options.pop("pretrained_cfg_overlay", {})
             timm_options["pretrained_cfg_overlay"] = overlay
-        timm_options["pretrained"] = pretrained or bool(checkpoint)
+        timm_options["pretrained"] = pretrained or state_dict is not None
         self.net = _create(model_name, probe.feature_info.out_indices, timm_options, checkpoint)
         if checkpoint and state_dict:
             _check_loaded(self.net, state_dict, checkpoint)

@@ -57,14 +57,14 @@ def full_size_losses(
             f"target is on {target.device}, logits are on {logits.device}: move the labels"
         )
     check_dtype(target)
-    for loss in losses:
-        loss.check_classes(count_classes(logits))
+    ignored = [loss.ignore_index if ignore_index is None else ignore_index for loss in losses]
+    for loss, index in zip(losses, ignored, strict=True):
+        loss.check_classes(count_classes(logits), index)
     if logits.shape[1] == 1:
         logits = torch.cat((torch.zeros_like(logits), logits), 1)
     groups: dict[tuple[int, bool], list[int]] = {}  # what is computed in one pass
     for i, loss in enumerate(losses):
-        index = loss.ignore_index if ignore_index is None else ignore_index
-        groups.setdefault((index, _is_class_loss(loss)), []).append(i)
+        groups.setdefault((ignored[i], _is_class_loss(loss)), []).append(i)
     found: dict[int, Tensor] = {}
     for (index, by_classes), members in groups.items():
         way = _by_classes if by_classes else losses_by_strips

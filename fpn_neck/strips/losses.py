@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fpn_neck.strips.pixel_loss import ClassLoss, ClassSums
-from fpn_neck.utils.values import check_flag, check_number
+from fpn_neck.strips.pixel_loss import IGNORED, ClassLoss, ClassSums
+from fpn_neck.utils.values import check_flag, check_number, check_share
 
 _TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
 
@@ -35,7 +35,7 @@ class CrossEntropyLoss(ClassLoss):
         self,
         class_weight: Sequence[float] | None = None,
         *,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORED,
         avg_non_ignore: bool = True,
         label_smoothing: float = 0.0,
         loss_weight: float = 1.0,
@@ -45,9 +45,7 @@ class CrossEntropyLoss(ClassLoss):
             class_weight, ignore_index=ignore_index, loss_weight=loss_weight, loss_name=loss_name
         )
         self.avg_non_ignore = check_flag("avg_non_ignore", avg_non_ignore)
-        if check_number("label_smoothing", label_smoothing) > 1:
-            raise ValueError(f"label_smoothing={label_smoothing}: expected at most 1")
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = check_share("label_smoothing", label_smoothing)
         if label_smoothing:
             self.reads = self.reads | {"all_log_p"}
 
@@ -96,7 +94,7 @@ class DiceLoss(ClassLoss):
         self,
         class_weight: Sequence[float] | None = None,
         *,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORED,
         absent_classes: bool = False,
         eps: float = 1e-3,
         loss_weight: float = 1.0,

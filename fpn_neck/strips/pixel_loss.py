@@ -62,12 +62,15 @@ class ClassSums(NamedTuple):
         )
 
 
+IGNORED = 255  # in masks of one byte, as in mmseg
+
+
 class PixelLoss(nn.Module):
     """A loss ``loss_weight * value(sums over pixels)``.
 
-    A subclass defines ``sums`` and ``value``; one whose sums follow from `ClassSums` should be a
-    `ClassLoss`, for which there are faster ways. One logit per pixel stands for two classes, 0 and
-    1: its sigmoid is the probability of class 1, as a softmax of (0, logit) gives it.
+    A subclass defines ``sums`` and ``value``. If its sums follow from `ClassSums`, make it a
+    `ClassLoss`: that is faster. One logit per pixel stands for two classes, 0 and 1. Its sigmoid
+    is the probability of class 1.
 
     Args:
         class_weight: one number >= 0 per class (two for one logit); None gives all the same weight.
@@ -85,7 +88,7 @@ class PixelLoss(nn.Module):
         self,
         class_weight: Sequence[float] | None = None,
         *,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORED,
         loss_weight: float = 1.0,
         loss_name: str = "loss",
     ) -> None:
@@ -121,8 +124,8 @@ class PixelLoss(nn.Module):
 
         Raises:
             TypeError: ``logits`` are not floating point, ``target`` is not int64.
-            ValueError: shapes do not fit each other or ``class_weight``, or a label is out of
-                range.
+            ValueError: shapes do not fit each other or ``class_weight``, a label is out of range,
+                or the default ``ignore_index`` is one of the classes.
         """
         ignore = self.ignore_index if ignore_index is None else ignore_index
         check_float_map("logits", logits)
@@ -139,14 +142,19 @@ class PixelLoss(nn.Module):
                 f"{tuple(target.shape)}"
             )
         check_dtype(target)
-        self.check_classes(count_classes(logits))
+        self.check_classes(count_classes(logits), ignore)
         valid = target != ignore
         labels = checked_labels(target, count_classes(logits), ignore)
         pixels = valid.float() if weight is None else valid * weight.float()
         return self.value(self.sums(log_probabilities(logits), labels, pixels))
 
-    def check_classes(self, num_classes: int) -> None:
-        """Raise ValueError unless ``class_weight`` is for that many classes."""
+    def check_classes(self, num_classes: int, ignore_index: int) -> None:
+        """Raise ValueError unless ``class_weight`` and the ignored label fit so many classes."""
+        if num_classes > ignore_index == IGNORED:
+            raise ValueError(
+                f"ignore_index={IGNORED}, the default, is one of the {num_classes} classes: give "
+                "another one, such as -100"
+            )
         if self.class_weight is not None and len(self.class_weight) != num_classes:
             raise ValueError(
                 f"class_weight has {len(self.class_weight)} entries for {num_classes} classes"

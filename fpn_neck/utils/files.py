@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import get_ident
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.part")
 
@@ -29,7 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = Fal
     path.parent.mkdir(parents=True, exist_ok=True)
     # A part of the name and a hash: a long name with another suffix would be too long.
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    temporary = path.with_name(f".{path.name[:20]}.{digest}.{os.getpid()}.part")
+    owner = f"{get_ident()}.{os.getpid()}"
+    temporary = path.with_name(f".{path.name[:20]}.{digest}.{owner}.part")
     try:
         write(temporary)
         if sync:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fpn_neck.utils.photo_files import SUFFIXES
 from fpn_neck.utils.text import one_line
 
+_FILTERS = threading.Lock()  # Python keeps one list of warning filters for all threads
 MOST_PIXELS = 100_000_000  # a file of 1 kB can declare ten times as many pixels
 
 
@@ -105,7 +107,7 @@ def _too_large(most: int) -> str:
 
 def _declared_size(path: Path, most: int) -> tuple[int, int]:
     """(width, height) in the header; (0, 0) for the few formats that only OpenCV can read."""
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             image = Image.open(path)

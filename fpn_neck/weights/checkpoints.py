@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,7 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 # What torch's and mmengine's averages of a model count, beside its weights under `module.`.
 _AVERAGED = ("n_averaged", "steps")
 _COUNTER = "num_batches_tracked"
+_ALLOWED = threading.Lock()  # torch keeps one list of allowed objects for all threads
 _SHOWN = 3  # names and shapes of each kind of difference
 
 
@@ -97,7 +99,7 @@ def _read(path: Path, map_location: MAP_LOCATION) -> Any:
         return torch.load(path, map_location=map_location, weights_only=True)
     from fpn_neck.weights.mmengine_files import allowed_objects
 
-    with torch.serialization.safe_globals(allowed_objects()):
+    with _ALLOWED, torch.serialization.safe_globals(allowed_objects()):
         return torch.load(path, map_location=map_location, weights_only=True)
 
 

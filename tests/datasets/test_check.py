@@ -672,7 +672,7 @@ def head(**changes):
 
 
 def classes(model):
-    return heads.check_classes("c.py", "train", model, META)
+    return heads.check_heads("c.py", "train", model, META)
 
 
 @pytest.mark.parametrize(
@@ -717,7 +717,7 @@ def test_right_heads_pass(model):
 
 def test_classes_that_are_none():
     for meta, kind in [({}, "NO_CLASSES"), ({"classes": "cat"}, "CLASSES_TEXT")]:
-        found = heads.check_classes("c.py", "val", {"bbox_head": head()}, meta)
+        found = heads.check_heads("c.py", "val", {"bbox_head": head()}, meta)
         assert one(found, getattr(kinds, kind), "val").file == "c.py"
 
 

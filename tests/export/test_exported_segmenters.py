@@ -228,6 +228,18 @@ def test_operators_are_those_of_onnx_and_resizes_go_to_sizes(tmp_path):
     assert any(node.op_type == "Resize" and len(node.input) == 4 for node in model.graph.node)
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_model_stays_in_training_and_sure_pixels_do_not_warn(tmp_path):
+    model = Segmenter(Pyramid(), 1, neck={"out_channels": 8}, head={"channels": 32}).train()
+    with torch.no_grad():
+        model.head.conv_seg.bias -= 100
+    export(segmenter(model), tmp_path / "model.onnx", (64, 96))
+    assert all(part.training for part in model.modules())
+    photo = write_photo(tmp_path / "photo.png", 64, 96)
+    (found,) = ExportedModel(str(tmp_path / "model.onnx")).predict([photo])
+    assert not found.labels.any()
+
+
 def test_fixed_sizes_are_fixed(tmp_path):
     made = segmenter(plain_segmenter(), NAMES)
     parity = export(made, tmp_path / "model.onnx", (64, 96))

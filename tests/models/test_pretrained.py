@@ -86,7 +86,7 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
     [
         ({"classes": ["a", "b"]}, "the model has 3 labels"),
         ({"classes": "abc"}, "classes='abc': expected a list"),
-        ({"std": [1, 0, 1]}, "std=(1, 0, 1): expected numbers above 0"),
+        ({"std": [1, 0, 1]}, "std=(1.0, 0.0, 1.0): expected numbers above 0"),
         ({"mean": [1, 2]}, "expected a number per channel"),
         ({"fit": [96]}, "fit=[96]: expected two numbers of px above 0"),
         ({"fit": "ab"}, "fit='ab': expected two numbers of px above 0"),
@@ -94,11 +94,13 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
         ({"fit": [512, True]}, "fit=[512, True]: expected two numbers of px above 0"),
         ({"exact": [0, 64]}, "exact=[0, 64]: expected two whole numbers of px above 0"),
         ({"exact": [96.5, 64]}, "exact=[96.5, 64]: expected two whole numbers of px above 0"),
+        ({"mean": [True, 1, 1]}, "expected a list of numbers, one for each channel"),
+        ({"palette": [(0.9, 0.1, 0.1)] * 3}, "three whole numbers 0 to 255 for each of 3"),
         ({"classes": ["a", "b", "a"]}, "'a' stands twice"),
         ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
-        ({"palette": [[0, 0, 256]] * 3}, "three numbers 0 to 255 for each of 3 classes"),
-        ({"palette": [0, 0, 255]}, "three numbers 0 to 255 for each of 3 classes"),
-        ({"palette": ["abc"] * 3}, "three numbers 0 to 255 for each of 3 classes"),
+        ({"palette": [[0, 0, 256]] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),
+        ({"palette": [0, 0, 255]}, "three whole numbers 0 to 255 for each of 3 classes"),
+        ({"palette": ["abc"] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),
     ],
 )
 def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
@@ -108,6 +110,16 @@ def test_facts_that_break_their_rule_are_refused_and_nothing_is_written(
         model.save_pretrained(tmp_path / "model", **facts)
     assert words in str(refused.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_numbers_of_numpy_and_tied_weights_are_kept(model, tmp_path):
+    model.neck.fpn_convs[0].conv.bias = model.neck.fpn_convs[1].conv.bias
+    mean, std = np.float32([1.5, 2, 3]), np.float32([4, 5, 6])
+    model.save_pretrained(tmp_path, mean=tuple(mean), std=tuple(std))
+    again = fpn_neck.Segmenter.from_pretrained(tmp_path, backbone=Backbone())
+    assert (again.facts.mean, again.facts.std) == ((1.5, 2, 3), (4, 5, 6))
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(again.eval()(x), model.eval()(x), atol=0, rtol=0)
 
 
 def test_another_classifier_than_the_model_was_built_with_is_refused(model, tmp_path):
@@ -152,9 +164,10 @@ def test_arguments_that_are_not_plain_data_are_refused(tmp_path):
     ("change", "words"),
     [
         (lambda c: {}, "is not what save_pretrained writes"),
+        (lambda c: {"schema": 2}, "schema 2, and this version reads 1"),  # of other keys
         (lambda c: c | {"schema": 2}, "schema 2, and this version reads 1"),
         (lambda c: c | {"classes": 3}, "classes=3"),
-        (lambda c: c | {"architecture": [1]}, r"architecture \[1\], expected an object"),
+        (lambda c: c | {"architecture": [1]}, r"architecture \[1\]: expected an object"),
         (lambda c: c | {"architecture": {"backbone": "resnet10t", "x": 1}}, "no Segmenter has"),
         (
             lambda c: c | {"architecture": c["architecture"] | {"num_classes": 4}},

@@ -90,6 +90,7 @@ def test_measuring_leaves_the_backbone_as_it_was(training):
     backbone.norm, backbone.drop = nn.BatchNorm2d(6), nn.Dropout()
     backbone.register_forward_hook(lambda m, args, maps: [m.drop(maps[0]), m.norm(maps[1])])
     backbone.train(training)
+    backbone.drop.eval()
     before = {n: t.clone() for n, t in backbone.state_dict().items()}
     torch.manual_seed(3)
     model = PyramidBackbone(backbone, NECK)
@@ -97,6 +98,7 @@ def test_measuring_leaves_the_backbone_as_it_was(training):
     weight = FPN((4, 6), **NECK).lateral_convs[0].conv.weight
     torch.testing.assert_close(model.neck.lateral_convs[0].conv.weight, weight, atol=0, rtol=0)
     assert model.backbone is backbone and backbone.training is backbone.norm.training is training
+    assert not backbone.drop.training
     assert all(torch.equal(t, before[n]) for n, t in backbone.state_dict().items())
     assert all(p.grad is None for p in backbone.parameters())
 

@@ -173,6 +173,20 @@ def test_maps_of_other_sizes_are_refused_with_the_remedy():
         )
 
 
+def test_a_class_with_the_logit_minus_infinity_is_no_label():
+    model = segmenter(dtype=torch.float32)
+    model.head.conv_seg.bias.data[3] = -torch.inf
+    image = torch.randn(1, 3, 1100, 1100)
+    for tile in (None, TILE):
+        assert 3 not in model.predict(image, tile=tile)
+
+
+def test_a_level_coarser_than_the_tiles_grid_is_predicted_whole():
+    backbone = Pyramid((8, 16, 32, 64))
+    model, image = segmenter(NORMS[1], torch.float32, backbone), torch.randn(1, 3, 1100, 1100)
+    assert torch.equal(model.predict(image, tile=TILE), model.predict(image, tile=None))
+
+
 # ------------------------------------------------------------------------------------ the plan
 
 

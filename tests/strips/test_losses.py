@@ -8,8 +8,10 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from fpn_neck import DiceLoss
+from fpn_neck import CrossEntropyLoss, DiceLoss
+from fpn_neck.strips.full_size_loss import full_size_losses
 
 IGNORE, EPS = 255, 1e-3
 
@@ -199,6 +201,25 @@ def test_all_ignored_is_zero_without_a_gradient_and_never_nan(options):
     loss.backward()
     assert logits.grad.eq(0).all()  # false for NaN
     assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("by_strips", [False, True])
+def test_the_default_index_is_refused_where_it_is_a_class(by_strips):
+    logits, target = torch.randn(1, 300, 2, 2), torch.full((1, 2, 2), 255)
+
+    def value(loss, **options):
+        if by_strips:
+            return full_size_losses(logits, target, [loss], **options)[0]
+        return loss(logits, target, **options)
+
+    with pytest.raises(ValueError, match="255, the default, is one of the 300 classes.*-100"):
+        value(CrossEntropyLoss())
+    expected = F.cross_entropy(logits, target)
+    for found in (
+        value(CrossEntropyLoss(ignore_index=-100)),
+        value(CrossEntropyLoss(), ignore_index=-1),
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_ignore_index_of_the_call_wins():

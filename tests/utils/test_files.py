@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -92,6 +94,19 @@ def test_a_target_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path):
 def test_the_content_is_the_same_whether_it_is_synced(tmp_path, sync):
     write_whole(tmp_path / "c.txt", lambda p: p.write_text("new"), sync=sync)
     assert (tmp_path / "c.txt").read_text() == "new"
+
+
+def test_threads_write_one_file_each_a_whole_one(tmp_path):
+    both = threading.Barrier(2)
+
+    def write(path):
+        path.write_text("whole")
+        both.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write_whole, tmp_path / "c.txt", write) for _ in range(2)]:
+            done.result()
+    assert [p.name for p in tmp_path.iterdir()] == ["c.txt"]
 
 
 def test_only_what_killed_processes_left_is_removed(tmp_path):

@@ -2,7 +2,9 @@
 
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,6 +53,14 @@ def test_of_16_bits_the_higher_8_are_taken(tmp_path, suffix):
     read = read_photo(tmp_path / f"a.{suffix}")
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, expected)
+
+
+def test_threads_leave_the_filters_of_warnings(tmp_path):
+    Image.new("RGB", (300, 300)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_photo, [tmp_path / "a.png"] * 200))
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -1,5 +1,7 @@
 """weights.mmengine_files: mmengine's checkpoints load without mmengine, and still run no code."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,12 @@ def test_a_file_may_only_look_up_statistics(history, run_python, tmp_path, openi
     )
     assert out.split() == list(evil)
     assert not (tmp_path / "executed").exists()
+
+
+def test_threads_do_not_take_each_others_permission(checkpoint):
+    with ThreadPoolExecutor(4) as pool:
+        for content in pool.map(load_checkpoint, [checkpoint] * 100):
+            assert content["message_hub"]["runtime_info"]["iter"] == 3
 
 
 def test_nothing_stays_allowed(checkpoint):

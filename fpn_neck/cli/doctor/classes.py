@@ -7,7 +7,7 @@ from typing import Any
 
 from fpn_neck.cli.doctor.section import Problem, Section
 from fpn_neck.datasets.check.findings import Finding
-from fpn_neck.datasets.check.heads import check_classes, check_weights, heads
+from fpn_neck.datasets.check.heads import check_heads, check_weights, heads
 from fpn_neck.utils.text import one_line
 from fpn_neck.utils.walk import data_sets
 
@@ -67,7 +67,7 @@ def _check_data_set(
         what = f"{split}_dataloader.dataset.metainfo: classes={classes!r} are not names"
         return [Problem(what, "metainfo=dict(classes=('name', ...))")]
     if classes and "backbone" in model:  # a tracker contains models with other classes
-        return _problems(check_classes(config, split, model, metainfo))
+        return _problems(check_heads(config, split, model, metainfo))
     return []
 
 

@@ -131,14 +131,14 @@ def _convert(
 
 
 def _backbone(args: Namespace) -> recipe.Backbone | None:
-    if args.weights and not args.backbone:
+    if args.weights is not None and not args.backbone:
         raise ValueError("--weights is for --backbone; give both")
     if not args.backbone:
         return None
     from fpn_neck.models.timm_backbone import TimmBackbone
 
-    weights = args.weights and str(Path(args.weights).absolute())
-    if not weights:
+    weights = None if args.weights is None else str(Path(args.weights).absolute())
+    if weights is None:
         print(
             f"{args.backbone} begins with random weights; --weights FILE gives it trained ones",
             file=sys.stderr,

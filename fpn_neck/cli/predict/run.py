@@ -58,6 +58,8 @@ def write_results(
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
         args.out = OUT
+    if not args.out and (args.coco or args.overlay):
+        raise ValueError("--coco and --overlay write files: with --json, give --out, too")
     check_share("--opacity", args.opacity)
     check_share("--score-thr", args.score_thr)
     with stdout_for_programs(args.json):

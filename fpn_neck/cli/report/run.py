@@ -34,7 +34,11 @@ def find_config(work_dir: Path) -> str:
 
 
 def find_checkpoint(work_dir: Path) -> str:
-    """Raises ValueError: there is no checkpoint."""
+    """The newest ``best_*.pth`` of a work folder, else its last checkpoint.
+
+    Raises:
+        ValueError: there is none.
+    """
     best = sorted(work_dir.glob("best_*.pth"), key=lambda file: file.stat().st_mtime)
     found = str(best[-1]) if best else last_checkpoint(work_dir)
     if not found:

@@ -23,7 +23,7 @@ def heads(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield f"model{''.join(steps)}", part
 
 
-def check_classes(
+def check_heads(
     config: str, split: str, model: Mapping[str, Any], metainfo: Mapping[str, Any]
 ) -> list[Finding]:
     """Compare K of every head with the data's.

@@ -33,7 +33,7 @@ from fpn_neck.datasets.check.coco import (
 )
 from fpn_neck.datasets.check.evaluation import Evaluated, check_evaluation
 from fpn_neck.datasets.check.findings import Finding, attempt
-from fpn_neck.datasets.check.heads import check_classes
+from fpn_neck.datasets.check.heads import check_heads
 from fpn_neck.datasets.check.kinds import RARE
 from fpn_neck.datasets.check.listing import (
     DataSource,
@@ -134,7 +134,7 @@ class DatasetCheck:
             return report
         if not getattr(dataset, "return_classes", False):  # else words replace K
             meta = dataset.metainfo
-            report.findings += check_classes(self.config, source.name, self.model, meta)
+            report.findings += check_heads(self.config, source.name, self.model, meta)
         (self._check_masks if form == "masks" else self._check_coco)(source, report)
         return report
 

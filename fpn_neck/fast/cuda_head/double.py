@@ -32,7 +32,7 @@ class Addend(NamedTuple):
         doubled: whether it is upsampled by two, and then to the other map's size, where that is a
             few pixels off; else only to the other's size.
         align_corners: of every upsampling.
-        fits: whether it has the other's size, doubled or not; if it is not known, False.
+        fits: True if the map, doubled if ``doubled``, is known to have the other's size.
     """
 
     map: Tensor

@@ -11,12 +11,13 @@ from mmdet.models.detectors.base import BaseDetector
 from torch import nn
 
 from fpn_neck.models.pyramid_backbone import image_channels
+from fpn_neck.utils.modes import evaluating
 
 _SIDE = 256  # px
 _FACTOR = sqrt(2)  # YOLACT declares 7.97 for 8; a level too fine or too coarse is 2
 
 
-def check_strides(model: Any) -> None:
+def check_prior_strides(model: Any) -> None:
     """Refuse a detector whose anchors or regions lie elsewhere than what its maps show.
 
     mmdet takes ``strides`` and ``featmap_strides`` as they are given. With those of another level
@@ -69,15 +70,11 @@ def _declared(model: BaseDetector) -> Iterator[tuple[str, list[float]]]:
 def _sizes(model: BaseDetector) -> Sequence[int]:
     """The widths of the maps of a square image; () if the detector takes more than an image."""
     device = next(model.parameters()).device
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
+    cuda = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with evaluating(model), torch.random.fork_rng(devices=cuda):
             image = torch.zeros(1, image_channels(model.backbone), _SIDE, _SIDE, device=device)
             maps = model.extract_feat(image)
             return [x.shape[-1] for x in maps]
     except Exception:  # of any detector; its first step tells it
         return ()
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

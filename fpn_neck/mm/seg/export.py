@@ -41,7 +41,7 @@ def exportable(cfg: Config, checkpoint: str | Checkpoint, *, labels: bool) -> Ex
     """
     model = load_model(cfg, checkpoint, "cpu", scope="mmseg")
     complete_names(model, cfg, checkpoint, "classes", "palette", scope="mmseg")
-    check_whole(model)
+    refuse_slides(model)
     head, meta = model.decode_head, model.dataset_meta
     threshold = head.threshold if model.out_channels == 1 else 0.5
     metadata = replace(
@@ -60,7 +60,7 @@ def exportable(cfg: Config, checkpoint: str | Checkpoint, *, labels: bool) -> Ex
     return Exportable(graph.eval(), reference, ("labels" if labels else "logits",), metadata)
 
 
-def check_whole(model: nn.Module) -> None:
+def refuse_slides(model: nn.Module) -> None:
     """Refuse a model that does not predict a photo by one run on it, without padding.
 
     Raises:

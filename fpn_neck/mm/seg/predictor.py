@@ -35,6 +35,7 @@ class SegmentationPredictor(Predictor):
 
     Attributes:
         cfg: the config that the model was built from.
+        model: mmseg's, in eval mode.
         classes: names of the labels.
 
     Raises:
@@ -63,12 +64,13 @@ class SegmentationPredictor(Predictor):
         self.classes = tuple(model.dataset_meta["classes"])
         self._palette = model.dataset_meta["palette"]
         self._first_value = int(reduces_zero_label(cfg, model.dataset_meta))
-        self._model = PhotoModel(model, cfg, scope="mmseg")
+        self.model = model
+        self._of_photos = PhotoModel(model, cfg, scope="mmseg")
 
     def predict(self, photos: Sequence[Photo]) -> list[Result]:
         return [
             self._result(photo, sample, image)
-            for photo, (sample, image) in zip(photos, self._model(photos), strict=True)
+            for photo, (sample, image) in zip(photos, self._of_photos(photos), strict=True)
         ]
 
     def _result(self, photo: Photo, sample: Any, image: np.ndarray) -> Result:

@@ -16,7 +16,7 @@ from fpn_neck.export.metadata import Metadata
 from fpn_neck.mm.config.in_checkpoint import read_trained
 from fpn_neck.mm.export import image_metadata
 from fpn_neck.mm.predictor import complete_names, load_model
-from fpn_neck.mm.seg.export import check_whole
+from fpn_neck.mm.seg.export import refuse_slides
 from fpn_neck.mm.seg.head import FPNHead
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.pretrained import Facts, read_config
@@ -63,7 +63,7 @@ def to_segmenter(
     cfg, read = read_trained(checkpoint, config)
     model = load_model(cfg, read, "cpu", scope="mmseg")
     complete_names(model, cfg, read, "classes", "palette", scope="mmseg")
-    check_whole(model)
+    refuse_slides(model)
     metadata = image_metadata(model, cfg, "segmentation")
     _check(model, metadata)
     segmenter = Segmenter(**_arguments(model, cfg.model.to_dict()))

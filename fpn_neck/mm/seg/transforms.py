@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from fpn_neck.mm.registry import TRANSFORMS
-from fpn_neck.utils.values import check_number, check_whole
+from fpn_neck.utils.values import check_share, check_whole
 
 
 @TRANSFORMS.register_module()
@@ -32,9 +32,7 @@ class PasteRareLabels(BaseTransform):
 
     def __init__(self, max_photos: int, prob: float = 0.5) -> None:
         self.max_photos = check_whole("max_photos", max_photos, 1)
-        self.prob = check_number("prob", prob)
-        if not 0 <= self.prob <= 1:
-            raise ValueError(f"prob={prob!r}: must be in 0..1")
+        self.prob = check_share("prob", prob)
         self._photos: dict[int, list[int]] = {}  # rare label -> indices of its photos
 
     def get_indices(self, dataset: Any) -> list[int]:

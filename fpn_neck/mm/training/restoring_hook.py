@@ -69,9 +69,11 @@ def kill_loading_processes() -> None:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's reports their end as an error
-    loading = [process for process in multiprocessing.active_children() if process.daemon]
-    for process in loading:
-        process.kill()
-    for process in loading:
-        process.join(5)
-    signal.signal(signal.SIGCHLD, handler)
+    try:
+        loading = [process for process in multiprocessing.active_children() if process.daemon]
+        for process in loading:
+            process.kill()
+        for process in loading:
+            process.join(5)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)

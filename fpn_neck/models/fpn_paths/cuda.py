@@ -1,8 +1,8 @@
 """The fast path of `fpn_neck.FPN` on a GPU: what is checked before the kernels, and when.
 
-Until the first kernel is launched, the GPU waits for Python. So the finest lateral, which takes the
-GPU the longest, is launched before all but what it needs is checked, and maps are checked once for
-each of their signatures.
+The GPU waits until Python has launched the first kernel. So the finest lateral, which takes the
+longest, is launched first; only what it needs is checked before. Maps are checked once for each
+signature.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _known: set[tuple] = set()
 
 
 def start_finest(laterals: nn.Module, maps: object, level: int) -> list[Tensor]:
-    """The finest lateral of maps that are not checked yet; nothing where kernels do not serve it.
+    """The finest lateral of maps that are not checked yet; [] if no kernel serves them.
 
     Args:
         laterals: the list of 1x1 blocks, finest first.
@@ -48,7 +48,7 @@ def start_finest(laterals: nn.Module, maps: object, level: int) -> list[Tensor]:
     return [start_lateral(x, conv, is_coarsest=len(blocks) == 1)]
 
 
-def are_right(owner: str, maps: Sequence[Tensor], channels: Sequence[int], used: slice) -> bool:
+def kernels_serve(owner: str, maps: Sequence[Tensor], channels: Sequence[int], used: slice) -> bool:
     """`check_maps`, then whether kernels serve all maps; both once for each signature."""
     signature = None
     if {type(x) for x in maps} <= PLAIN_TYPES:

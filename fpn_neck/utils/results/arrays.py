@@ -48,8 +48,8 @@ class Arrays:
         masks: bool (n, H, W), the pixels of every object.
         segments: of a panoptic model.
         segment_map: int32 (H, W), the number of the segment of every pixel; 0 is none.
-        score_thr: other objects than those above it are in the arrays, not drawn, and not in
-            ``areas``.
+        score_thr: objects with this score or a lower one are in the arrays, but they are not
+            drawn, and not counted in ``areas``.
     """
 
     image: np.ndarray

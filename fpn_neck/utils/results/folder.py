@@ -140,7 +140,9 @@ class ResultsFolder:
         tables: dict[str, Any] = {"photos.json": self.names, "results.json": self.document(failed)}
         found = [one for one in self._photos if "objects" in one or "segments" in one]
         if found:
-            tables["detections.json"] = {one["photo"]: _detections(one) for one in found}
+            tables["detections.json"] = {
+                one["photo"] or one["name"]: _detections(one) for one in found
+            }
         if self._ids and self._coco:
             tables |= {f"coco/{kind}.json": content for kind, content in self._coco.items()}
             tables["coco/instances.json"] = self._ids.as_dataset()

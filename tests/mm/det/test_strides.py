@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 from fpn_neck.mm.config.load import load_config  # noqa: E402
-from fpn_neck.mm.det.strides import check_strides  # noqa: E402
+from fpn_neck.mm.det.strides import check_prior_strides  # noqa: E402
 
 BACKBONE = dict(type="ResNet", depth=18, base_channels=8, stem_channels=8)
 NECK = dict(type="fpn_neck.FPN", in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5)
@@ -81,7 +81,7 @@ def test_strides_of_the_maps_pass(cfg):
     model = build(cfg).train()
     model.backbone.bn1.eval()
     weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    check_strides(model)
+    check_prior_strides(model)
     assert torch.equal(torch.get_rng_state(), state) and model.training
     assert not model.backbone.bn1.training and model.neck.training
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
@@ -90,10 +90,10 @@ def test_strides_of_the_maps_pass(cfg):
 def test_strides_of_maps_of_one_cell_pass():
     """Of SSDLite: 160 and 320 px, where a square of 256 px has two cells and one."""
     cfg = load_config("mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py").model
-    check_strides(build(cfg))
+    check_prior_strides(build(cfg))
     cfg.bbox_head.anchor_generator.strides = [16, 32, 64, 107, 80, 320]
     with pytest.raises(ValueError, match=r"107, 80, 320\], but"):
-        check_strides(build(cfg))
+        check_prior_strides(build(cfg))
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_strides_of_maps_of_one_cell_pass():
 )
 def test_strides_of_other_maps_are_refused(cfg, words):
     with pytest.raises(ValueError, match=rf"^config: model\.{words}"):
-        check_strides(build(cfg))
+        check_prior_strides(build(cfg))
 
 
 def test_what_is_no_detector_passes():
-    check_strides(torch.nn.Conv2d(3, 8, 1))
+    check_prior_strides(torch.nn.Conv2d(3, 8, 1))

@@ -1,6 +1,7 @@
 """A result of arrays: areas, pictures, JSON, COCO's formats, supervision, files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -317,8 +318,6 @@ def test_tables_that_cannot_be_read_are_not_written_over(segmented, tmp_path, te
 
 
 def test_a_photo_by_another_path_is_the_same_photo(segmented, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.chdir(tmp_path)
     segmented.save("out")
     replace(segmented, photo=str(tmp_path / "in/a.jpg")).save("out", "./a")
@@ -327,8 +326,6 @@ def test_a_photo_by_another_path_is_the_same_photo(segmented, tmp_path, monkeypa
 
 
 def test_a_name_of_another_photo_is_not_overwritten(segmented, tmp_path):
-    from dataclasses import replace
-
     segmented.save(tmp_path)
     other = replace(segmented, photo="other/a.jpg")
     with pytest.raises(ValueError, match="has the name 'a' for in/a.jpg: give another name"):
@@ -343,16 +340,12 @@ def test_a_name_of_another_photo_is_not_overwritten(segmented, tmp_path):
 
 
 def test_a_result_of_an_array_has_no_photo_in_the_tables(segmented, tmp_path):
-    from dataclasses import replace
-
     replace(segmented, photo=None).save(tmp_path)
     assert json.loads((tmp_path / "photos.json").read_text()) == {}
     assert len(json.loads((tmp_path / "results.json").read_text())["photos"]) == 1
 
 
 def test_masks_that_begin_with_1_are_saved_so_in_the_same_colours(segmented, tmp_path):
-    from dataclasses import replace
-
     replace(segmented, first_value=1).save(tmp_path)
     labels = Image.open(tmp_path / "labels/a.png")
     np.testing.assert_array_equal(np.asarray(labels), segmented.labels + 1)
@@ -451,3 +444,11 @@ def test_what_is_not_a_photo_is_refused(photo, words):
     if not isinstance(photo, np.ndarray):
         with pytest.raises((TypeError, ValueError, FileNotFoundError), match=words):
             Copies()(photo)
+
+
+def test_arrays_are_found_by_the_name_that_they_were_given(detected, tmp_path):
+    folder = ResultsFolder(tmp_path, CLASSES, overlay="none")
+    for name in ("one", "two"):
+        folder.add(replace(detected, photo=None), name)
+    folder.finish()
+    assert [*json.loads((tmp_path / "detections.json").read_text())] == ["one", "two"]
