@@ -27,7 +27,7 @@ from benchmarks.recipes import HEAD, RECIPES, measure_recipe
 from benchmarks.segmenters import SegmenterCase
 
 import fpn_neck  # noqa: F401 (lets mmdet be imported beside mmcv-lite)
-from fpn_neck.utils.command_line import run_tool
+from fpn_neck.utils.command_line import run_tool, size_argument
 
 CASES_BY_NAME = {
     "neck": NeckCase,
@@ -139,7 +139,7 @@ def completed(args: Namespace) -> Namespace:
         raise ValueError("--threads, --batch, --classes, --channels: at least 1")
     if args.rounds < 2 or args.load < 0:
         raise ValueError("--rounds: at least 2; --load: at least 0")
-    args.sizes = [parse_size("--sizes", text) for text in args.sizes] if args.sizes else SIZES
+    args.sizes = [size_argument(text, "--sizes") for text in args.sizes] if args.sizes else SIZES
     if args.device == "cuda":
         if args.sweep or args.recipes:
             raise ValueError("--sweep, --recipes: they measure the CPU; leave --device out")
@@ -154,16 +154,9 @@ def parse_case(text: str, batch: int, precision: str, classes: int) -> dict:
     if backbone not in CHANNELS:
         known = ", ".join(CHANNELS)
         raise ValueError(f"--case {text}: expected BACKBONE:HEIGHTxWIDTH, with one of {known}")
-    height, width = parse_size("--case", size)
+    height, width = size_argument(size, "--case")
     sizes = {"height": height, "width": width, "batch": batch, "classes": classes}
     return {"backbone": backbone, "precision": precision} | sizes
-
-
-def parse_size(flag: str, text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise ValueError(f"{flag}: {text!r} is no size; expected HEIGHTxWIDTH in px, e.g. 512x512")
-    return int(height), int(width)
 
 
 def is_wanted(name: str, only: list[str] | None, skip: list[str]) -> bool:

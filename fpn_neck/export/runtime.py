@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fpn_neck.export.metadata import metadata_in
-from fpn_neck.utils.photos import read_photo
+from fpn_neck.utils.photos import name_of, pixels_of
 from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
@@ -63,7 +63,7 @@ class ExportedModel(Predictor):
         return [self._predict(photo) for photo in photos]
 
     def _predict(self, photo: Photo) -> Result:
-        pixels = read_photo(photo) if isinstance(photo, Path) else _in_colour(photo)
+        pixels = pixels_of(photo)
         height, width = pixels.shape[:2]
         size = self.metadata.resized(height, width)
         if all(isinstance(n, int) for n in self._size) and tuple(self._size) != size:
@@ -81,7 +81,7 @@ class ExportedModel(Predictor):
             pixels,
             self.classes,
             self.metadata.palette,
-            photo=str(photo) if isinstance(photo, Path) else None,
+            photo=name_of(photo),
             first_value=self.metadata.first_value,
             score_thr=self._score_thr,
             **arrays,
@@ -160,10 +160,6 @@ def nearest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for n, m in zip(size, maps.shape[-2:], strict=True)
     )
     return maps[..., rows[:, None], columns]
-
-
-def _in_colour(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
 
 
 def paste(

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.mm.photos import paths_in
 from fpn_neck.models.tiled_head import PHOTO_TILE
 from fpn_neck.utils.text import cause, first_few, one_line
 from fpn_neck.utils.walk import Place, dicts
@@ -98,9 +99,7 @@ class StepHook(Hook):
 
 def _photos(batch: Any) -> str:
     """`` (photos a.jpg, b.jpg)``, if a batch says it."""
-    samples = batch.get("data_samples") if isinstance(batch, dict) else None
-    paths = [getattr(s, "img_path", None) for s in samples] if isinstance(samples, list) else []
-    known = [str(path) for path in paths if path]
+    known = paths_in(batch)
     return f" (photos {first_few(known)})" if known else ""
 
 

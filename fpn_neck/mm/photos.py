@@ -137,6 +137,14 @@ def _in_8_bits(values: np.ndarray) -> np.ndarray:
     return values.round().astype(np.uint8)
 
 
+def paths_in(batch: Any) -> list[str]:
+    """The photos of a batch of a data loader, as far as its samples name them."""
+    samples = batch.get("data_samples") if isinstance(batch, dict) else None
+    samples = samples if isinstance(samples, (list, tuple)) else ()
+    paths = (getattr(sample, "img_path", None) for sample in samples)
+    return [str(path) for path in paths if path]
+
+
 def picture_in(dataset: Any, path: str) -> np.ndarray:
     """`picture_of` a photo as a data set loads it; of joined data sets, as the one that has it."""
     *parts, last = parts_of(dataset)

@@ -78,15 +78,15 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps({"schema": JSON_SCHEMA, **content}))
 
 
-def size_argument(text: str) -> tuple[int, int]:
+def size_argument(text: str, flag: str = "--size") -> tuple[int, int]:
     """``HxW`` -> (height, width) in px.
 
     Raises:
         ValueError: another text, or no pixels.
     """
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     if not found or not int(found[1]) * int(found[2]):
-        raise ValueError(f"--size {text}: expected height x width in px, e.g. --size 800x1216")
+        raise ValueError(f"{flag} {text}: expected HEIGHTxWIDTH in px, e.g. 800x1216")
     return int(found[1]), int(found[2])
 
 

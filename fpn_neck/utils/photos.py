@@ -95,6 +95,18 @@ def check_photo_file(path: Path, most: int = MOST_PIXELS) -> None:
     check_pixels(_declared_size(path, most), most)
 
 
+def pixels_of(photo: Path | np.ndarray) -> np.ndarray:
+    """`read_photo` of a file; an array, RGB or grey (H, W), as (H, W, 3)."""
+    if isinstance(photo, Path):
+        return read_photo(photo)
+    return photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
+
+
+def name_of(photo: Path | np.ndarray) -> str | None:
+    """The path of a file; an array has none."""
+    return None if isinstance(photo, np.ndarray) else str(photo)
+
+
 def check_pixels(size: Sequence[int], most: int = MOST_PIXELS) -> None:
     """Refuse a (width, height) of more than ``most`` px."""
     if size[0] * size[1] > most:

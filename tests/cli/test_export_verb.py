@@ -108,7 +108,7 @@ def test_a_refused_export_is_one_line(call_tool, assert_refused, trained, varied
     done = call_tool("export", *model, "--out", tmp_path / "model.pt")
     assert_refused(done, "model.pt", "FILE.onnx for onnx")
     done = call_tool("export", *model, "--size", "64", "--out", tmp_path / "model.onnx")
-    assert_refused(done, "--size 64", "height x width")
+    assert_refused(done, "--size 64", "HEIGHTxWIDTH")
     mode = ["--cfg-options", "model.test_cfg.mode=slide"]
     done = call_tool("export", *model, "--out", tmp_path / "model.onnx", *mode)
     assert_refused(done, "slide", "--features")

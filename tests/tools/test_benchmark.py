@@ -315,9 +315,9 @@ def test_an_iteration_is_measured():
     [
         (["--rounds", 1], ["--rounds: at least 2"]),
         (["--load", -1], ["--load: at least 0"]),
-        (["--sweep", "--sizes", "0x64"], ["'0x64' is no size", "e.g. 512x512"]),
-        (["--sweep", "--sizes", "²x2"], ["'²x2' is no size"]),
-        (["--case", "resnet50:512"], ["'512' is no size"]),
+        (["--sweep", "--sizes", "0x64"], ["--sizes 0x64: expected HEIGHTxWIDTH", "e.g. 800x1216"]),
+        (["--sweep", "--sizes", "²x2"], ["--sizes ²x2: expected HEIGHTxWIDTH"]),
+        (["--case", "resnet50:512"], ["--case 512: expected HEIGHTxWIDTH"]),
         (["--recipes", "demo", "--device", "cuda"], ["--recipes", "measure the CPU"]),
     ],
     ids=str,

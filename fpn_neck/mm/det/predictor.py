@@ -24,6 +24,7 @@ from fpn_neck.mm.predictor import (
     photo_pipeline,
     without_augmentation,
 )
+from fpn_neck.utils.photos import name_of
 from fpn_neck.utils.results.arrays import Segment
 from fpn_neck.utils.results.options import SCORE_THR
 from fpn_neck.utils.results.predictor import Photo, Predictor
@@ -101,7 +102,7 @@ class DetectionPredictor(Predictor):
             "image": image,
             "classes": self.classes,
             "palette": self._palette,
-            "photo": None if isinstance(photo, np.ndarray) else str(photo),
+            "photo": name_of(photo),
             "score_thr": self.score_thr,
         }
         if "pred_panoptic_seg" in sample:

@@ -13,7 +13,7 @@ from fpn_neck.export.runtime import resize
 from fpn_neck.models.pretrained import normalised
 from fpn_neck.models.segmenter import Segmenter
 from fpn_neck.utils.arguments import check_device
-from fpn_neck.utils.photos import read_photo
+from fpn_neck.utils.photos import name_of, pixels_of
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 
@@ -52,9 +52,7 @@ class SegmenterPredictor(Predictor):
         return [self._result(photo) for photo in photos]  # of any size, which no batch has
 
     def _result(self, photo: Photo) -> Result:
-        image = photo if isinstance(photo, np.ndarray) else read_photo(photo)
-        if image.ndim == 2:
-            image = np.repeat(image[..., None], 3, 2)
+        image = pixels_of(photo)
         size = image.shape[0], image.shape[1]
         resized = resize(image, self._resized(*size))
         pixels = torch.tensor(resized, device=self._device)  # a copy: PIL's arrays are read-only
@@ -63,5 +61,4 @@ class SegmenterPredictor(Predictor):
         )
         labels = found[0].cpu().numpy()
         labels = labels.astype(np.min_scalar_type(max(len(self.classes) - 1, 1)))
-        name = None if isinstance(photo, np.ndarray) else str(photo)
-        return Result(image, self.classes, self._facts.palette, photo=name, labels=labels)
+        return Result(image, self.classes, self._facts.palette, photo=name_of(photo), labels=labels)

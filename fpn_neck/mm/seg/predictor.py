@@ -16,6 +16,7 @@ from fpn_neck.mm.config.tta import use_tta
 from fpn_neck.mm.config.types import type_class
 from fpn_neck.mm.explain import explained
 from fpn_neck.mm.predictor import PhotoModel, complete_names, load_model
+from fpn_neck.utils.photos import name_of
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.text import one_line
@@ -81,7 +82,7 @@ class SegmentationPredictor(Predictor):
             image,
             self.classes,
             self._palette,
-            photo=None if isinstance(photo, np.ndarray) else str(photo),
+            photo=name_of(photo),
             labels=labels,
             first_value=self._first_value,
         )

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_nor
 from fpn_neck.mm.distributed.consensus import any_process
 from fpn_neck.mm.distributed.step_values import BadStep, StepValues
 from fpn_neck.mm.last_checkpoint import last_checkpoint
+from fpn_neck.mm.photos import paths_in
 from fpn_neck.mm.registry import HOOKS
 from fpn_neck.mm.training.restoring_hook import RestoringHook
 from fpn_neck.mm.training.runtime_info_hook import find_runtime_info
@@ -207,9 +208,4 @@ def _last(runner: Runner) -> str:
 
 
 def _files(batch: Any) -> str:
-    samples = batch.get("data_samples") if isinstance(batch, dict) else None
-    samples = samples if isinstance(samples, (list, tuple)) else ()
-    paths = [getattr(sample, "img_path", None) for sample in samples]
-    if not any(paths):
-        return "a batch that names no files"
-    return ", ".join(str(path or "?") for path in paths)
+    return ", ".join(paths_in(batch)) or "a batch that names no files"
