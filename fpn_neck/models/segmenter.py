@@ -16,7 +16,7 @@ from fpn_neck.models.pretrained import Facts, load_weights, read_config, save
 from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
-from fpn_neck.strips.label_map import fill_labels, label_map_operator
+from fpn_neck.strips.label_map import fill_labels, label_map_in_graph
 from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
@@ -230,7 +230,7 @@ class Segmenter(nn.Module):
             and can_tile(self, self.head, SegHead)
         )
         if size is None and not in_tiles:
-            return label_map_operator(self._logits(images), *of_images, self._align_corners)
+            return label_map_in_graph(self._logits(images), *of_images, self._align_corners)
         labels = images.new_empty((len(images), *(size or of_images)), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
             maps = self._logit_rows(image, tile if in_tiles else None)

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fpn_neck.fast.cpu.conv3x3 import run_conv
 from fpn_neck.fast.eligible import has_global_hooks, is_unmodified, keeps
-from fpn_neck.models.fpn import FPN
 from fpn_neck.models.layers import ConvNormAct
 from fpn_neck.models.seg_head import ScaleHeads
 from fpn_neck.strips.row_map import RowMap
@@ -48,11 +47,12 @@ def is_large(size: Sequence[int], tile: int | None) -> bool:
 
 
 def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether `logits_by_tiles` does what the head does, and the model is in eval mode.
+    """Whether `logits_by_tiles` does what the head does, and all of the model is in eval mode.
 
-    Tiles call neither the head nor its towers, and they call the other parts once a tile. So a
-    forward of a subclass of the head, a forward hook on any part of the model, a norm of a neck
-    with statistics of its map, or a level coarser than `PHOTO_ALIGNMENT` turns them off.
+    Tiles call neither the head nor its towers. They call backbone and neck once for a tile, dropout
+    and classifier once for a few rows. So these turn them off: a forward of a subclass of the head,
+    a forward hook on any part of the model, a norm of backbone or neck with statistics of its map,
+    a level coarser than `PHOTO_ALIGNMENT`, a classifier that looks at more than a cell.
 
     Args:
         model: that the head is a part of.
@@ -60,15 +60,16 @@ def can_tile(model: nn.Module, head: nn.Module, kind: type[nn.Module]) -> bool:
     """
     heads = getattr(head, "scale_heads", None)
     return (
-        not model.training
+        not any(module.training for module in model.modules())
         and _runs_as(kind, head)
+        and _classifies_cells(kind, head)
         and isinstance(heads, ScaleHeads)
         and _runs_as(ScaleHeads, heads)
         and all(PHOTO_ALIGNMENT % stride == 0 for stride in heads.strides)
         and not has_global_hooks()
         and not any(map(_is_watched, model.modules()))
         and all(is_unmodified(module) for module in head.modules())
-        and not any(map(_has_norms_of_maps, _necks(model)))
+        and not any(_has_norms_of_maps(getattr(model, part, None)) for part in ("backbone", "neck"))
         and all(_is_supported_tower(tower) for tower in heads)
     )
 
@@ -83,20 +84,25 @@ def _is_watched(module: nn.Module) -> bool:
     return not all(getattr(hook, "__module__", "").startswith("timm.") for hook in hooks)
 
 
-def _necks(model: nn.Module) -> Iterator[nn.Module]:
-    neck = getattr(model, "neck", None)
-    if isinstance(neck, nn.Module):
-        yield neck
-    yield from (module for module in model.modules() if isinstance(module, FPN))
+def _classifies_cells(kind: type[nn.Module], head: nn.Module) -> bool:
+    """Whether dropout and classifier are those of the class, and look at one cell at a time."""
+    classifier = head.conv_seg
+    return (
+        (not hasattr(kind, "cls_seg") or keeps(head, kind, "cls_seg"))
+        and (head.dropout is None or type(head.dropout) is nn.Dropout2d)
+        and type(classifier) is nn.Conv2d
+        and (*classifier.kernel_size, *classifier.stride) == (1, 1, 1, 1)
+        and set(classifier.padding) == {0}
+    )
 
 
-def _has_norms_of_maps(neck: nn.Module) -> bool:
+def _has_norms_of_maps(part: nn.Module | None) -> bool:
     """Whether a norm takes its statistics from the map, so that each tile has other ones."""
-    return any(
+    return part is not None and any(
         isinstance(module, nn.GroupNorm)
         or isinstance(module, (_BatchNorm, nn.InstanceNorm2d))
-        and (module.training or module.running_mean is None)
-        for module in neck.modules()
+        and module.running_mean is None
+        for module in part.modules()
     )
 
 
@@ -112,7 +118,7 @@ def _is_supported(norm: nn.Module | None) -> bool:
     """None, GN, or BN with running statistics."""
     if type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm):
         batch_norm = cast(_BatchNorm, norm)
-        return not batch_norm.training and batch_norm.running_mean is not None
+        return batch_norm.running_mean is not None
     return norm is None or type(norm) is nn.GroupNorm
 
 
@@ -152,7 +158,8 @@ def logits_by_tiles(
         x = norm(finest[:, :, start:end].to(_weight_dtype(block), copy=True))
         parts = [block.activate(x) if block.activate else x]
         parts += [level.rows(start, end) for level in coarser]
-        return classify(torch.cat(parts, 1) if heads.merge == "cat" else sum(parts[1:], parts[0]))
+        merged = torch.cat(parts, 1) if heads.merge == "cat" else sum(parts[1:], parts[0])
+        return classify(merged.to(_weight_dtype(block)))  # resized parts are float32
 
     top_row = rows(0, 1)
     return RowMap((1, top_row.shape[1], *finest.shape[-2:]), top_row, rows).finite()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 from fpn_neck.strips.pixel_loss import IGNORED, ClassLoss, ClassSums
 from fpn_neck.utils.values import check_flag, check_number, check_share
 
-_TINY = torch.finfo(torch.float32).tiny  # against 0 / 0 if all pixels are ignored
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """``total / count``; 0, with a gradient of 0, if nothing is counted."""
+    return total / count.where(count > 0, math.inf)
 
 
 class CrossEntropyLoss(ClassLoss):
@@ -62,7 +66,7 @@ class CrossEntropyLoss(ClassLoss):
 
     def value(self, sums: Tensor) -> Tensor:
         total, count = sums
-        return self.loss_weight * (total / count.clamp(min=_TINY)).float()
+        return self.loss_weight * _mean(total, count).float()
 
 
 class DiceLoss(ClassLoss):
@@ -118,8 +122,7 @@ class DiceLoss(ClassLoss):
         weights = torch.ones_like(truth) if self.class_weight is None else self.class_weight
         if not self.absent_classes:
             weights = weights * (truth > 0)
-        total = weights.sum().clamp(min=_TINY)
-        return self.loss_weight * ((weights * (1 - dice)).sum() / total).float()
+        return self.loss_weight * _mean((weights * (1 - dice)).sum(), weights.sum()).float()
 
 
 class PixelAccuracy(ClassLoss):
@@ -133,4 +136,4 @@ class PixelAccuracy(ClassLoss):
 
     def value(self, sums: Tensor) -> Tensor:
         correct, count = sums
-        return (100 * correct / count.clamp(min=_TINY)).float()
+        return _mean(100 * correct, count).float()

@@ -192,6 +192,30 @@ def test_onnx(tmp_path, kind, dynamo):
     check(session(path), module)
 
 
+class Labels(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = Segmenter(Pyramid(), classes, neck={"out_channels": 8}, head=HEAD).eval()
+        nn.init.normal_(self.model.head.conv_seg.weight, std=3.0)
+
+    def forward(self, images):
+        return self.model.predict(images)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("classes", [1, 5])
+def test_a_trace_of_labels_takes_other_sizes(classes):
+    module = Labels(classes)
+    traced = torch.jit.trace(module, (images((96, 64), 2),))
+    for size in ((96, 64), (128, 160)):
+        x = images(size, 1)
+        found, expected = traced(x), module(x)
+        assert found.shape == expected.shape == (1, *size) and expected.unique().numel() > 1
+        assert (found == expected).float().mean() > 0.999
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("kind", [*KINDS, "resnet18"])

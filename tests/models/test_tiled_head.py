@@ -248,6 +248,42 @@ def test_what_can_be_tiled():
     assert not can_tile(instance, instance.head, SegHead)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.head.dropout.train(),
+        lambda model: setattr(model.head, "dropout", nn.Conv2d(16, 16, 3, padding=1)),
+        lambda model: setattr(model.head, "conv_seg", nn.Conv2d(16, K, 3, padding=1)),
+        lambda model: model.backbone.train(),
+        lambda model: setattr(model.backbone, "norm", nn.GroupNorm(2, 4)),
+        lambda model: setattr(model.backbone, "norm", nn.BatchNorm2d(4, track_running_stats=False)),
+    ],
+)
+def test_parts_that_give_other_values_in_tiles_turn_them_off(change):
+    model = segmenter()
+    change(model)
+    model.backbone.levels.eval()
+    assert not can_tile(model, model.head, SegHead)
+
+
+def test_dropout_that_stays_on_drops_whole_maps_of_a_large_image():
+    model, image = segmenter(dtype=torch.float32), torch.randn(1, 3, 1001, 1203)
+    model.head.dropout.train()
+    torch.manual_seed(0)
+    expected = model.predict(image, tile=None)
+    torch.manual_seed(0)
+    assert torch.equal(model.predict(image, tile=TILE), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("merge", ["add", "cat"])
+def test_labels_of_a_model_in_half_precision(dtype, merge):
+    model = segmenter(dtype=dtype, merge=merge)
+    image = torch.randn(1, 3, 1001, 1203, dtype=dtype)
+    found, expected = model.predict(image, tile=TILE), model.predict(image, tile=None)
+    assert (found == expected).float().mean() > 0.97  # half precision makes many ties
+
+
 def test_timms_own_hooks_keep_tiles_and_a_neck_inside_the_backbone_is_looked_at():
     pytest.importorskip("timm")
     model = Segmenter("xception41", 3, neck={"out_channels": 8}, head={"channels": 32}).eval()

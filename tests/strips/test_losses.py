@@ -204,6 +204,28 @@ def test_all_ignored_is_zero_without_a_gradient_and_never_nan(options):
 
 
 @pytest.mark.parametrize("by_strips", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options", "label"),
+    [
+        (CrossEntropyLoss, {}, IGNORE),
+        (CrossEntropyLoss, {"label_smoothing": 0.1}, IGNORE),
+        (CrossEntropyLoss, {"label_smoothing": 0.1, "class_weight": [1.0, 0.0, 1.0]}, 1),
+        (DiceLoss, {}, IGNORE),
+        (DiceLoss, {"class_weight": [1.0, 0.0, 1.0]}, 1),
+    ],
+)
+def test_what_counts_nothing_has_a_gradient_of_0_whatever_the_scale(
+    kind, options, label, by_strips
+):
+    """2 ** 16 is GradScaler's first one."""
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    target, loss = torch.full((1, 4, 4), label), kind(loss_weight=4.0, **options)
+    value = full_size_losses(logits, target, [loss])[0] if by_strips else loss(logits, target)
+    (value * 2**16).backward()
+    assert value == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("by_strips", [False, True])
 def test_the_default_index_is_refused_where_it_is_a_class(by_strips):
     logits, target = torch.randn(1, 300, 2, 2), torch.full((1, 2, 2), 255)
 
