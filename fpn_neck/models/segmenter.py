@@ -230,7 +230,7 @@ class Segmenter(nn.Module):
             and can_tile(self, self.head, SegHead)
         )
         if size is None and not in_tiles:
-            return label_map_in_graph(self._logits(images), *of_images, self._align_corners)
+            return label_map_in_graph(self._logits(images), of_images, self._align_corners)
         labels = images.new_empty((len(images), *(size or of_images)), dtype=torch.int64)
         for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
             maps = self._logit_rows(image, tile if in_tiles else None)

@@ -46,16 +46,16 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     check_flag("align_corners", align_corners)
     if len(check_wholes("size", size, 1)) != 2:
         raise ValueError(f"size={size!r}: expected (H, W)")
-    return label_map_in_graph(logits, *size, align_corners)
+    return label_map_in_graph(logits, size, align_corners)
 
 
-def label_map_in_graph(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+def label_map_in_graph(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """`label_map` for torch.compile, torch.export and traces."""
     if not torch.jit.is_tracing():
-        return label_map_operator(logits, height, width, align_corners)
+        return label_map_operator(logits, *size, align_corners)
     # A trace makes constants of an operator's numbers.
     limits = torch.finfo(logits.dtype)
-    maps = resize(logits.clamp(limits.min, limits.max), (height, width), align_corners)
+    maps = resize(logits.clamp(limits.min, limits.max), size, align_corners)
     return maps.argmax(1) if maps.shape[1] > 1 else (maps[:, 0] > 0).long()
 
 

@@ -16,11 +16,12 @@ def large_photo(tmp_path):
 
 
 def test_a_photo_of_more_than_two_tiles(call_tool, trained, varied, large_photo):
-    done = call_tool("compare_tiles", trained.config, varied, large_photo, "--tile", 768)
+    whole = ["--cfg-options", "test_dataloader.dataset.pipeline.1.scale=(1150,1100)"]
+    done = call_tool("compare_tiles", trained.config, varied, large_photo, "--tile", 768, *whole)
     assert done.returncode == 0, done.stderr
     alike, size = re.search(r"large.png: ([\d.]+) % of (\w+) px alike", done.stdout).groups()
     assert size == "1100x1150"
-    assert 99 < float(alike) <= 100  # lite0 looks a little farther than a tile's margin
+    assert 98 < float(alike) < 100  # lite0 looks a little farther than a tile's margin
 
 
 def test_a_tile_without_room_for_margins(call_tool, assert_refused, trained, varied, large_photo):

@@ -173,7 +173,7 @@ def varied(trained, tmp_path_factory):
     content = load_checkpoint(trained.checkpoint)
     content = {name: content[name] for name in ("meta", "state_dict")}
     predictor, seen = fpn_neck.load(trained.checkpoint, trained.config, "cpu"), []
-    classifier = predictor._model.model.decode_head.conv_seg
+    classifier = predictor.model.decode_head.conv_seg
     classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     predictor(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
     weight, bias = (content["state_dict"][f"decode_head.conv_seg.{k}"] for k in ("weight", "bias"))
