@@ -42,7 +42,8 @@ def refusals(cfg: Config, config: str, *splits: str, files: bool = True) -> list
         try:
             check_files(cfg, config, *splits)
         except RefusedData as refused:
-            hint = f"fpn-neck check {config} shows all; --no-check skips this check"
+            every = f"fpn-neck check {config}, with the same --cfg-options, shows all"
+            hint = f"{every}; --no-check skips this check"
             return [*(f"error: {line}" for line in refused.brief()), hint]
     check_data(cfg, *splits)
     return []

@@ -131,6 +131,7 @@ def _run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
 
 

@@ -37,6 +37,7 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 _AVERAGED = ("n_averaged", "steps")
 _COUNTER = "num_batches_tracked"
 _ALLOWED = threading.Lock()  # torch keeps one list of allowed objects for all threads
+_CONFIGS = {".py", ".json", ".yaml", ".yml"}
 _SHOWN = 3  # names and shapes of each kind of difference
 
 
@@ -73,8 +74,12 @@ def load_checkpoint(path: str | Path, map_location: MAP_LOCATION = "cpu") -> Any
         ValueError: not a readable checkpoint, or a pickle that needs code to run.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise FileNotFoundError(f"checkpoint {path} is a folder: name a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: no such file")
+    if path.suffix in _CONFIGS:
+        raise ValueError(f"checkpoint {path} is a config: name a checkpoint")
     try:
         return _read(path, map_location)
     except Exception as e:  # torch raises nearly anything on a file that is cut or no checkpoint

@@ -180,6 +180,35 @@ def test_the_results_of_an_earlier_run_are_no_photos(predict, tmp_path, given):
     assert files_of(out) == outputs("a")
 
 
+def test_an_earlier_run_is_replaced_and_other_files_stay(predict, photos, tmp_path):
+    predict(photos)
+    (tmp_path / "out/labels/mine.png").write_bytes(b"mine")
+    done, out = predict(photos / "a.jpg")
+    assert done.returncode == 0, done.stderr
+    assert files_of(out) == sorted([*outputs("a"), "labels/mine.png"])
+    assert [one["name"] for one in json.loads((out / "results.json").read_text())["photos"]] == [
+        "a"
+    ]
+
+
+def test_what_is_done_at_ctrl_c_is_in_the_tables(predict, photos, monkeypatch):
+    from fpn_neck.mm.seg.predictor import SegmentationPredictor
+
+    whole = SegmentationPredictor.predict
+
+    def stopped_at_the_second(self, given):
+        if given[0].name == "b.PNG":
+            raise KeyboardInterrupt
+        return whole(self, given)
+
+    predict(photos / "deep")
+    monkeypatch.setattr(SegmentationPredictor, "predict", stopped_at_the_second)
+    done, out = predict(photos)
+    assert done.returncode == 130 and done.stderr.endswith("stopped by Ctrl-C\n")
+    assert files_of(out) == outputs("a")
+    assert [*json.loads((out / "photos.json").read_text()).values()] == ["a"]
+
+
 def test_files_folders_and_globs_each_photo_once(predict, photos):
     done, out = predict(photos / "a.jpg", photos / "*.jpg", photos, photos / "**/*.jpeg")
     assert done.returncode == 0, done.stderr

@@ -542,7 +542,7 @@ def test_an_evaluator_by_a_file_that_lacks_something(tmp_path):
     (tmp_path / "ours.json").write_text(json.dumps(photos_of(1)))
     data = evaluation.Evaluated(tmp_path / "ours.json", photos_of(1), [], CLASSES)
     gone = evaluation.Evaluation("val_evaluator", str(tmp_path / "gone.json"))
-    one(evaluation.check_evaluation("c.py", gone, data), kinds.UNREADABLE, "missing")
+    one(evaluation.check_evaluation("c.py", gone, data), kinds.ABSENT, "no such file")
 
 
 @pytest.mark.parametrize("number", [0, 1, "7"])

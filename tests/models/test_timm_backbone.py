@@ -172,7 +172,7 @@ def test_a_plain_vit_is_refused_with_the_reason():
         (TypeError, "norm_eval='False'", {"norm_eval": "False"}),
         (ValueError, "checkpoint.*pretrained", {"checkpoint": "a.pth", "pretrained": True}),
         (FileNotFoundError, r"a\.pth: no such file", {"checkpoint": "a.pth"}),
-        (FileNotFoundError, "no such file", {"checkpoint": ""}),
+        (FileNotFoundError, "is a folder", {"checkpoint": ""}),
         (ValueError, "package://timm", {"checkpoint": "package://timm"}),
         (ValueError, "tf_efficientnet_lite0.*resnet18", {"checkpoint": PACKAGE}),
     ],

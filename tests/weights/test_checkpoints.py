@@ -140,9 +140,8 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder", ""])
+@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
 def test_a_missing_file_is_named(tmp_path, name):
-    (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=f"checkpoint .*{name}: no such file"):
         load_checkpoint(tmp_path / name)
 
@@ -436,3 +435,11 @@ def test_a_broken_safetensors_file_is_refused(tmp_path, content):
 def test_a_mapping_of_numbers_to_tensors_is_refused():
     with pytest.raises(ValueError, match="no state_dict found"):
         find_state_dict({0: torch.zeros(1)})
+
+
+def test_what_is_no_checkpoint_by_its_name(tmp_path):
+    (tmp_path / "run.py").write_text("model = dict()")
+    with pytest.raises(ValueError, match=r"run\.py is a config: name a checkpoint"):
+        load_checkpoint(tmp_path / "run.py")
+    with pytest.raises(FileNotFoundError, match="is a folder: name a file in it"):
+        load_checkpoint(tmp_path)

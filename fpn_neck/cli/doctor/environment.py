@@ -136,7 +136,7 @@ def _processor() -> str:
     shared = "one part each" if available_threads() == threads else "every operator shared"
     return (
         f"{processor.vendor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
-        f"fast 3x3 by {library}, {threads} threads, {shared}"
+        f"fast 3x3 by {library}, threads: {threads}, {shared}"
     )
 
 

@@ -34,11 +34,10 @@ def predict_batch(
 
 
 def predict_all(
-    predictor: Predictor, found: Found, results: ResultsFolder, batch: int
-) -> dict[str, str]:
-    """Predict all photos; {photo: error} of those that failed."""
+    predictor: Predictor, found: Found, results: ResultsFolder, batch: int, failed: dict[str, str]
+) -> None:
+    """Predict all photos; ``failed`` gets {photo: error}."""
     names = dict(zip(found.photos, output_names(found.photos), strict=True))
-    failed: dict[str, str] = {}
     groups = batches(found.photos, batch)
     total = -(-len(found.photos) // batch)
     for group in with_progress(groups, total):
@@ -49,7 +48,6 @@ def predict_all(
                 results.add(result, names[photo])
             except Exception as e:  # of any type; one photo must not end the run
                 failed[str(photo)] = one_line(e) if str(e).strip() else cause(e)
-    return failed
 
 
 def write_results(
@@ -72,8 +70,12 @@ def write_results(
             opacity=args.opacity,
             coco=args.coco,
         )
-        failed = predict_all(predictor, found, results, batch)
-        results.finish(failed)
+        results.replace_earlier()
+        failed: dict[str, str] = {}
+        try:
+            predict_all(predictor, found, results, batch, failed)
+        finally:  # also after Ctrl-C: what is done is in the tables
+            results.finish(failed)
         place = f": {args.out}" if args.out else ""
         print(f"{len(results.names)} of {len(found.photos)} photos{place}")
         if found.left_out:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
-from fpn_neck.datasets.check.kinds import UNREADABLE, Kind
+from fpn_neck.datasets.check.kinds import ABSENT, UNREADABLE, Kind
 
 T = TypeVar("T")
 
@@ -68,9 +68,13 @@ def attempt(read: Callable[[Path], T], path: Path, findings: list[Finding]) -> T
 
 
 def unreadable(path: Path, error: Exception) -> InvalidFile:
-    """The error UNREADABLE, with the file's size and the reason."""
-    size = f"{path.stat().st_size} bytes" if path.exists() else "missing"
-    return InvalidFile(UNREADABLE, f"{size}, {type(error).__name__}: {error}")
+    """The error ABSENT, or UNREADABLE with the file's size and the reason."""
+    if not path.exists():
+        return InvalidFile(ABSENT, "no such file")
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, UnicodeDecodeError):
+        reason = "not a text in UTF-8"
+    return InvalidFile(UNREADABLE, f"{path.stat().st_size} bytes, {reason}")
 
 
 def decode(path: Path, *, header_only: bool = False) -> Image.Image:

@@ -13,6 +13,9 @@ class Kind(NamedTuple):
 
 
 # Any file
+ABSENT = Kind(
+    "file does not exist", "copy it there, or correct data_root, ann_file or the path of the file"
+)
 UNREADABLE = Kind("file cannot be decoded", "copy, export or download the file again, or remove it")
 BOM = Kind(
     "text file begins with a byte order mark, which its readers take for text",

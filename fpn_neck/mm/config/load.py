@@ -72,6 +72,8 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> Config:
         ImportError: a module of ``custom_imports`` is missing.
         TypeError: a section of another type, see `check_sections`.
     """
+    if "::" in name:
+        _check_package(name)
     with reading_configs():
         cfg = _read_config(name)
     for key in options or {}:
@@ -130,14 +132,21 @@ def _has_configs_to_import(package: str) -> bool:
     return spec is not None and (Path(spec.origin or "").parent / "configs").is_dir()
 
 
+def _check_package(name: str) -> None:
+    package = name.partition("::")[0]
+    # mmengine would start to install a package that it knows and does not find.
+    if package not in MODULE2PACKAGE or find_spec(package) is None:
+        raise ValueError(f"config {name}: package {package!r} is not installed or has no configs")
+
+
 def _package_config(name: str) -> Config:
     package, _, path = name.partition("::")
-    # mmengine would start to install a package that it knows and does not find.
-    spec = find_spec(package) if package in MODULE2PACKAGE else None
-    if spec is None:
-        raise ValueError(f"config {name}: package {package!r} is not installed or has no configs")
+    if re.match(r"\w*::\w*/\w*", name):
+        return get_config(name)
     # mmengine's pattern knows no folders such as mmdet's gn+ws and legacy_1.x.
+    spec = find_spec(package)
+    assert spec is not None
     file = Path(spec.origin or "").parent / ".mim/configs" / path
-    if not re.match(r"\w*::\w*/\w*", name) and file.is_file():
-        return Config.fromfile(file)
-    return get_config(name)
+    if not file.is_file():
+        raise FileNotFoundError(f"config {name}: {package} has no such file; see fpn-neck list")
+    return Config.fromfile(file)

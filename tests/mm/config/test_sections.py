@@ -300,3 +300,15 @@ def test_a_warm_up_that_counts_epochs_never_ends(tmp_path, by_epoch):
     runner.train()
     assert rates[0] == pytest.approx(0.01 / 1000)
     assert rates[-1] == pytest.approx(0.01 / 1000 if by_epoch else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mmdet::nope.py", "config mmdet::nope.py: mmdet has no such file; see fpn-neck list"),
+        ("nopkg::x/nope.py", "^config nopkg::x/nope.py: package 'nopkg' is not installed or has"),
+    ],
+)
+def test_a_config_that_no_package_has(name, words):
+    with pytest.raises((FileNotFoundError, ValueError), match=words):
+        load_config(name)
