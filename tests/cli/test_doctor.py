@@ -453,6 +453,7 @@ def test_a_config_of_classes_is_shown_as_one_of_names(tmp_path):
     assert [problem for section in sections for problem in section.problems] == []
     config, classes, pyramid = sections
     assert ("model", "RetinaNet") in config.rows
+    assert ("neck", "FPN") in config.rows
     assert classes.rows == [
         *((split, "CocoDataset", "2 classes: x, y") for split in ("train", "val", "test")),
         ("model.bbox_head", "RetinaHead", "num_classes=2"),

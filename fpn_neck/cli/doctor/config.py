@@ -44,6 +44,9 @@ def examine_config(
     if section.problems:
         return [section]
     section.rows.append(("model", type_name(cfg.model)))
+    for part in ("backbone", "neck"):
+        if isinstance(cfg.model.get(part), dict):
+            section.rows.append((part, type_name(cfg.model[part])))
     sections = [section, examine_classes(cfg, name)]
     config_size = _image_size_or_default(cfg, section)
     model = _build(cfg, section)
