@@ -56,6 +56,9 @@ def main() -> int:
     require_photos(cfg)
     tile = (cfg.model.get("test_cfg") or {}).get("tile", PHOTO_TILE)
     tile = tile if args.tile is None else args.tile
+    mode = (cfg.model.get("test_cfg") or {}).get("mode", "whole")
+    if mode != "whole":
+        raise ValueError(f"{args.config}: test_cfg.mode={mode!r} takes no tiles; set 'whole'")
     if tile is None:
         raise ValueError(
             f"{args.config}: test_cfg.tile is None, which turns tiles off; give --tile"

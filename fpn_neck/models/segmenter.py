@@ -216,7 +216,8 @@ class Segmenter(nn.Module):
                 ``tile`` px a side, see `fpn_neck.models.tiled_head`. None: never. Exported and
                 traced models take no tiles.
             size: (height, width) of the labels, if the images are resized photos: the logits become
-                as large as the images and then as the photos, as in mmseg. None: of the images.
+                as large as the images and then as the photos, as in mmseg. None: of the images, as
+                a trace needs it.
         """
         check_float_map("images", images)
         # An export has symbols for sizes.

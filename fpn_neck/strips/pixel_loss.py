@@ -152,8 +152,8 @@ class PixelLoss(nn.Module):
         """Raise ValueError unless ``class_weight`` and the ignored label fit so many classes."""
         if num_classes > ignore_index == IGNORED:
             raise ValueError(
-                f"ignore_index={IGNORED}, the default, is one of the {num_classes} classes: give "
-                "another one, such as -100"
+                f"ignore_index={IGNORED} is one of the {num_classes} classes: give another one, "
+                "such as -100; in mmseg to decode_head"
             )
         if self.class_weight is not None and len(self.class_weight) != num_classes:
             raise ValueError(

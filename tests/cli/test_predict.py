@@ -11,6 +11,8 @@ import torch
 from helpers.project import PROJECT
 from PIL import Image
 
+import fpn_neck
+
 for _package in ("mmseg", "timm", "pycocotools"):
     pytest.importorskip(_package)
 
@@ -180,15 +182,29 @@ def test_the_results_of_an_earlier_run_are_no_photos(predict, tmp_path, given):
     assert files_of(out) == outputs("a")
 
 
-def test_an_earlier_run_is_replaced_and_other_files_stay(predict, photos, tmp_path):
+def test_the_tables_are_of_the_last_run_and_older_pictures_are_counted(predict, photos):
     predict(photos)
-    (tmp_path / "out/labels/mine.png").write_bytes(b"mine")
     done, out = predict(photos / "a.jpg")
     assert done.returncode == 0, done.stderr
-    assert files_of(out) == sorted([*outputs("a"), "labels/mine.png"])
+    assert "4 pictures of earlier runs are there, too" in done.stdout
+    assert files_of(out) == outputs("a", "b", "c")
     assert [one["name"] for one in json.loads((out / "results.json").read_text())["photos"]] == [
         "a"
     ]
+
+
+def test_files_without_a_folder_are_refused(call_tool, assert_refused, trained, varied, photos):
+    words = ["predict", trained.config, varied, photos / "a.jpg", "--json"]
+    for option in (["--coco"], ["--overlay", "alone"]):
+        assert_refused(call_tool(*words, *option), "--coco and --overlay write files", "give --out")
+    assert call_tool(*words, "--overlay", "none").returncode == 0
+
+
+def test_allow_mismatch_is_not_for_a_segmenters_folder(call_tool, assert_refused, photos, tmp_path):
+    model = fpn_neck.Segmenter("resnet10t", 3, neck={"out_channels": 8}, head={"channels": 32})
+    model.save_pretrained(tmp_path / "model")
+    done = call_tool("predict", tmp_path / "model", photos, "--allow-mismatch")
+    assert_refused(done, "is a segmenter's folder", "--allow-mismatch")
 
 
 def test_what_is_done_at_ctrl_c_is_in_the_tables(predict, photos, monkeypatch):
@@ -205,7 +221,6 @@ def test_what_is_done_at_ctrl_c_is_in_the_tables(predict, photos, monkeypatch):
     monkeypatch.setattr(SegmentationPredictor, "predict", stopped_at_the_second)
     done, out = predict(photos)
     assert done.returncode == 130 and done.stderr.endswith("stopped by Ctrl-C\n")
-    assert files_of(out) == outputs("a")
     assert [*json.loads((out / "photos.json").read_text()).values()] == ["a"]
 
 

@@ -1,5 +1,7 @@
 """Exported segmenters give the model's logits and labels, at any size, and say what they are."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from fpn_neck import Segmenter  # noqa: E402
 from fpn_neck.export.graphs import features, segmenter  # noqa: E402
 from fpn_neck.export.metadata import Metadata  # noqa: E402
-from fpn_neck.export.parity import ParityError, picture  # noqa: E402
+from fpn_neck.export.parity import ParityError, compare, picture  # noqa: E402
 from fpn_neck.export.runtime import ExportedModel, resize  # noqa: E402
 from fpn_neck.export.write import FORMATS, OPSET, export, onnx_run  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
@@ -238,6 +240,21 @@ def test_the_model_stays_in_training_and_sure_pixels_do_not_warn(tmp_path):
     photo = write_photo(tmp_path / "photo.png", 64, 96)
     (found,) = ExportedModel(str(tmp_path / "model.onnx")).predict([photo])
     assert not found.labels.any()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_outputs_are_compared_relative_to_their_largest_value(scale):
+    one = segmenter(plain_segmenter(), NAMES)
+    made = replace(one, reference=lambda x: [scale * y for y in one.reference(x)])
+
+    def run(images, error):
+        (logits,) = made.reference(torch.from_numpy(images))
+        return [(logits + error * logits.abs().max()).numpy()]
+
+    with torch.no_grad():
+        assert compare(partial(run, error=5e-5), made, (64, 96), dynamic=False).difference > 0
+        with pytest.raises(ParityError, match=r"differ by 0\.00"):
+            compare(partial(run, error=1e-3), made, (64, 96), dynamic=False)
 
 
 def test_fixed_sizes_are_fixed(tmp_path):

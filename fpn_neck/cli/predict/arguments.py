@@ -33,7 +33,7 @@ config's own transforms load the photos, as in testing.
                           which lists the photos and categories that they refer to
 
 Boxes are in px of the photo. A photo that cannot be read is reported at the end, with exit code 1;
-all other photos are done. What an earlier run wrote into DIR is replaced.
+all other photos are done. The tables are of this run; pictures of earlier runs stay.
 """
 _EXPORTED = """\
 Segment photos or find objects in them by an exported model: FILE.onnx IMAGES... [--out DIR].

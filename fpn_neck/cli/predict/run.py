@@ -56,7 +56,7 @@ def write_results(
     """Predict ``args.images``, ``batch`` at a time, and write everything; the exit code."""
     if not args.out and not args.json:
         args.out = OUT
-    if not args.out and (args.coco or args.overlay):
+    if not args.out and (args.coco or args.overlay not in (None, "none")):
         raise ValueError("--coco and --overlay write files: with --json, give --out, too")
     check_share("--opacity", args.opacity)
     check_share("--score-thr", args.score_thr)
@@ -70,7 +70,7 @@ def write_results(
             opacity=args.opacity,
             coco=args.coco,
         )
-        results.replace_earlier()
+        results.finish()  # a run that is killed leaves no tables of an earlier one
         failed: dict[str, str] = {}
         try:
             predict_all(predictor, found, results, batch, failed)
@@ -78,6 +78,8 @@ def write_results(
             results.finish(failed)
         place = f": {args.out}" if args.out else ""
         print(f"{len(results.names)} of {len(found.photos)} photos{place}")
+        if older := results.older_pictures():
+            print(f"{older} pictures of earlier runs are there, too; the tables are of this run")
         if found.left_out:
             print(left_out_text(found))
     for photo, error in failed.items():

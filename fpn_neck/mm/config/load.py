@@ -141,12 +141,18 @@ def _check_package(name: str) -> None:
 
 def _package_config(name: str) -> Config:
     package, _, path = name.partition("::")
+    missing = FileNotFoundError(f"config {name}: {package} has no such file; see fpn-neck list")
     if re.match(r"\w*::\w*/\w*", name):
-        return get_config(name)
+        try:
+            return get_config(name)
+        except FileNotFoundError as e:
+            if path not in str(e):  # one of its bases
+                raise
+            raise missing from e
     # mmengine's pattern knows no folders such as mmdet's gn+ws and legacy_1.x.
     spec = find_spec(package)
     assert spec is not None
     file = Path(spec.origin or "").parent / ".mim/configs" / path
     if not file.is_file():
-        raise FileNotFoundError(f"config {name}: {package} has no such file; see fpn-neck list")
+        raise missing
     return Config.fromfile(file)

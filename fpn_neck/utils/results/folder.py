@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,23 +66,17 @@ class ResultsFolder:
         self._photos: list[dict[str, Any]] = []
         self._coco: dict[str, list[dict[str, Any]]] = {}
         self._earlier_failed: dict[str, str] | None = None  # None: nothing earlier is kept
-        self._replaced: set[str] = set()  # pictures of an earlier run
         self.names: dict[str, str] = {}
         if folder is not None:
             check_folder(folder)
 
-    def replace_earlier(self) -> None:
-        """Empty the tables of an earlier run, whose pictures go at the end unless they are renewed.
-
-        So a run that is stopped leaves no tables of other pictures.
-        """
+    def older_pictures(self) -> int:
+        """How many pictures in the folder are of earlier runs."""
         if self._folder is None:
-            return
-        path = self._folder / "results.json"
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            photos = json.loads(path.read_text(encoding="utf-8"))["photos"]
-            self._replaced = {file for one in photos for file in one["outputs"].values()}
-        self._write_tables({})
+            return 0
+        found = [file for kind in _PICTURES for file in (self._folder / kind).rglob("*.png")]
+        written = {file for one in self._photos for file in one["outputs"].values()}
+        return sum(file.relative_to(self._folder).as_posix() not in written for file in found)
 
     def keep_earlier(self, name: str, photo: str | None) -> None:
         """Keep what the folder says of other photos; the next result has this name.
@@ -143,14 +136,6 @@ class ResultsFolder:
         """
         if self._folder is None:
             return
-        self._write_tables(failed)
-        renewed = {file for one in self._photos for file in one["outputs"].values()}
-        for file in map(Path, self._replaced - renewed):
-            if file.parts[0] in _PICTURES and ".." not in file.parts:
-                (self._folder / file).unlink(missing_ok=True)
-
-    def _write_tables(self, failed: Mapping[str, str] | None) -> None:
-        assert self._folder is not None
         tables = self._tables(failed)
         for name, content in tables.items():
             write_text(self._folder / name, json.dumps(content))

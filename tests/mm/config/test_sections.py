@@ -306,6 +306,7 @@ def test_a_warm_up_that_counts_epochs_never_ends(tmp_path, by_epoch):
     ("name", "words"),
     [
         ("mmdet::nope.py", "config mmdet::nope.py: mmdet has no such file; see fpn-neck list"),
+        ("mmdet::rpn/nope.py", "config mmdet::rpn/nope.py: mmdet has no such file; see fpn-neck"),
         ("nopkg::x/nope.py", "^config nopkg::x/nope.py: package 'nopkg' is not installed or has"),
     ],
 )
