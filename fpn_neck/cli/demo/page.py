@@ -36,7 +36,7 @@ def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
         server_name=host,
         server_port=port,
         share=False,
-        max_file_size=megabytes * 10**6,
+        max_file_size=megabytes * 2**20,  # gradio's own MB
         theme=gradio.themes.Default(**_FONTS),
         css=_STYLE,
         footer_links=[],
