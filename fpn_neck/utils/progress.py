@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from importlib.util import find_spec
 from typing import TypeVar
 
@@ -10,11 +10,17 @@ T = TypeVar("T")
 Track = Callable[[Iterable[T], int], Iterable[T]]  # (results, their number) -> the same, with a bar
 
 
-def with_progress(results: Iterable[T], total: int, name: str = "photos") -> Iterable[T]:
-    """The results; a bar shows how many of ``total`` have come, if rich is installed."""
+def with_progress(
+    results: Iterable[T], total: int, name: str = "photos"
+) -> Generator[T, None, None]:
+    """The results; a bar shows how many of ``total`` have come, if rich is installed.
+
+    While the bar is shown, rich holds stdout and stderr: close the generator after an error.
+    """
     if not find_spec("rich"):
-        return results
+        yield from results
+        return
     from rich.console import Console
     from rich.progress import track
 
-    return track(results, name, total=total, console=Console(stderr=True))
+    yield from track(results, name, total=total, console=Console(stderr=True))

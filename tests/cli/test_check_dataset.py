@@ -593,7 +593,7 @@ def listed(write_config, data):
         (b"", kinds.EMPTY, "listed.py", "no name in"),
         (b"\xef\xbb\xbf000003\n", kinds.BOM, "split.txt", "U+FEFF"),
         (b"000001\n000003.jpg\n", kinds.SUFFIXED, "split.txt", "'000003.jpg' exists"),
-        (b"000003\n\xe9\n", kinds.UNREADABLE, "split.txt", "UnicodeDecodeError"),
+        (b"000003\n\xe9\n", kinds.UNREADABLE, "split.txt", "not a text in UTF-8"),
         (b"000003\n000001\n000003\n", kinds.LISTED_TWICE, "000003.jpg", "split.txt"),
     ],
 )

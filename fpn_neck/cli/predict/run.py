@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from fpn_neck.cli.predict.arguments import OUT
@@ -40,8 +42,8 @@ def predict_all(
     names = dict(zip(found.photos, output_names(found.photos), strict=True))
     groups = batches(found.photos, batch)
     total = -(-len(found.photos) // batch)
-    for group in with_progress(groups, total):
-        for photo, result in predict_batch(predictor, group):
+    with closing(with_progress(groups, total)) as shown:  # also after Ctrl-C
+        for photo, result in chain.from_iterable(predict_batch(predictor, g) for g in shown):
             try:
                 if isinstance(result, Exception):
                     raise result

@@ -248,5 +248,5 @@ def test_the_same_weights_losses_and_predictions(
 )
 def test_a_folder_that_mmengines_pattern_leaves_out_is_read(name):
     assert load_config(f"mmdet::{name}").model.backbone.type == "ResNet"
-    with pytest.raises(ValueError, match="mmdet::gn"):
+    with pytest.raises(FileNotFoundError, match="mmdet::gn.*no such file"):
         load_config("mmdet::gn+ws/none.py")
