@@ -15,7 +15,8 @@ def with_progress(
 ) -> Generator[T, None, None]:
     """The results; a bar shows how many of ``total`` have come, if rich is installed.
 
-    While the bar is shown, rich holds stdout and stderr: close the generator after an error.
+    On a terminal, rich holds stdout and stderr while it shows the bar: close the generator after
+    an error.
     """
     if not find_spec("rich"):
         yield from results

@@ -37,7 +37,7 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 _AVERAGED = ("n_averaged", "steps")
 _COUNTER = "num_batches_tracked"
 _ALLOWED = threading.Lock()  # torch keeps one list of allowed objects for all threads
-_CONFIGS = {".py", ".json", ".yaml", ".yml"}
+CONFIG_SUFFIXES = {".py", ".json", ".yaml", ".yml"}
 _SHOWN = 3  # names and shapes of each kind of difference
 
 
@@ -78,7 +78,7 @@ def load_checkpoint(path: str | Path, map_location: MAP_LOCATION = "cpu") -> Any
         raise FileNotFoundError(f"checkpoint {path} is a folder: name a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: no such file")
-    if path.suffix in _CONFIGS:
+    if path.suffix in CONFIG_SUFFIXES:
         raise ValueError(f"checkpoint {path} is a config: name a checkpoint")
     try:
         return _read(path, map_location)

@@ -13,6 +13,7 @@ from fpn_neck.mm.predict.load import EXPORTED, load, refuse_exported
 from fpn_neck.models.pretrained import is_pretrained
 from fpn_neck.utils.results.predictor import Predictor
 from fpn_neck.utils.values import check_whole
+from fpn_neck.weights.checkpoints import CONFIG_SUFFIXES
 from fpn_neck.weights.released import released_model
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS = {".pth", ".pt", ".ckpt", ".pkl", ".safetensors"}
 _MAGIC = b"PK", b"\x80"  # of torch's files: a zip file, and the pickles of old versions
-_CONFIGS = {".py", ".json", ".yaml", ".yml"}
 
 
 def name_parts(args: Namespace) -> None:
@@ -30,7 +30,7 @@ def name_parts(args: Namespace) -> None:
         ValueError: no photo is named.
     """
     first = args.model[0]
-    has_config = "::" in first or Path(first).suffix in _CONFIGS
+    has_config = "::" in first or Path(first).suffix in CONFIG_SUFFIXES
     args.config = args.model.pop(0) if has_config else None
     if not has_config and not _is_model(first):
         args.model.insert(0, str(released_model()))
