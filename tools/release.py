@@ -186,11 +186,13 @@ def card_of(args: Namespace, folder: Path, in_float32: Path) -> tuple[dict[str, 
     released = fpn_neck.load(folder, device="cpu")
     precise = Comparison(fpn_neck.load(in_float32, device="cpu"))
     trained = Comparison(fpn_neck.load(args.checkpoint, args.config, "cpu"))
-    found, few = Evaluation(), Evaluation()
+    views = fpn_neck.load(folder, device="cpu", tta=True)
+    found, few, augmented = Evaluation(), Evaluation(), Evaluation()
     for i, (photo, mask) in enumerate(with_progress(pairs, len(pairs))):
         truth, labels = truth_of(mask), released(photo).labels
         for evaluation in (found, few)[: 2 if i < FEW else 1]:
             evaluation.add(truth, labels)
+        augmented.add(truth, views(photo).labels)
         for comparison in (precise, trained):
             comparison.add(photo, labels)
     meta = read.content.get("meta") or {}
@@ -218,6 +220,7 @@ def card_of(args: Namespace, folder: Path, in_float32: Path) -> tuple[dict[str, 
             _AS_MMSEG: trained.share,
         },
         "metrics": found.metrics(),
+        "metrics with --tta": augmented.metrics(),
         "metrics of few photos": few.metrics(),
         "by label": found.by_label(),
     }
@@ -262,8 +265,11 @@ def tables(card: dict[str, Any]) -> str:
         "",
         "| | mean IoU | pixel accuracy |",
         "| --- | --- | --- |",
-        f"| labels that occur | {metrics['mIoU']:.3f} | {metrics['accuracy']:.3f} |",
-        f"| nine classes | {metrics['nine/mIoU']:.3f} | {metrics['nine/accuracy']:.3f} |",
+        *(
+            f"| {name}{how} | {found[f'{prefix}mIoU']:.3f} | {found[f'{prefix}accuracy']:.3f} |"
+            for how, found in (("", metrics), (", `--tta`", card["metrics with --tta"]))
+            for name, prefix in (("labels that occur", ""), ("nine classes", "nine/"))
+        ),
         "",
         "| label | share of the pixels | photos | IoU |",
         "| --- | --- | --- | --- |",

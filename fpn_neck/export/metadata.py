@@ -84,13 +84,12 @@ class Metadata:
             return int(min(self.fit)), int(max(self.fit))
         return DEFAULT_SIZE
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in px that a photo of this size has in the model."""
+    def resized(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+        """Height and width in px that a photo of this size has in the model, times a scale."""
         if self.exact:
-            return self.exact[1], self.exact[0]
-        if not self.fit:
-            return height, width
-        scale = min(max(self.fit) / max(height, width), min(self.fit) / min(height, width))
+            width, height = self.exact
+        elif self.fit:
+            scale *= min(max(self.fit) / max(height, width), min(self.fit) / min(height, width))
         # As mmcv's rescale_size.
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 

@@ -16,7 +16,7 @@ from fpn_neck.models.pretrained import Facts, load_weights, read_config, save
 from fpn_neck.models.seg_head import SegHead
 from fpn_neck.models.tiled_head import PHOTO_TILE, can_tile, is_large, logits_by_tiles
 from fpn_neck.strips.full_size_loss import check_losses, full_size_losses
-from fpn_neck.strips.label_map import fill_labels, label_map_in_graph
+from fpn_neck.strips.label_map import fill_labels, fill_most_probable, label_map_in_graph
 from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
@@ -220,25 +220,63 @@ class Segmenter(nn.Module):
                 a trace needs it.
         """
         check_float_map("images", images)
-        # An export has symbols for sizes.
-        if size is not None and sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:
-            raise ValueError(f"size={size}: expected (height, width)")
+        if size is not None:
+            _check_size(size)
         of_images = images.shape[-2:]
-        in_tiles = (
+        if size is None and not self._takes_tiles(images, tile):
+            return label_map_in_graph(self._logits(images), of_images, self._align_corners)
+        target = size or (of_images[0], of_images[1])
+        labels = images.new_empty((len(images), *target), dtype=torch.int64)
+        for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
+            fill_labels(self._logits_of_size(image, target, tile), image_labels)
+        return labels
+
+    @torch.no_grad()
+    def predict_views(
+        self, views: Sequence[Tensor], size: tuple[int, int], *, tile: int | None = PHOTO_TILE
+    ) -> Tensor:
+        """One photo at several sizes, each also mirrored -> labels (H, W), int64.
+
+        Each view's logits become as large as the photo, as in `predict`. The label of a pixel is
+        the one of the largest mean probability, as in mmseg's ``SegTTAModel``; with one logit it
+        is 1 where the mean is above 0.5.
+
+        Args:
+            views: normalised images (1, C, h, w), float.
+            size: (H, W) of the photo.
+            tile: see `predict`.
+
+        Raises:
+            ValueError: no view, or a view of several images.
+        """
+        for view in views:
+            check_float_map("views", view)
+        shapes = [tuple(view.shape) for view in views]
+        if not shapes or any(shape[0] != 1 for shape in shapes):
+            raise ValueError(f"views of shapes {shapes}: expected one or more of (1, C, h, w)")
+        _check_size(size)
+        maps = []
+        for view in views:
+            maps.append(self._logits_of_size(view, size, tile))
+            maps.append(self._logits_of_size(view.flip(-1), size, tile).mirrored())
+        labels = views[0].new_empty(size, dtype=torch.int64)
+        fill_most_probable(maps, labels)
+        return labels
+
+    def _takes_tiles(self, images: Tensor, tile: int | None) -> bool:
+        return (
             tile is not None
             and may_branch_on_sizes()
-            and is_large(of_images, tile)
+            and is_large(images.shape[-2:], tile)
             and can_tile(self, self.head, SegHead)
         )
-        if size is None and not in_tiles:
-            return label_map_in_graph(self._logits(images), of_images, self._align_corners)
-        labels = images.new_empty((len(images), *(size or of_images)), dtype=torch.int64)
-        for image, image_labels in zip(images.split(1), labels.split(1), strict=True):
-            maps = self._logit_rows(image, tile if in_tiles else None)
-            for target in (of_images, size or of_images):
-                maps = maps.resize(target, self._align_corners)
-            fill_labels(maps, image_labels)
-        return labels
+
+    def _logits_of_size(self, image: Tensor, size: tuple[int, int], tile: int | None) -> RowMap:
+        """Logits (1, K, *size) by way of the image's size."""
+        maps = self._logit_rows(image, tile if self._takes_tiles(image, tile) else None)
+        for target in (image.shape[-2:], size):
+            maps = maps.resize(target, self._align_corners)
+        return maps
 
     def _logit_rows(self, image: Tensor, tile: int | None) -> RowMap:
         if tile is None:
@@ -258,3 +296,8 @@ class Segmenter(nn.Module):
     @property
     def _align_corners(self) -> bool:
         return self.head.scale_heads.align_corners
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:  # an export has symbols
+        raise ValueError(f"size={size}: expected (height, width)")

@@ -104,6 +104,26 @@ def fill_labels(logits: RowMap, labels: Tensor) -> None:
         _fill_rows(logits.source, down, logits.taps[1], labels[0, start : start + step])
 
 
+def fill_most_probable(views: Sequence[RowMap], labels: Tensor) -> None:
+    """Write the label of the largest mean probability into ``labels``, a few rows at a time.
+
+    For one logit: 1 where the mean of its sigmoids is above 0.5, else 0.
+
+    Args:
+        views: logits (1, K, H, W) of one image; their softmax is the probability.
+        labels: (H, W), int64.
+    """
+    for rows, first in views[0].strips():
+        if first.shape[1] == 1:
+            total = sum(view.rows(rows.start, rows.stop).sigmoid() for view in views[1:])
+            labels[rows] = (total + first.sigmoid())[0, 0] > len(views) / 2
+            continue
+        total = first.softmax(1)
+        for view in views[1:]:
+            total += view.rows(rows.start, rows.stop).softmax(1)
+        labels[rows] = total[0].max(0).indices
+
+
 def _fill_by_triton(logits: RowMap, labels: Tensor) -> None:
     """Labels in one kernel, or in a few, if the logits of cells take more than a strip may."""
     (down, across), source = logits.taps, logits.source

@@ -122,6 +122,11 @@ class RowMap:
         info, rows = torch.finfo(self.like.dtype), self.rows
         return RowMap(self.shape, self.like, lambda *a: rows(*a).clamp(info.min, info.max))
 
+    def mirrored(self) -> RowMap:
+        """The columns from right to left."""
+        rows = self.rows
+        return RowMap(self.shape, self.like, lambda *a: rows(*a).flip(-1))
+
     def binary(self) -> RowMap:
         """Two logits for one: 0 and itself."""
         rows = self.rows

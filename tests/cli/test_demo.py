@@ -5,15 +5,12 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.project import PROJECT
+from helpers.demo_page import ask, file_behind, free_port, page_of
 from PIL import Image
 
 import fpn_neck
@@ -46,56 +43,19 @@ def photo(tmp_path_factory):
     return path
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-@contextmanager
-def page_of(*arguments):
-    """The address of a running page, and its process."""
-    port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "fpn_neck", "demo", *map(str, arguments)]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--device", "cpu"],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline().strip() == f"http://127.0.0.1:{port}"
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.fixture(scope="module")
 def page(model):
-    with page_of(model, "--megapixels", 1) as (address, _):
+    with page_of(model, "--megapixels", 1, "--megabytes", 1) as (address, _):
         yield address
-
-
-def ask(address, path, kind="59 classes", opacity=0.65):
-    """(overlay, legend, PNG, JSON) by gradio's client."""
-    from gradio_client import Client, handle_file
-
-    client = Client(address, verbose=False, analytics_enabled=False)
-    return client.predict(handle_file(str(path)), kind, opacity, api_name="/predict")
-
-
-def file_of(button):
-    return Path(button["value"] if isinstance(button, dict) else button)
 
 
 def test_the_files_are_those_of_predict(page, model, photo):
     _, legend, png, table = ask(page, photo)
     expected = fpn_neck.load(model, device="cpu")(photo)
-    saved = Image.open(file_of(png))
+    saved = Image.open(file_behind(png))
     np.testing.assert_array_equal(np.asarray(saved), expected.labels)
     assert saved.mode == "P"
-    content = json.loads(file_of(table).read_text())
+    content = json.loads(file_behind(table).read_text())
     assert content["areas"] == expected.areas and content["photo"] == "one.png"
     shares = [float(x) for x in re.findall(r"<td>(?:&lt; )?([\d.]+) %</td>", str(legend))]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=2)
@@ -114,8 +74,8 @@ def test_the_nine_classes_are_the_merged_labels(page, model, photo):
     _, legend, png, table = ask(page, photo, "nine classes")
     labels = fpn_neck.load(model, device="cpu")(photo).labels
     merged = np.asarray(clothing.SUPER_OF)[labels]
-    np.testing.assert_array_equal(np.asarray(Image.open(file_of(png))), merged)
-    assert set(json.loads(file_of(table).read_text())["areas"]) <= {*clothing.SUPER_CLASSES}
+    np.testing.assert_array_equal(np.asarray(Image.open(file_behind(png))), merged)
+    assert set(json.loads(file_behind(table).read_text())["areas"]) <= {*clothing.SUPER_CLASSES}
 
 
 def test_opacity_0_is_the_photo_in_grey(page, photo):
@@ -135,6 +95,14 @@ def test_what_is_no_photo_or_too_large_is_refused(page, tmp_path):
     ):
         with pytest.raises(Exception, match=words):
             ask(page, tmp_path / name)
+
+
+def test_a_file_of_too_many_megabytes_is_not_taken(page, photo):
+    import httpx
+
+    for size, code in ((2**20 + 1, 413), (2**19, 200)):
+        files = {"files": ("heavy.png", photo.read_bytes() + b"0" * size)}
+        assert httpx.post(f"{page}/gradio_api/upload", files=files).status_code == code
 
 
 def test_the_page_names_no_other_machine_and_its_uploads_go(model, photo, tmp_path, monkeypatch):
@@ -218,6 +186,10 @@ def test_in_a_browser(browser, page, photo, tmp_path, width):
     with tab.expect_download() as download:
         tab.click("#labels")
     assert Image.open(download.value.path()).size == (160, 120)
+    with tab.expect_download() as download:
+        tab.click("#json")
+    areas = json.loads(Path(download.value.path()).read_text())["areas"]
+    assert areas.keys() == names
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
     (tmp_path / "text.png").write_text("not a picture")

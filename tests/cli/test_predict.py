@@ -206,6 +206,11 @@ def test_allow_mismatch_is_not_for_a_segmenters_folder(call_tool, assert_refused
     model.save_pretrained(tmp_path / "model")
     done = call_tool("predict", tmp_path / "model", photos, "--allow-mismatch")
     assert_refused(done, "is a segmenter's folder", "--allow-mismatch")
+    command = ["predict", tmp_path / "model", photos / "a.jpg", "--out"]
+    assert call_tool(*command, tmp_path / "out", "--tta", "--device", "cpu").returncode == 0
+    found = np.asarray(Image.open(tmp_path / "out/labels/a.png"))
+    predictor = fpn_neck.load(tmp_path / "model", device="cpu", tta=True)
+    np.testing.assert_array_equal(found, predictor(photos / "a.jpg").labels)
 
 
 def test_what_is_done_at_ctrl_c_is_in_the_tables(predict, photos, monkeypatch):

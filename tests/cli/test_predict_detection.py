@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.demo_page import ask, file_behind, page_of
 from helpers.project import PROJECT
 from PIL import Image
 
@@ -407,3 +408,17 @@ def test_the_page_shows_a_detectors_boxes_beside_a_segmenters_labels(detector, p
     assert len(changed) and (changed >= low - 20).all() and (changed <= high + 20).all()
     content = json.loads(answer.save(tmp_path / "out")[1].read_text())
     assert len(content["detector"]["objects"]) == len(boxes) and content["areas"]
+
+
+def test_the_command_takes_a_detector(detector, photos, tmp_path):
+    pytest.importorskip("gradio")
+    segmenter = fpn_neck.Segmenter("resnet10t", 3, neck={"out_channels": 8}, head={"channels": 32})
+    segmenter.save_pretrained(tmp_path / "segmenter")
+    model, photo = detector("faster-rcnn"), photos.folder / "000001.jpg"
+    content = torch.load(model.path, weights_only=False)
+    content["meta"]["cfg"] = model.cfg.pretty_text
+    torch.save(content, tmp_path / "detector.pth")
+    with page_of(tmp_path / "segmenter", "--detector", tmp_path / "detector.pth") as (address, _):
+        table = json.loads(file_behind(ask(address, photo)[3]).read_text())
+    found = json.loads(fpn_neck.load(model.path, model.config, device="cpu")(photo).to_json())
+    assert found["objects"] and table["detector"]["objects"] == found["objects"]

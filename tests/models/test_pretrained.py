@@ -77,8 +77,26 @@ def test_a_timm_segmenter_is_built_by_its_name_and_predicts_photos(tmp_path, mon
         np.testing.assert_array_equal(result.labels, expected)
         assert result.classes == ("sky", "car", "dog")
     assert sum(result.areas.values()) == 50 * 70
-    with pytest.raises(ValueError, match="leave out config and tta"):
-        fpn_neck.load(tmp_path / "model", tta=True)
+    with pytest.raises(ValueError, match="leave out config"):
+        fpn_neck.load(tmp_path / "model", "config.py")
+
+
+@pytest.mark.parametrize("rule", [{}, {"fit": (60, 40)}, {"exact": (48, 33)}], ids=str)
+def test_test_time_augmentation_takes_three_sizes_and_their_mirror_images(tmp_path, rule):
+    """The sizes of the second photo, 30 x 47 px, are counted by hand."""
+    pytest.importorskip("timm")
+    model = fpn_neck.Segmenter("resnet10t", 3, **SMALL).eval()
+    model.save_pretrained(tmp_path, **NAMES, **rule)
+    predictor, seen = fpn_neck.load(tmp_path, device="cpu", tta=True), []
+    hook = lambda _, args: seen.append(tuple(args[0].shape))  # noqa: E731
+    predictor._model.backbone.register_forward_pre_hook(hook)
+    assert predictor(np.zeros((30, 47, 3), np.uint8)).labels.shape == (30, 47)
+    sizes = {
+        "": [(24, 38), (30, 47), (38, 59)],
+        "fit": [(31, 48), (38, 60), (48, 75)],
+        "exact": [(26, 38), (33, 48), (41, 60)],
+    }["".join(rule)]
+    assert seen == [(1, 3, *size) for size in sizes for _ in range(2)]
 
 
 @pytest.mark.parametrize(

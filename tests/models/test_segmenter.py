@@ -314,6 +314,52 @@ def test_images_that_are_no_float_batch_are_named(method, wrong):
         getattr(model, method)(wrong, *(labels if method == "loss" else ()))
 
 
+@pytest.mark.parametrize("num_classes", [1, 5])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_views_of_a_photo_are_averaged(num_classes, align_corners):
+    head = {"channels": 32, "align_corners": align_corners}
+    model = Segmenter(Pyramid(), num_classes, neck=SMALL["neck"], head=head).eval()
+    nn.init.normal_(model.head.conv_seg.weight)
+    views = [images(size, batch=1) for size in ((61, 97), (40, 66))]
+    with torch.no_grad():  # labels of both kinds
+        model.head.conv_seg.bias -= model(views[0]).mean((0, 2, 3))
+    squashed = (lambda x: x.softmax(1)) if num_classes > 1 else torch.sigmoid
+    with torch.no_grad():
+        logits = [sides for view in views for sides in (model(view), model(view.flip(-1)).flip(-1))]
+    whole = [
+        squashed(F.interpolate(x, (75, 110), mode="bilinear", align_corners=align_corners))
+        for x in logits
+    ]
+    mean = torch.stack(whole).mean(0)[0]
+    expected = mean.argmax(0) if num_classes > 1 else (mean[0] > 0.5).long()
+    labels = model.predict_views(views, (75, 110))
+    assert labels.dtype == torch.int64 and labels.unique().numel() > 1
+    best = mean.topk(2, 0).values if num_classes > 1 else torch.stack((mean[0], 1 - mean[0]))
+    sure = (best[0] - best[1]).abs() > 1e-5
+    assert sure.float().mean() > 0.99
+    assert torch.equal(labels[sure], expected[sure])
+
+
+def test_large_views_run_in_tiles():
+    model = Segmenter(Pyramid(), 5, **SMALL).eval()
+    views, seen = [images((1900, 900), batch=1), images((800, 400), batch=1)], []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[-2:])))
+    whole = model.predict_views(views, (500, 250), tile=None)
+    model.backbone._forward_pre_hooks.clear()
+    assert seen == [(1900, 900)] * 2 + [(800, 400)] * 2
+    labels = model.predict_views(views, (500, 250), tile=800)
+    assert (labels == whole).float().mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    "views", [[], [torch.zeros(2, 3, 32, 32)], [torch.zeros(1, 3, 32, 32), torch.zeros(3, 32, 32)]],
+    ids=["none", "a batch", "three dimensions"],
+)  # fmt: skip
+def test_wrong_views_are_named(views):
+    with pytest.raises(ValueError, match="views"):
+        Segmenter(Pyramid(), 5, **SMALL).predict_views(views, (32, 32))
+
+
 @pytest.mark.parametrize("size", [7, (0, 7), (-3, 7), (7.5, 7), (True, 7), (7,), (7, 7, 7), "77"])
 def test_a_wrong_size_of_the_labels_is_named(size):
     model = Segmenter(Pyramid(), 3, **SMALL).eval()

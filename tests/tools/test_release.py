@@ -218,6 +218,7 @@ def test_the_page_gets_the_tables_between_its_marks(tmp_path):
             release._AS_MMSEG: 0.999,
         },
         "metrics": found.metrics(),
+        "metrics with --tta": {name: 0.75 for name in found.metrics()},
         "by label": found.by_label(),
     }
     for _ in range(2):
@@ -226,6 +227,8 @@ def test_the_page_gets_the_tables_between_its_marks(tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "5 + 7 iterations" in text and "the mean of 2 checkpoints" in text.replace("\n", " ")
     assert text.count(release.tables(card)) == 1 and "| null | 100.00 % | 1 | 1.000 |" in text
+    assert "| nine classes | 1.000 | 1.000 |" in text
+    assert "| nine classes, `--tta` | 0.750 | 0.750 |" in text
     page.write_text("nothing")
     with pytest.raises(ValueError, match="lacks the lines"):
         release.write_page(page, card)

@@ -29,6 +29,7 @@ COLOUR = dict(type="PhotoMetricDistortion", hue_delta=9)
 ROTATE = dict(type="RandomRotate", prob=0.5, degree=10, seg_pad_val=255)
 CUTOUT = dict(type="RandomCutOut", prob=0.5, n_holes=(1, 4), cutout_ratio=[(0.1, 0.1), (0.2, 0.2)])
 PACK = dict(type="PackSegInputs")
+GROUP_NORM = dict(type="GN", num_groups=32)
 
 
 def crop(scale=(256, 384), size=(320, 224), ratios=(0.75, 1.35)):
@@ -158,6 +159,31 @@ factors = {
     # from the released weights: fpn-neck convert fpn_neck/weights/released/clothing released.pth \
     # --from segmenter --to mmseg
     "released": {"load_from": os.environ.get("RELEASED", "released.pth")},
+    # parts that smp's FPN has and ours lacks
+    "smooth-none": {"model.neck.smooth": "none"},
+    "group-norm": {"model.decode_head.norm_cfg": GROUP_NORM},
+    # the article's pyramid, head and loss at this recipe, and the masks as it published them
+    "article": {
+        "model.neck.smooth": "chained",
+        "model.decode_head.channels": 32,
+        "model.decode_head.dropout_ratio": 0.2,
+        "model.decode_head.align_corners": True,
+        "model.decode_head.norm_cfg": GROUP_NORM,
+        **loss(DICE),
+    },
+    "article-masks": {
+        "custom_imports": dict(imports=["fpn_neck", "study_parts.article_masks"]),
+        **training(
+            [
+                *LOAD,
+                dict(type="ArticleMasks", size=(384, 256)),
+                dict(type="Resize", scale=(256, 384), keep_ratio=False),  # the photo, like its mask
+                *crop(),
+                COLOUR,
+                PACK,
+            ]
+        ),
+    },
     # nine labels
     "nine": {
         "train_dataloader.dataset.type": "fpn_neck.NineClothingDataset",

@@ -58,7 +58,11 @@ def parse_trained() -> Namespace:
     add_output_arguments(parser)
     add_device_argument(parser)
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="photos at a time (1)")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation, as in test")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: the config's; of a folder, three sizes and mirror images",
+    )
     parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE")
     add_mismatch_argument(parser)
     boxes = parser.add_mutually_exclusive_group()

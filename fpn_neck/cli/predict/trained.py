@@ -55,14 +55,14 @@ def _is_model(name: str) -> bool:
 def load_predictor(args: Namespace) -> Predictor:
     """The predictor of the model that is named."""
     if not args.config and is_pretrained(args.checkpoint):
-        if args.tta or args.proposals or args.rpn or args.cfg_options or args.allow_mismatch:
+        if args.proposals or args.rpn or args.cfg_options or args.allow_mismatch:
             is_default = args.checkpoint == str(released_model())
             name = "the package's model" if is_default else args.checkpoint
             raise ValueError(
-                f"{name} is a segmenter's folder: --tta, --proposals, --rpn, --cfg-options and "
+                f"{name} is a segmenter's folder: --proposals, --rpn, --cfg-options and "
                 "--allow-mismatch are for checkpoints of mmseg and mmdet"
             )
-        return load(args.checkpoint, device=args.device)
+        return load(args.checkpoint, device=args.device, tta=args.tta)
     refuse_exported(args.checkpoint)
     from fpn_neck.mm.predict.build import build_predictor  # it needs OpenMMLab
 

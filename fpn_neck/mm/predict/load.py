@@ -43,7 +43,8 @@ def load(
         config: a config file, ``package::path`` or mmengine's Config, for a checkpoint without one.
         device: 'auto' (a GPU by CUDA if there is one, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
         score_thr: objects with a lower score are neither drawn nor counted in areas.
-        tta: test-time augmentation by the config's ``tta_model`` and ``tta_pipeline``.
+        tta: test-time augmentation, by the config's ``tta_model`` and ``tta_pipeline``; of a
+            segmenter's folder, three sizes of each photo, with their mirror images.
 
     Returns:
         A predictor: photos -> results, see `fpn_neck.utils.results.predictor.Predictor` and
@@ -66,12 +67,12 @@ def load(
     from fpn_neck.models.pretrained import is_pretrained
 
     if is_pretrained(checkpoint):
-        if config is not None or tta:
-            raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config and tta")
+        if config is not None:
+            raise ValueError(f"{checkpoint} is a segmenter's folder: leave out config")
         with _extra_named(checkpoint, "timm"):
             from fpn_neck.mm.predict.segmenter import SegmenterPredictor
 
-            return SegmenterPredictor(checkpoint, device)
+            return SegmenterPredictor(checkpoint, device, tta=tta)
     with _extra_named(checkpoint, "mm"):
         from fpn_neck.mm.predict.build import build_predictor
 

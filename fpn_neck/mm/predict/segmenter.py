@@ -17,6 +17,8 @@ from fpn_neck.utils.photos import name_of, pixels_of
 from fpn_neck.utils.results.predictor import Photo, Predictor
 from fpn_neck.utils.results.result import Result
 
+SCALES = (0.8, 1.0, 1.25)  # times the size in testing, as the clothing recipes' tta_pipeline
+
 
 class SegmenterPredictor(Predictor):
     """Photos -> their labels, by a folder of `Segmenter.save_pretrained`.
@@ -24,9 +26,13 @@ class SegmenterPredictor(Predictor):
     A photo is resized by the folder's ``fit`` or ``exact``, else keeps its size. Labels have the
     photo's size. Large images are predicted in tiles.
 
+    With ``tta``, the model sees a photo at `SCALES` times this size, each time also mirrored, and
+    the mean of the probabilities counts.
+
     Args:
         folder: see `Segmenter.from_pretrained`.
         device: see `fpn_neck.utils.arguments.check_device`.
+        tta: test-time augmentation.
 
     Attributes:
         classes: names of the labels.
@@ -35,7 +41,7 @@ class SegmenterPredictor(Predictor):
         FileNotFoundError, ValueError: see `Segmenter.from_pretrained`; no such device.
     """
 
-    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+    def __init__(self, folder: str | Path, device: str = "auto", *, tta: bool = False) -> None:
         self._device = check_device(device)
         self._model = Segmenter.from_pretrained(folder).to(self._device).eval()
         self._facts = self._model.facts
@@ -46,7 +52,7 @@ class SegmenterPredictor(Predictor):
             )
         self.classes = self._facts.classes
         rule = Metadata("segmentation", fit=self._facts.fit, exact=self._facts.exact)
-        self._resized = rule.resized
+        self._resized, self._tta = rule.resized, tta
 
     def predict(self, photos: Sequence[Photo]) -> list[Result]:
         return [self._result(photo) for photo in photos]  # of any size, which no batch has
@@ -54,11 +60,19 @@ class SegmenterPredictor(Predictor):
     def _result(self, photo: Photo) -> Result:
         image = pixels_of(photo)
         size = image.shape[0], image.shape[1]
-        resized = resize(image, self._resized(*size))
-        pixels = torch.tensor(resized, device=self._device)  # a copy: PIL's arrays are read-only
-        found = self._model.predict(
-            normalised(pixels, self._facts), size=size if resized is not image else None
-        )
-        labels = found[0].cpu().numpy()
+        if self._tta:
+            sizes = [self._resized(*size, scale) for scale in SCALES]
+            found = self._model.predict_views([self._input(image, s) for s in sizes], size)
+        else:
+            expected = self._resized(*size)
+            of_photo = None if expected == size else size
+            found = self._model.predict(self._input(image, expected), size=of_photo)[0]
+        labels = found.cpu().numpy()
         labels = labels.astype(np.min_scalar_type(max(len(self.classes) - 1, 1)))
         return Result(image, self.classes, self._facts.palette, photo=name_of(photo), labels=labels)
+
+    def _input(self, image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        """The image at a size, (1, 3, *size)."""
+        pixels = resize(image, size)
+        # A copy: PIL's arrays are read-only.
+        return normalised(torch.tensor(pixels, device=self._device), self._facts)

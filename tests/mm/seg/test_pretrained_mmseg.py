@@ -15,6 +15,7 @@ for _package in ("mmseg", "timm", "safetensors"):
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 from fpn_neck.mm.config.load import load_config  # noqa: E402
+from fpn_neck.mm.predict.segmenter import SCALES  # noqa: E402
 from fpn_neck.mm.predictor import load_model  # noqa: E402
 from fpn_neck.mm.seg.pretrained import to_mmseg, to_segmenter  # noqa: E402
 from fpn_neck.models.pretrained import normalised  # noqa: E402
@@ -158,6 +159,29 @@ def test_photos_get_the_labels_of_the_checkpoint(checkpoint, photo, tmp_path, ki
         assert found.classes == expected.classes
         assert found.palette == tuple(tuple(c) for c in expected.palette)
         assert (found.labels == expected.labels).mean() > (0.99 if rule != "none" else 0.9999)
+
+
+@pytest.mark.parametrize("kind", [*KINDS][:2])
+def test_test_time_augmentation_is_mmsegs(checkpoint, photo, tmp_path, kind):
+    flips = [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)]
+    scales = [(round(96 * f), round(64 * f)) for f in SCALES]
+    views = [
+        [dict(type="Resize", scale=scale, keep_ratio=True) for scale in scales],
+        flips,
+        [dict(type="PackSegInputs")],
+    ]
+    load = dict(type="LoadImageFromFile")
+    pipeline = [load, dict(type="TestTimeAug", transforms=views)]
+    cfg, path = checkpoint(
+        KINDS[kind] | {"tta_model": dict(type="SegTTAModel"), "tta_pipeline": pipeline}
+    )
+    to_segmenter(path, tmp_path / "folder")
+    expected = fpn_neck.load(path, cfg, "cpu", tta=True)(photo).labels
+    found = fpn_neck.load(tmp_path / "folder", device="cpu", tta=True)(photo).labels
+    assert len(np.unique(expected)) > 1
+    assert (found == expected).mean() > 0.98  # OpenCV rounds pixels in its own way
+    plain = fpn_neck.load(tmp_path / "folder", device="cpu")(photo).labels
+    assert (found == expected).mean() > (plain == expected).mean()
 
 
 def test_the_average_of_the_weights_is_taken(checkpoint, tmp_path):
