@@ -31,6 +31,8 @@ class Facts:
         palette: RGB of every class, 0 to 255; () if there are no colours.
         fit: (long, short) sides in px that `fpn_neck.load` fits a photo into, its ratio kept.
         exact: (width, height) in px of every photo. Neither of both: a photo keeps its size.
+        first_value: what the data set's masks, and so the label PNGs, hold for label 0: 1 with
+            mmseg's ``reduce_zero_label``.
 
     Raises:
         ValueError: a value breaks its rule; the message names it.
@@ -42,6 +44,7 @@ class Facts:
     palette: tuple[tuple[int, int, int], ...] = ()
     fit: tuple[float, float] | None = None
     exact: tuple[int, int] | None = None
+    first_value: int = 0
 
     def __post_init__(self) -> None:
         _check_list("classes", self.classes, str, "names, one for each label")
@@ -65,6 +68,8 @@ class Facts:
         for name in ("fit", "exact"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _sides(name, getattr(self, name)))
+        if isinstance(self.first_value, bool) or self.first_value not in (0, 1):
+            raise ValueError(f"first_value={self.first_value!r}: expected 0 or 1")
         if self.fit and self.exact:
             raise ValueError(f"fit={self.fit} and exact={self.exact}: give one of both")
 
@@ -183,7 +188,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Facts]:
 
 def _parts(content: Mapping[str, Any]) -> tuple[dict[str, Any], Facts]:
     needed = {k: content[k] for k in ("classes", "mean", "std", "palette")}
-    facts = Facts(**needed, fit=content.get("fit"), exact=content.get("exact"))
+    later = {k: content[k] for k in ("fit", "exact", "first_value") if k in content}
+    facts = Facts(**needed, **later)
     architecture = content["architecture"]
     if not isinstance(architecture, dict):
         raise TypeError(f"architecture {architecture!r}: expected an object")

@@ -40,9 +40,9 @@ class Segmenter(nn.Module):
         fpn: the old name of ``neck``; goes with 0.2.
 
     Attributes:
-        facts: classes, mean, std, palette, fit and exact, see `fpn_neck.models.pretrained.Facts`.
-            Until `save_pretrained` or `from_pretrained` sets them, the classes are '0', '1', ...,
-            and mean and std are ImageNet's; for images without three channels they are 0 and 255.
+        facts: classes, mean, std, palette, sizes, see `fpn_neck.models.pretrained.Facts`. Until
+            `save_pretrained` or `from_pretrained` sets them, the classes are '0', '1', ..., and
+            mean and std are ImageNet's; for images without three channels they are 0 and 255.
 
     Raises:
         TypeError, ValueError: a backbone without declared channels and strides, or without a
@@ -96,6 +96,7 @@ class Segmenter(nn.Module):
         palette: Sequence[Sequence[int]] | None = None,
         fit: Sequence[float] | None = None,
         exact: Sequence[int] | None = None,
+        first_value: int | None = None,
         float16: bool = False,
     ) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder.
@@ -103,8 +104,8 @@ class Segmenter(nn.Module):
         `fpn_neck.load(folder)` predicts photos by it, `from_pretrained` gives the model.
 
         Args:
-            classes, mean, std, palette, fit, exact: see `fpn_neck.models.pretrained.Facts`. None:
-                those of ``facts``.
+            classes, mean, std, palette, fit, exact, first_value: see
+                `fpn_neck.models.pretrained.Facts`. None: those of ``facts``.
             float16: half the file: convolutions and matrices are rounded to float16. The loaded
                 model is float32.
 
@@ -116,8 +117,8 @@ class Segmenter(nn.Module):
         known = dict(vars(self.facts))
         if fit is not None or exact is not None:
             known |= {"fit": None, "exact": None}  # the one that is given replaces both
-        given = {"classes": classes, "mean": mean, "std": std, "palette": palette}
-        given |= {"fit": fit, "exact": exact}
+        given: dict[str, Any] = {"classes": classes, "mean": mean, "std": std, "palette": palette}
+        given |= {"fit": fit, "exact": exact, "first_value": first_value}
         facts = Facts(**known | {k: v for k, v in given.items() if v is not None})
         if len(facts.classes) != len(self._default_classes()):
             raise ValueError(

@@ -24,7 +24,8 @@ class PhotoError(ValueError):
 def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
     """Read a photo as uint8 (H, W, 3), RGB, turned as its EXIF data say.
 
-    Of 16 bits the higher 8 are taken, as OpenCV does, with which models are trained.
+    Pixels are those of OpenCV, with which models are trained: of 16 bits the higher 8 are taken,
+    and a TIFF with transparent pixels lies on black. (A CMYK JPEG may differ by 1.)
 
     Raises:
         PhotoError: more than ``most`` px (the header says it, before anything is decoded), or
@@ -34,7 +35,10 @@ def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
         check_photo_file(path, most)
         # Pillow 12.3 maps the file of a name into memory, and of a turned TIFF with a wrong size.
         with path.open("rb") as file, Image.open(file) as image:
-            return rgb_pixels(ImageOps.exif_transpose(image), highest_value(image))
+            turned = ImageOps.exif_transpose(image)
+            if image.format == "TIFF" and turned.mode == "RGBA":  # on black, as libtiff and OpenCV
+                turned = turned.convert("RGBa")
+            return rgb_pixels(turned, highest_value(image))
     except (MemoryError, PhotoError):
         raise
     except UnidentifiedImageError as e:
@@ -50,8 +54,12 @@ def rgb_pixels(image: Image.Image, highest: int) -> np.ndarray:
         highest: of `highest_value`; an image that was turned or copied has lost its format.
 
     Raises:
-        PhotoError: the image holds numbers of no known range.
+        PhotoError: the image holds numbers of no known range, or Lab colours.
     """
+    if image.mode == "LAB":
+        raise PhotoError("mode LAB: save it in RGB")
+    if image.mode == "RGBa":  # colours times alpha
+        return np.asarray(image)[..., :3]
     if highest == 255:
         return np.asarray(image.convert("RGB"))
     if not highest:

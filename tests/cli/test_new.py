@@ -18,7 +18,7 @@ pytest.importorskip("mmdet.models")
 from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from fpn_neck.cli import new  # noqa: E402
-from fpn_neck.datasets.own.pairs import of_split  # noqa: E402
+from fpn_neck.datasets.own.pairs import of_split, pair_by_name  # noqa: E402
 from fpn_neck.datasets.own.recipe import MODELS  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 
@@ -113,6 +113,41 @@ def test_0_and_255_become_two_classes(run, photos, make_masks, shapes_root):
     cfg = run("segmentation", *arguments)
     assert cfg.classes == ("background", "object")
     assert_labels(cfg, shapes_root, lambda labels: labels > 0)
+
+
+def test_converted_masks_replace_those_of_an_earlier_call(
+    run, photos, make_masks, shapes_root, tmp_path
+):
+    arguments = ["--images", photos, "--classes", "background,object", "--masks"]
+    masks = make_masks(lambda labels: (labels == 0) * 255)
+    run("segmentation", *arguments, masks)
+    shutil.rmtree(masks)
+    masks = make_masks(lambda labels: (labels > 0) * 255, "_mask")
+    cfg = run("segmentation", *arguments, masks, "--force")
+    assert_labels(cfg, shapes_root, lambda labels: labels > 0)
+
+
+@pytest.mark.parametrize(
+    ("photos", "masks", "expected"),
+    [
+        (["1", "10"], ["1_mask", "10_mask", "100_mask"], ["1_mask", "10_mask"]),
+        ([*"123"], ["1_mask", "10_mask", "2_mask", "3_mask"], ["1_mask", "2_mask", "3_mask"]),
+        (["a", "b"], ["a", "a_mask", "b", "b_mask"], ["a", "b"]),
+        (["x/a", "y/a"], ["x/a-seg", "y/a-seg"], ["x/a-seg", "y/a-seg"]),
+        (["a", "a_b"], ["a_b_b", "a_b"], ["a_b", "a_b_b"]),
+    ],
+    ids=str,
+)
+def test_masks_are_paired_by_the_ending_that_most_of_them_have(tmp_path, photos, masks, expected):
+    for folder, names, suffix in (("photos", photos, ".jpg"), ("masks", masks, ".png")):
+        for name in names:
+            path = tmp_path / folder / f"{name}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4)).save(path)
+    pairs = pair_by_name(tmp_path / "photos", tmp_path / "masks")
+    assert [
+        mask.relative_to(tmp_path / "masks").with_suffix("").as_posix() for _, mask in pairs
+    ] == expected
 
 
 def test_colours_become_labels_black_first(run, photos, make_masks, shapes_root):

@@ -102,6 +102,9 @@ def test_floating_point_numbers(pair, tmp_path):
     Image.fromarray(labels().astype(np.float32)).save(mask)
     found = examine(pair._replace(mask=mask), Reading(K)).findings
     one(found, kinds.FLOATS, "TIFF, mode F")
+    photo = tmp_path / "photo.tif"
+    Image.fromarray(labels().astype(np.float32)).save(photo)
+    one(examine(pair._replace(photo=photo), Reading(K)).findings, kinds.NO_RANGE, "TIFF, mode F")
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])

@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock  # noqa: E402
 from fpn_neck.export.graphs import torchvision_detector  # noqa: E402
 from fpn_neck.export.metadata import Metadata  # noqa: E402
 from fpn_neck.export.parity import picture  # noqa: E402
-from fpn_neck.export.runtime import ExportedModel, paste  # noqa: E402
+from fpn_neck.export.runtime import ExportedModel, open_session, paste  # noqa: E402
 from fpn_neck.export.write import export  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.mm.det.export import exportable  # noqa: E402
@@ -110,6 +110,25 @@ def test_a_detector_of_mmdet(trained, tmp_path, name):
     parity = export(made, tmp_path / "model.onnx", SIZE, dynamic=True)
     assert parity.boxes > 100 and len(set(parity.sizes)) == 4
     assert made.outputs == ("boxes", "scores", "labels") + ("masks",) * (name == "mask-rcnn")
+
+
+def test_an_rpn_that_is_sure_of_the_background_gives_the_same_boxes(trained, tmp_path):
+    """ONNX Runtime's sigmoid is 0 below -18, and many anchors would have one score."""
+    cfg, path = trained("faster-rcnn")
+    content = torch.load(path, weights_only=False)
+    weights = content["state_dict"]
+    nn.init.normal_(weights["rpn_head.rpn_cls.weight"], std=0.5)
+    weights["rpn_head.rpn_cls.bias"].fill_(-25)
+    torch.save(content, path)
+    made = exportable(cfg, path).with_preprocessing()
+    export(made, tmp_path / "model.onnx", SIZE, dynamic=True)
+    images = picture(Metadata("detection", preprocess=True), 1, *SIZE)
+    expected = made.reference(images)
+    session = open_session(tmp_path / "model.onnx")
+    found = session.run(None, {"images": images.numpy()})
+    assert len(expected[0]) == len(found[0]) > 50
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=0.02)
 
 
 def test_boxes_and_masks_on_a_photo_are_those_of_predict(trained, tmp_path):

@@ -116,6 +116,8 @@ def test_test_time_augmentation_takes_three_sizes_and_their_mirror_images(tmp_pa
         ({"palette": [(0.9, 0.1, 0.1)] * 3}, "three whole numbers 0 to 255 for each of 3"),
         ({"classes": ["a", "b", "a"]}, "'a' stands twice"),
         ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
+        ({"first_value": 2}, "first_value=2: expected 0 or 1"),
+        ({"first_value": True}, "first_value=True: expected 0 or 1"),
         ({"palette": [[0, 0, 256]] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),
         ({"palette": [0, 0, 255]}, "three whole numbers 0 to 255 for each of 3 classes"),
         ({"palette": ["abc"] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),

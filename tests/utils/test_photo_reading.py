@@ -44,6 +44,35 @@ def test_any_mode_becomes_rgb(tmp_path, mode):
     assert read.shape == (3, 5, 3) and np.abs(read.astype(int) - 200).max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("name", "turned"),
+    [
+        *((name, 1) for name in ("a.tif", "la.tif", "ycc.tif")),  # OpenCV 5.0 turns no TIFF
+        *((name, turned) for name in ("a.png", "a.webp", "cmyk.jpg") for turned in (1, 6)),
+    ],
+)
+def test_colours_are_those_that_models_are_trained_with(tmp_path, name, turned):
+    cv2 = pytest.importorskip("cv2")
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    mode = {"cmyk.jpg": "CMYK", "la.tif": "LA", "ycc.tif": "YCbCr"}.get(name, "RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    options = {"tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}.get(name[-3:], {})
+    image = Image.fromarray(values)
+    image = image.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr") else image.convert(mode)
+    image.save(tmp_path / name, exif=exif, **options)
+    expected = cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+    read = read_photo(tmp_path / name)
+    assert read.shape == ((20, 30, 3) if turned == 1 else (30, 20, 3))
+    assert np.abs(read - expected).max() <= (1 if mode == "CMYK" else 0)
+
+
+def test_lab_colours_are_refused(tmp_path):
+    Image.new("RGB", (5, 3), (200, 100, 50)).convert("LAB").save(tmp_path / "a.tif")
+    with pytest.raises(PhotoError, match="mode LAB: save it in RGB"):
+        read_photo(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_of_16_bits_the_higher_8_are_taken(tmp_path, suffix):
     """As OpenCV does; pillow makes white of every value above 255."""

@@ -74,7 +74,7 @@ def _segmentation(args: Namespace) -> str:
             "needs a label too, such as background"
         )
     if labels:
-        masks = _convert(args.out, masks, files, labels, values)
+        masks = _convert(args.out, images, pairs, labels, values)
     print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
     iterations = recipe.iterations_for(len(pairs))
     return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
@@ -114,17 +114,24 @@ def _labels_of_table(table: dict[int, str]) -> tuple[dict[int, int], list[str]]:
 
 
 def _convert(
-    out: Path, masks: Path, files: Sequence[Path], labels: dict[int, int], values: MaskValues
+    out: Path,
+    images: Path,
+    pairs: Sequence[tuple[Path, Path]],
+    labels: dict[int, int],
+    values: MaskValues,
 ) -> Path:
-    """Write masks of labels into a folder beside the config; the folder."""
+    """Write masks of labels into a folder beside the config; the folder.
+
+    They have the names of their photos, so that each replaces the one of an earlier call.
+    """
     folder = out.with_name(f"{out.stem}_masks").absolute()
-    targets = [folder / file.relative_to(masks).with_suffix(".png") for file in files]
+    targets = [folder / photo.relative_to(images).with_suffix(".png") for photo, _ in pairs]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
-    pairs = zip(files, targets, strict=True)
+    files = zip((mask for _, mask in pairs), targets, strict=True)
     unknown = partial(name_of, coloured=values.coloured)
     kind = dict(coloured=values.coloured, palettes=values.palettes)
-    write_label_masks(pairs, labels, unknown=unknown, **kind)
+    write_label_masks(files, labels, unknown=unknown, **kind)
     shown = ", ".join(f"{name_of(v, values.coloured)} is {label}" for v, label in labels.items())
     print(f"{folder}: masks of labels ({shown})", file=sys.stderr)
     return folder

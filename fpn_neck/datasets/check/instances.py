@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fpn_neck.datasets.check import kinds
@@ -9,9 +10,8 @@ from fpn_neck.datasets.check.box_form import check_form
 from fpn_neck.datasets.check.boxes import Entry, count_left_out, trained_boxes
 from fpn_neck.datasets.check.coco import check_annotations, check_categories, read_coco
 from fpn_neck.datasets.check.evaluation import is_crowd_flag
-from fpn_neck.datasets.check.findings import Finding, InvalidFile, attempt, decode
+from fpn_neck.datasets.check.findings import Finding, attempt
 from fpn_neck.datasets.check.masks import Pair, check_pair, photo_size
-from fpn_neck.utils.photos import highest_value
 
 
 def check_instances(file: Path, photos: Path, *, outlines: bool) -> list[Finding]:
@@ -44,7 +44,7 @@ def check_instances(file: Path, photos: Path, *, outlines: bool) -> list[Finding
     ]
     for image in content["images"]:
         pair = Pair(photos / image["file_name"], None, (image["width"], image["height"]))
-        findings += check_pair(pair, _photo_size, None)[0]
+        findings += check_pair(pair, partial(photo_size, header_only=True), None)[0]
     return findings
 
 
@@ -55,10 +55,3 @@ def _mixed_ids(name: str, content: Entry) -> list[Finding]:
         return []
     value = f"{sum(texts)} of {len(texts)} ids of images are texts, the others numbers"
     return [Finding(kinds.MIXED_IDS, name, value)]
-
-
-def _photo_size(path: Path) -> tuple[int, int]:
-    photo = decode(path, header_only=True)
-    if not highest_value(photo):
-        raise InvalidFile(kinds.NO_RANGE, f"{photo.format}, mode {photo.mode}")
-    return photo_size(path, header_only=True)

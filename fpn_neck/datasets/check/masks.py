@@ -14,6 +14,7 @@ from PIL import Image
 
 from fpn_neck.datasets.check import kinds
 from fpn_neck.datasets.check.findings import Finding, InvalidFile, attempt, decode
+from fpn_neck.utils.photos import highest_value
 from fpn_neck.utils.text import first_few
 
 ORIENTATION = 0x0112  # EXIF tag
@@ -200,8 +201,13 @@ def photo_size(path: Path, *, header_only: bool = False, turned: bool = True) ->
 
     Args:
         turned: as its EXIF tag says; mmcv does not do so with every setting.
+
+    Raises:
+        InvalidFile: NO_RANGE, and see `decode`.
     """
     photo = decode(path, header_only=header_only)
+    if not highest_value(photo):
+        raise InvalidFile(kinds.NO_RANGE, f"{photo.format}, mode {photo.mode}")
     on_its_side = "exif" in photo.info and photo.getexif().get(ORIENTATION, 1) >= 5
     return photo.size[::-1] if turned and on_its_side else photo.size
 

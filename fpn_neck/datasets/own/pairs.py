@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -81,14 +82,14 @@ def _by_name(files: Iterable[Path], folder: Path) -> dict[str, Path]:
 
 
 def _ending(photos: dict[str, Path], masks: dict[str, Path]) -> str:
-    """What all masks' names have after their photos': '' or such as '_mask'."""
-    if not photos.keys().isdisjoint(masks):
-        return ""
-    for mask in masks:
-        starts = [photo for photo in photos if mask.startswith(photo)]
-        if starts:
-            return mask.removeprefix(max(starts, key=len))
-    return ""
+    """What most masks' names have after their photos': '' or such as '_mask'.
+
+    The name of a photo may begin with another one's: 1 and 10.
+    """
+    endings = Counter(
+        mask[i:] for mask in masks for i in range(1, len(mask) + 1) if mask[:i] in photos
+    )
+    return max(endings, key=lambda ending: (endings[ending], -len(ending)), default="")
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:

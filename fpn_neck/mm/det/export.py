@@ -139,9 +139,10 @@ def _dense_boxes(head: Any, maps: Sequence[Tensor], size: Sequence[int]) -> tupl
     priors = _priors(head, cls_scores)
     parts: list[list[Tensor]] = []
     for level, prior in enumerate(priors):
-        scores = _scores(head, cls_scores[level])  # (A, K)
-        best, index = _top(scores.flatten(), cfg.get("nms_pre", -1))
-        anchors, labels = index // scores.shape[1], index % scores.shape[1]
+        ranks = _ranks(head, cls_scores[level])  # (A, K)
+        best, index = _top(ranks.flatten(), cfg.get("nms_pre", -1))
+        best = _probabilities(head, best)
+        anchors, labels = index // ranks.shape[1], index % ranks.shape[1]
         boxes = head.bbox_coder.decode(prior[anchors], _rows(deltas[level], 4)[anchors])
         # The threshold is of the score before the factor, such as FCOS's centerness.
         kept = best > cfg.get("score_thr", 0)
@@ -160,11 +161,14 @@ def _proposals(
     cls_scores, deltas = head(maps)
     parts: list[list[Tensor]] = []
     for level, prior in enumerate(_priors(head, cls_scores)):
-        best, index = _top(_scores(head, cls_scores[level])[:, 0], cfg.get("nms_pre", -1))
+        best, index = _top(_ranks(head, cls_scores[level])[:, 0], cfg.get("nms_pre", -1))
         boxes = head.bbox_coder.decode(prior[index], _rows(deltas[level], 4)[index])
         parts.append([boxes, best, torch.full_like(index, level)])
-    boxes, scores, levels = (torch.cat(x) for x in zip(*parts, strict=True))
-    boxes, scores, _ = _suppress(_clip(boxes, size, head.bbox_coder), scores, levels, cfg)
+    boxes, ranks, levels = (torch.cat(x) for x in zip(*parts, strict=True))
+    boxes, scores = _clip(boxes, size, head.bbox_coder), _probabilities(head, ranks)
+    if head.use_sigmoid_cls:  # above 0, below which ONNX's NMS may leave boxes out
+        ranks = ranks.clamp(max=0).exp() + ranks.clamp(min=0)
+    boxes, scores, _ = _suppress(boxes, scores, levels, cfg, ranks)
     return boxes, scores
 
 
@@ -232,10 +236,17 @@ def _rows(x: Tensor, width: int) -> Tensor:
     return x[0].permute(1, 2, 0).reshape(-1, width)
 
 
-def _scores(head: Any, x: Tensor) -> Tensor:
-    """(1, A * K, H, W) -> probabilities (H * W * A, K) without the background."""
+def _ranks(head: Any, x: Tensor) -> Tensor:
+    """(1, A * K, H, W) -> (H * W * A, K) without the background, in the order of the probabilities.
+
+    They are logits where a sigmoid follows: ONNX Runtime's is 0 below -18, for all of them.
+    """
     rows = _rows(x, head.cls_out_channels)
-    return rows.sigmoid() if head.use_sigmoid_cls else rows.softmax(-1)[:, :-1]
+    return rows if head.use_sigmoid_cls else rows.softmax(-1)[:, :-1]
+
+
+def _probabilities(head: Any, ranks: Tensor) -> Tensor:
+    return ranks.sigmoid() if head.use_sigmoid_cls else ranks
 
 
 def _top(scores: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -257,18 +268,27 @@ def _clip(boxes: Tensor, size: Sequence[int], coder: Any = None) -> Tensor:
 
 
 def _suppress(
-    boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Mapping[str, Any]
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    cfg: Mapping[str, Any],
+    ranks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """mmdet's end of every prediction: small boxes go, then NMS in groups, then the best ones."""
+    """mmdet's end of every prediction: small boxes go, then NMS in groups, then the best ones.
+
+    Args:
+        ranks: numbers above 0 in the order of the scores; None: the scores.
+    """
+    ranks = scores if ranks is None else ranks
     least = cfg.get("min_bbox_size", -1)
     if least >= 0:
         kept = ((boxes[:, 2:] - boxes[:, :2]) > least).all(1)
-        boxes, scores, groups = boxes[kept], scores[kept], groups[kept]
+        boxes, scores, groups, ranks = (x[kept] for x in (boxes, scores, groups, ranks))
     apart = boxes
     if not cfg["nms"].get("class_agnostic", False):  # groups far from each other, as mmcv does it
         step = torch.cat((boxes.flatten(), boxes.new_zeros(1))).max() + 1
         apart = boxes + (groups.to(boxes.dtype) * step)[:, None]
-    kept = nms(apart, scores, cfg["nms"]["iou_threshold"])
+    kept = nms(apart, ranks, cfg["nms"]["iou_threshold"])
     kept = kept[: cfg["max_per_img"]] if cfg.get("max_per_img", -1) > 0 else kept
     return boxes[kept], scores[kept], groups[kept]
 

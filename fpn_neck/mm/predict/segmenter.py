@@ -69,7 +69,14 @@ class SegmenterPredictor(Predictor):
             found = self._model.predict(self._input(image, expected), size=of_photo)[0]
         labels = found.cpu().numpy()
         labels = labels.astype(np.min_scalar_type(max(len(self.classes) - 1, 1)))
-        return Result(image, self.classes, self._facts.palette, photo=name_of(photo), labels=labels)
+        return Result(
+            image,
+            self.classes,
+            self._facts.palette,
+            photo=name_of(photo),
+            labels=labels,
+            first_value=self._facts.first_value,
+        )
 
     def _input(self, image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         """The image at a size, (1, 3, *size)."""

@@ -18,6 +18,7 @@ from fpn_neck.mm.export import image_metadata
 from fpn_neck.mm.predictor import complete_names, load_model
 from fpn_neck.mm.seg.export import refuse_slides
 from fpn_neck.mm.seg.head import FPNHead
+from fpn_neck.mm.seg.predictor import reduces_zero_label
 from fpn_neck.models.fpn import FPN
 from fpn_neck.models.pretrained import Facts, read_config
 from fpn_neck.models.seg_head import SegHead
@@ -45,7 +46,7 @@ def to_segmenter(
 
     The model is `fpn_neck.FPN` and `fpn_neck.FPNHead` on `fpn_neck.TimmBackbone`, as in our
     recipes. Logits are equal. The weights are ``state_dict`` of the checkpoint: the average, if
-    mmengine's EMAHook made one. Labels count from 0, also with ``reduce_zero_label``.
+    mmengine's EMAHook made one. With ``reduce_zero_label``, label PNGs count from 1, too.
 
     Args:
         checkpoint, config: see `read_trained`.
@@ -84,6 +85,7 @@ def to_segmenter(
         std=cfg.model.data_preprocessor.std,
         fit=metadata.fit,
         exact=metadata.exact,
+        first_value=int(reduces_zero_label(cfg, model.dataset_meta)),
         float16=float16,
     )
     return result
@@ -208,7 +210,9 @@ def _config(model: Segmenter, architecture: Mapping[str, Any], facts: Facts) -> 
             "decode_head": _head(model, architecture),
             "test_cfg": {"mode": "whole"},
         },
-        "test_dataloader": {"dataset": {"pipeline": pipeline}},
+        "test_dataloader": {
+            "dataset": {"pipeline": pipeline, "reduce_zero_label": bool(facts.first_value)}
+        },
     }
 
 

@@ -14,6 +14,7 @@ for _package in ("mmseg", "timm", "safetensors"):
 
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
+from fpn_neck.export.graphs import segmenter  # noqa: E402
 from fpn_neck.mm.config.load import load_config  # noqa: E402
 from fpn_neck.mm.predict.segmenter import SCALES  # noqa: E402
 from fpn_neck.mm.predictor import load_model  # noqa: E402
@@ -182,6 +183,22 @@ def test_test_time_augmentation_is_mmsegs(checkpoint, photo, tmp_path, kind):
     assert (found == expected).mean() > 0.98  # OpenCV rounds pixels in its own way
     plain = fpn_neck.load(tmp_path / "folder", device="cpu")(photo).labels
     assert (found == expected).mean() > (plain == expected).mean()
+
+
+def test_label_files_count_from_1_as_the_masks_do(checkpoint, photo, tmp_path):
+    cfg, path = checkpoint({"test_dataloader.dataset.reduce_zero_label": True})
+    to_segmenter(path, tmp_path / "folder")
+    to_mmseg(tmp_path / "folder", tmp_path / "back.pth")
+    made = segmenter(fpn_neck.Segmenter.from_pretrained(tmp_path / "folder"))
+    assert made.metadata.first_value == 1
+    files = []
+    for given in (path, tmp_path / "folder", tmp_path / "back.pth"):
+        result = fpn_neck.load(given, device="cpu")(photo)
+        result.save(tmp_path / f"out{len(files)}")
+        (file,) = (tmp_path / f"out{len(files)}/labels").iterdir()
+        files.append(np.asarray(Image.open(file)))
+        assert (files[-1] == result.labels + 1).all()
+    assert all((file == files[0]).mean() > 0.99 for file in files)
 
 
 def test_the_average_of_the_weights_is_taken(checkpoint, tmp_path):
