@@ -91,6 +91,14 @@ def test_values_above_255(pair):
     assert examine(pair, Reading(K)).findings == []
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)], ids=str)
+def test_masks_of_one_row_or_column(pair, size):
+    """mmseg's LoadAnnotations squeezes them."""
+    Image.new("RGB", size).save(pair.photo)
+    Image.new("L", size).save(pair.mask)
+    one(examine(pair, Reading(K)).findings, kinds.THIN, "mask {}x{} pixels".format(*size))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colours(pair, mode):
     Image.fromarray(labels()).convert(mode).save(pair.mask)
@@ -224,7 +232,7 @@ def test_masks_of_0_and_255(pair):
 
 def test_background_and_ignored_pixels_are_no_binary_mask(pair):
     assert tally_of(pair, Reading(K), ZERO_255, labels()) == []
-    border = [[0, 1, 255]]
+    border = [[0, 1, 255]] * 2
     assert tally_of(pair, Reading(2), border, ZERO_255, border) == []
     assert tally_of(pair, Reading(2), np.eye(4), np.zeros((4, 4))) == []
 

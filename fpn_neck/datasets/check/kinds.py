@@ -62,6 +62,9 @@ VANISHES = Kind(
     "photo is so narrow that resizing leaves no pixel of one side",
     "crop it, or remove it; else raise the scale of the pipeline's first resize",
 )
+THIN = Kind(
+    "mask is one pixel wide or high, and mmseg drops that axis", "remove the photo and its mask"
+)
 SIZE = Kind(
     "photo and mask differ in size", "take both from the same source, neither resized nor turned"
 )

@@ -145,6 +145,9 @@ def check_pair(
     if not pair.mask or not mask_of:
         return findings, None
     mask = attempt(mask_of, pair.mask, findings)
+    if mask and 1 in mask.size:
+        value = "mask {}x{} pixels".format(*mask.size)
+        findings.append(Finding(kinds.THIN, pair.mask.as_posix(), value))
     if mask and size and mask.size != size:
         value = "mask {}x{}, photo {}x{} pixels".format(*mask.size, *size)
         findings.append(Finding(kinds.SIZE, pair.mask.as_posix(), value))
