@@ -41,7 +41,7 @@ from fpn_neck.models.torchvision_backbone import P2_TO_P6, P3_TO_P7, FPNBackbone
 from fpn_neck.utils.arguments import check_device
 from fpn_neck.utils.command_line import add_device_argument, run_tool
 from fpn_neck.utils.files import write_whole
-from fpn_neck.utils.photos import highest_value
+from fpn_neck.utils.photos import highest_value, lies_on_black, rgb_pixels
 from fpn_neck.utils.values import check_whole
 
 CHANNELS = 64  # of the pyramid
@@ -157,12 +157,13 @@ def read_photo(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as file:
-            highest = highest_value(file)
+            highest, on_black = highest_value(file), lies_on_black(file)
             photo = ImageOps.exif_transpose(file) if "exif" in file.info else file.copy()
     except Exception as error:  # decoders raise errors of many types
         raise ValueError(f"{path}: cannot be decoded ({error}); copy it again") from error
     if highest == 255:
-        return TF.to_dtype(TF.to_image(photo.convert("RGB")), torch.float32, scale=True)
+        pixels = rgb_pixels(photo, highest, on_black=on_black)
+        return TF.to_dtype(TF.to_image(pixels), torch.float32, scale=True)
     grey = np.asarray(photo).astype(np.float32) / highest
     return torch.from_numpy(grey).repeat(3, 1, 1)
 

@@ -2,7 +2,7 @@
 _base_ = ['../_base_/fpn_lite0.py', '../_base_/shapes.py', '../_base_/runtime.py']
 model = dict(
     data_preprocessor=dict(size=(256, 320)),
-    decode_head=dict(num_classes=7, dropout_ratio=0.0))
+    decode_head=dict(num_classes=7, dropout_ratio=0.0, loss_stride=2))
 
 max_iters = 480
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=240)

@@ -68,8 +68,9 @@ class Facts:
         for name in ("fit", "exact"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _sides(name, getattr(self, name)))
-        if isinstance(self.first_value, bool) or self.first_value not in (0, 1):
+        if not _is_byte(self.first_value) or self.first_value > 1:
             raise ValueError(f"first_value={self.first_value!r}: expected 0 or 1")
+        object.__setattr__(self, "first_value", int(self.first_value))
         if self.fit and self.exact:
             raise ValueError(f"fit={self.fit} and exact={self.exact}: give one of both")
 

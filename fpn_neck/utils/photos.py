@@ -29,16 +29,14 @@ def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
 
     Raises:
         PhotoError: more than ``most`` px (the header says it, before anything is decoded), or
-            the photo cannot be read, or holds numbers of no known range.
+            the photo cannot be read, or see `rgb_pixels`.
     """
     try:
         check_photo_file(path, most)
         # Pillow 12.3 maps the file of a name into memory, and of a turned TIFF with a wrong size.
         with path.open("rb") as file, Image.open(file) as image:
             turned = ImageOps.exif_transpose(image)
-            if image.format == "TIFF" and turned.mode == "RGBA":  # on black, as libtiff and OpenCV
-                turned = turned.convert("RGBa")
-            return rgb_pixels(turned, highest_value(image))
+            return rgb_pixels(turned, highest_value(image), on_black=lies_on_black(image))
     except (MemoryError, PhotoError):
         raise
     except UnidentifiedImageError as e:
@@ -47,19 +45,29 @@ def read_photo(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
         raise PhotoError(one_line(e)) from e
 
 
-def rgb_pixels(image: Image.Image, highest: int) -> np.ndarray:
+def lies_on_black(image: Image.Image) -> bool:
+    """Whether its colours are multiplied by its alpha: of a TIFF, as libtiff and OpenCV do it.
+
+    Some TIFFs do not say what their fourth channel is. There it means nothing.
+    """
+    extra_samples = 338  # the tag
+    return image.format == "TIFF" and extra_samples in getattr(image, "tag_v2", ())
+
+
+def rgb_pixels(image: Image.Image, highest: int, *, on_black: bool = False) -> np.ndarray:
     """The pixels as uint8 (H, W, 3), RGB.
 
     Args:
-        highest: of `highest_value`; an image that was turned or copied has lost its format.
+        highest, on_black: of `highest_value` and `lies_on_black`; an image that was turned or
+            copied has lost its format.
 
     Raises:
         PhotoError: the image holds numbers of no known range, or Lab colours.
     """
     if image.mode == "LAB":
         raise PhotoError("mode LAB: save it in RGB")
-    if image.mode == "RGBa":  # colours times alpha
-        return np.asarray(image)[..., :3]
+    if on_black and image.mode == "RGBA":
+        return np.asarray(image.convert("RGBa"))[..., :3]
     if highest == 255:
         return np.asarray(image.convert("RGB"))
     if not highest:

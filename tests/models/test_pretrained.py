@@ -97,6 +97,8 @@ def test_test_time_augmentation_takes_three_sizes_and_their_mirror_images(tmp_pa
         "exact": [(26, 38), (33, 48), (41, 60)],
     }["".join(rule)]
     assert seen == [(1, 3, *size) for size in sizes for _ in range(2)]
+    if not rule:
+        assert predictor(np.zeros((40, 40, 3), np.uint8)).labels.shape == (40, 40)  # not at 32x32
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,7 @@ def test_test_time_augmentation_takes_three_sizes_and_their_mirror_images(tmp_pa
         ({"fit": [96, 64], "exact": [96, 64]}, "give one of both"),
         ({"first_value": 2}, "first_value=2: expected 0 or 1"),
         ({"first_value": True}, "first_value=True: expected 0 or 1"),
+        ({"first_value": 1.0}, "first_value=1.0: expected 0 or 1"),
         ({"palette": [[0, 0, 256]] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),
         ({"palette": [0, 0, 255]}, "three whole numbers 0 to 255 for each of 3 classes"),
         ({"palette": ["abc"] * 3}, "three whole numbers 0 to 255 for each of 3 classes"),

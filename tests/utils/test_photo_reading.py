@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fpn_neck.utils.photos import PhotoError, read_photo
+from fpn_neck.utils.results.predictor import _photos
 
 
 def test_a_photo_is_read_as_rgb_and_turned_by_its_exif(tmp_path):
@@ -47,7 +48,8 @@ def test_any_mode_becomes_rgb(tmp_path, mode):
 @pytest.mark.parametrize(
     ("name", "turned"),
     [
-        *((name, 1) for name in ("a.tif", "la.tif", "ycc.tif")),  # OpenCV 5.0 turns no TIFF
+        # OpenCV 5.0 turns no TIFF. Its own one does not say that the fourth channel is alpha.
+        *((name, 1) for name in ("a.tif", "la.tif", "ycc.tif", "opencv.tif")),
         *((name, turned) for name in ("a.png", "a.webp", "cmyk.jpg") for turned in (1, 6)),
     ],
 )
@@ -60,11 +62,17 @@ def test_colours_are_those_that_models_are_trained_with(tmp_path, name, turned):
     options = {"tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}.get(name[-3:], {})
     image = Image.fromarray(values)
     image = image.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr") else image.convert(mode)
-    image.save(tmp_path / name, exif=exif, **options)
+    if name == "opencv.tif":
+        cv2.imwrite(str(tmp_path / name), values)
+    else:
+        image.save(tmp_path / name, exif=exif, **options)
     expected = cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
     read = read_photo(tmp_path / name)
     assert read.shape == ((20, 30, 3) if turned == 1 else (30, 20, 3))
     assert np.abs(read - expected).max() <= (1 if mode == "CMYK" else 0)
+    if turned == 1:
+        with Image.open(tmp_path / name) as opened:
+            np.testing.assert_array_equal(_photos(opened)[0], read)
 
 
 def test_lab_colours_are_refused(tmp_path):

@@ -74,7 +74,7 @@ def _segmentation(args: Namespace) -> str:
             "needs a label too, such as background"
         )
     if labels:
-        masks = _convert(args.out, images, pairs, labels, values)
+        masks = _convert(args.out, images, masks, pairs, labels, values)
     print(f"{len(pairs)} photos, {len(names)} classes: {', '.join(names)}", file=sys.stderr)
     iterations = recipe.iterations_for(len(pairs))
     return recipe.segmentation_config(images, masks, names, sizes, iterations, backbone)
@@ -116,6 +116,7 @@ def _labels_of_table(table: dict[int, str]) -> tuple[dict[int, int], list[str]]:
 def _convert(
     out: Path,
     images: Path,
+    masks: Path,
     pairs: Sequence[tuple[Path, Path]],
     labels: dict[int, int],
     values: MaskValues,
@@ -125,6 +126,11 @@ def _convert(
     They have the names of their photos, so that each replaces the one of an earlier call.
     """
     folder = out.with_name(f"{out.stem}_masks").absolute()
+    if folder.resolve().is_relative_to(masks.resolve()):
+        raise ValueError(
+            f"--out={out}: the masks become labels in {folder}, which is in the folder of --masks; "
+            "give another name or folder"
+        )
     targets = [folder / photo.relative_to(images).with_suffix(".png") for photo, _ in pairs]
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ _ONE_IN = 8  # photos is for validation
 def pair_by_name(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Every photo of a folder with its mask, in the order of their names.
 
-    A mask has its photo's path, with another suffix: ``images/a/1.jpg`` and ``masks/a/1.png``. All
-    masks may have one more ending, such as ``1_mask.png``.
+    A mask has its photo's path, with another suffix: ``images/a/1.jpg`` and ``masks/a/1.png``. If
+    no mask has its photo's name, all have one more ending, such as ``1_mask.png``.
 
     Raises:
         ValueError: a folder has no files of its kind, there is only one photo, or a photo has no
@@ -82,10 +82,11 @@ def _by_name(files: Iterable[Path], folder: Path) -> dict[str, Path]:
 
 
 def _ending(photos: dict[str, Path], masks: dict[str, Path]) -> str:
-    """What most masks' names have after their photos': '' or such as '_mask'.
-
-    The name of a photo may begin with another one's: 1 and 10.
+    """What masks' names have after their photos': '' if any has its photo's name, else the most
+    frequent ending, such as '_mask': the name of a photo may begin with another one's, 1 and 10.
     """
+    if not photos.keys().isdisjoint(masks):
+        return ""
     endings = Counter(
         mask[i:] for mask in masks for i in range(1, len(mask) + 1) if mask[:i] in photos
     )

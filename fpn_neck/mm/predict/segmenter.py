@@ -62,6 +62,9 @@ class SegmenterPredictor(Predictor):
         size = image.shape[0], image.shape[1]
         if self._tta:
             sizes = [self._resized(*size, scale) for scale in SCALES]
+            # A view of one cell has no variance that a norm could divide by.
+            cell = max(self._model.head.scale_heads.strides)
+            sizes = [s for s in sizes if max(s) > cell] or [self._resized(*size)]
             found = self._model.predict_views([self._input(image, s) for s in sizes], size)
         else:
             expected = self._resized(*size)

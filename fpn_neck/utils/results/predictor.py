@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fpn_neck.utils.photo_files import find_photos
-from fpn_neck.utils.photos import PhotoError, highest_value, rgb_pixels
+from fpn_neck.utils.photos import PhotoError, highest_value, lies_on_black, rgb_pixels
 from fpn_neck.utils.results.folder import is_result
 from fpn_neck.utils.results.result import Result
 from fpn_neck.utils.values import check_whole
@@ -103,7 +103,7 @@ def _photos(given: Any) -> list[Photo]:
             raise ValueError(f"a photo is {given.width}x{given.height} px: it has no pixels")
         if given.mode in _PLAIN_MODES:
             return [np.asarray(given)]
-        return [rgb_pixels(given, highest_value(given))]
+        return [rgb_pixels(given, highest_value(given), on_black=lies_on_black(given))]
     if not isinstance(given, np.ndarray):
         raise TypeError(
             f"a photo is a {type(given).__name__}: give a path, a folder, a PIL image, or an array "
