@@ -307,7 +307,9 @@ def test_a_coco_file_is_split_and_loads(run, photos, shapes_root, model):
             assert [cfg.classes[o["bbox_label"]] for o in info["instances"]] == expected
 
 
-def test_a_panoptic_model_trains_and_predicts(run, photos, shapes_root, call_tool, tmp_path):
+def test_a_panoptic_model_trains_and_predicts(
+    run, photos, shapes_root, call_tool, assert_refused, tmp_path
+):
     file = shapes_root / "annotations/instances_train.json"
     cfg = run("detection", "--photos", photos, "--annotations", file, "--model", "panoptic-fpn")
     short = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "model.backbone.checkpoint=None"]
@@ -321,6 +323,8 @@ def test_a_panoptic_model_trains_and_predicts(run, photos, shapes_root, call_too
     assert found["classes"][: len(cfg.classes)] == list(cfg.classes)
     assert all("segments" in photo for photo in found["photos"])
     assert len(list((out / "panoptic").iterdir())) == 10
+    command = ["predict", config, work / "iter_1.pth", photos, "--out", tmp_path / "other"]
+    assert_refused(call_tool(*command, "--score-thr", 0.9), "score_thr=0.9", "test_cfg.rcnn")
 
 
 @pytest.mark.parametrize(

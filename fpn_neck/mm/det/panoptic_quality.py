@@ -91,7 +91,9 @@ class PanopticQualityMetric(BaseMetric):
         }
         truth = np.zeros((image["height"], image["width"], 2), np.int64)
         truth[..., 0] = self._stuff
-        for number, instance in enumerate(self._coco.imgToAnns[image_id], 1):
+        # Crowds lie under the objects, as in training.
+        instances = sorted(self._coco.imgToAnns[image_id], key=lambda one: not one["iscrowd"])
+        for number, instance in enumerate(instances, 1):
             label = labels.get(instance["category_id"], _IGNORED)
             label = _IGNORED if instance["iscrowd"] else label
             truth[self._coco.annToMask(instance) == 1] = label, number

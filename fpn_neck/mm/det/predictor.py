@@ -52,7 +52,8 @@ class DetectionPredictor(Predictor):
     Raises:
         FileNotFoundError, ValueError: see `fpn_neck.mm.predictor.load_model`; neither the
             checkpoint nor the config holds names of its labels; the detector needs
-            a proposal source, or takes none; the config has no augmentation.
+            a proposal source, or takes none; the config has no augmentation; a score_thr
+            for a panoptic model.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class DetectionPredictor(Predictor):
             cfg = copy.deepcopy(cfg)
             use_tta(cfg)
         model = load_model(cfg, checkpoint, device, scope="mmdet", allow_mismatch=allow_mismatch)
+        if score_thr != SCORE_THR and hasattr(without_augmentation(model), "panoptic_fusion_head"):
+            raise ValueError(
+                f"score_thr={score_thr}: segments of a panoptic model have no scores; it keeps "
+                "objects by the config's model.test_cfg.rcnn.score_thr: set that"
+            )
         is_rpn = isinstance(without_augmentation(model), RPN)
         if is_rpn:  # it tells objects from background, whatever the data set holds
             model.dataset_meta = {"classes": ("object",)}

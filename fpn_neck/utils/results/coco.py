@@ -66,7 +66,7 @@ def category_ids_of(classes: Sequence[str], known: Mapping[str, int] | None) -> 
     if missing:
         raise ValueError(
             f"the COCO file has no category {missing[0]!r}, and the model has; its categories are "
-            f"{', '.join(name for name in known if name not in NO_CATEGORY)}"
+            f"{', '.join(name for name in known if name not in NO_CATEGORY)}; leave the file out"
         )
     return [known[name] for name in classes]
 

@@ -163,6 +163,18 @@ def test_instances_of_other_categories_are_void(scene):
     assert quality_of(scene, (0, 1, 0, 4), (1, 2, 4, 7))["coco_panoptic/PQ_st"] == 100
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_crowd_lies_under_the_objects_wherever_the_file_lists_it(scene, place):
+    """The prediction holds nothing in the columns that are only crowd."""
+    content = json.loads(scene.read_text())
+    crowd = {"size": [8, 10], "counts": [0, 64, 16]}  # columns 0 to 7
+    one = {**content["annotations"][0], "id": 99, "iscrowd": 1, "segmentation": crowd}
+    content["annotations"].insert(place, one)
+    scene.write_text(json.dumps(content))
+    result = quality_of(scene, (0, 1, 0, 4), (1, 2, 4, 7))
+    assert result["coco_panoptic/PQ_th"] == 100
+
+
 def test_quality_is_iou_over_matches_and_half_the_misses(scene):
     """Thing 0 found in 3 of 4 columns (IoU 3/4), thing 1 missed, stuff 3 of 7 columns (unmatched).
 

@@ -23,12 +23,16 @@ def segments(labels):
     return SimpleNamespace(data=torch.from_numpy(labels)[None])
 
 
-def evaluated(tmp_path, pairs, keep):
+def evaluated(tmp_path, pairs, keep, ignore_index=IGNORED):
     """A hook after a test of pairs of truth and prediction, whose photos are files."""
     hook = EvaluationHook(keep)
     meta = {"classes": CLASSES, "palette": [[0, 0, 0]] * 4}
     dataset = SimpleNamespace(metainfo=meta, pipeline=Compose([LoadImageFromFile()]))
-    runner = SimpleNamespace(test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset)))
+    metrics = [SimpleNamespace(), SimpleNamespace(ignore_index=ignore_index)]
+    loop = SimpleNamespace(
+        dataloader=SimpleNamespace(dataset=dataset), evaluator=SimpleNamespace(metrics=metrics)
+    )
+    runner = SimpleNamespace(test_loop=loop)
     hook.before_test_epoch(runner)
     for i, (truth, prediction) in enumerate(pairs):
         path = tmp_path / f"{i}.png"
@@ -68,6 +72,13 @@ def test_no_photos_are_kept_of_none(tmp_path, pairs):
     hook = evaluated(tmp_path, pairs, keep=0)
     assert hook.best == hook.worst == []
     assert hook.confusion.pixels.sum() == len(pairs) * 15 * 16
+
+
+def test_a_label_that_the_metric_ignores_is_no_class(tmp_path, pairs):
+    hook = evaluated(tmp_path, pairs, keep=0, ignore_index=0)
+    expected = sum((truth[1:] != 0).sum() for truth, _ in pairs)
+    assert hook.confusion.pixels.sum() == expected > 0
+    assert hook.confusion.occurs.tolist() == [False, True, True, False]
 
 
 def test_rows_are_sorted_by_frequency_and_have_the_iou_of_the_matrix():

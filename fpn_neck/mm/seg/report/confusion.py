@@ -23,10 +23,21 @@ class Confusion:
         self.photos = np.zeros(count, np.int64)
 
     @classmethod
-    def of(cls, truth: np.ndarray, prediction: np.ndarray, count: int) -> Confusion:
-        """Of one photo, labels (H, W) each; labels that are not in 0..count-1 are ignored."""
+    def of(
+        cls,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        count: int,
+        ignore_index: int | None = None,
+    ) -> Confusion:
+        """Of one photo, labels (H, W) each.
+
+        Pixels whose truth is ``ignore_index`` and labels that are not in 0..count-1 are left out.
+        """
         truth, prediction = truth.astype(np.int64), prediction.astype(np.int64)
         known = (truth >= 0) & (truth < count) & (prediction >= 0) & (prediction < count)
+        if ignore_index is not None:
+            known &= truth != ignore_index
         pairs = count * truth[known] + prediction[known]
         found = cls(count)
         found.pixels = np.bincount(pairs, minlength=count * count).reshape(count, count)

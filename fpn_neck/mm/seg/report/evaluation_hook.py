@@ -34,7 +34,8 @@ class PhotoResult(NamedTuple):
 class EvaluationHook(Hook):
     """Counts pixels by true and predicted label, and keeps the best and the worst photos.
 
-    A photo whose truth holds only ignored pixels is left out.
+    Pixels that the run's first metric ignores by ``ignore_index`` are left out, and so is a photo
+    whose truth holds nothing else.
 
     Args:
         keep: how many photos of each kind.
@@ -56,6 +57,9 @@ class EvaluationHook(Hook):
         self.classes: Sequence[str] = dataset.metainfo["classes"]
         self.palette: Sequence[Sequence[int]] = dataset.metainfo["palette"]
         self.confusion = Confusion(len(self.classes))
+        metrics = runner.test_loop.evaluator.metrics
+        ignored = [metric.ignore_index for metric in metrics if hasattr(metric, "ignore_index")]
+        self._ignore_index = ignored[0] if ignored else None
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -70,7 +74,7 @@ class EvaluationHook(Hook):
         truth, prediction = (
             segments.data[0].cpu().numpy() for segments in (sample.gt_sem_seg, sample.pred_sem_seg)
         )
-        found = Confusion.of(truth, prediction, len(self.classes))
+        found = Confusion.of(truth, prediction, len(self.classes), self._ignore_index)
         if not found.occurs.any():
             return
         self.confusion.add(found)
