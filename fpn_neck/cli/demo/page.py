@@ -46,8 +46,8 @@ def serve(answers: Answers, host: str, port: int, megabytes: int) -> None:
         quiet=True,
         prevent_thread_lock=True,
     )
-    print(f"http://{host}:{port}", flush=True)
     try:
+        print(f"http://{host}:{port}", flush=True)
         threading.Event().wait()
     finally:
         page.close()

@@ -26,6 +26,7 @@ CONFIG = PROJECT / "configs/segmentation/fpn_lite0_demo_shapes-256x320.py"
 def config(root, work_dir, **changes):
     """mmseg's own head, one batch of all four scenes."""
     cfg = Config.fromfile(CONFIG)
+    del cfg.model.decode_head.loss_stride  # mmseg's has none
     cfg.merge_from_dict(
         {
             "model.backbone.checkpoint": None,
