@@ -20,8 +20,8 @@ from fpn_neck.strips.label_map import fill_labels, fill_most_probable, label_map
 from fpn_neck.strips.pixel_loss import PixelLoss
 from fpn_neck.strips.row_map import RowMap
 from fpn_neck.utils.arguments import check_float_map
-from fpn_neck.utils.sizes import may_branch_on_sizes, resize, sizes_are_numbers
-from fpn_neck.utils.values import check_options, check_wholes
+from fpn_neck.utils.sizes import check_map_size, may_branch_on_sizes, resize
+from fpn_neck.utils.values import check_options
 
 
 class Segmenter(nn.Module):
@@ -222,7 +222,7 @@ class Segmenter(nn.Module):
         """
         check_float_map("images", images)
         if size is not None:
-            _check_size(size)
+            check_map_size(size)
         of_images = images.shape[-2:]
         if size is None and not self._takes_tiles(images, tile):
             return label_map_in_graph(self._logits(images), of_images, self._align_corners)
@@ -255,7 +255,7 @@ class Segmenter(nn.Module):
         shapes = [tuple(view.shape) for view in views]
         if not shapes or any(shape[0] != 1 for shape in shapes):
             raise ValueError(f"views of shapes {shapes}: expected one or more of (1, C, h, w)")
-        _check_size(size)
+        check_map_size(size)
         maps = []
         for view in views:
             maps.append(self._logits_of_size(view, size, tile))
@@ -297,8 +297,3 @@ class Segmenter(nn.Module):
     @property
     def _align_corners(self) -> bool:
         return self.head.scale_heads.align_corners
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    if sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:  # an export has symbols
-        raise ValueError(f"size={size}: expected (height, width)")

@@ -16,8 +16,8 @@ from fpn_neck.strips.bilinear_taps import Taps
 from fpn_neck.strips.row_map import RowMap, strip_bytes
 from fpn_neck.utils.arguments import check_float_map
 from fpn_neck.utils.operators import operator
-from fpn_neck.utils.sizes import resize, sizes_are_numbers
-from fpn_neck.utils.values import check_flag, check_wholes
+from fpn_neck.utils.sizes import check_map_size, resize
+from fpn_neck.utils.values import check_flag
 
 _PIXELS = 1 << 16  # labelled at a time
 _BORDER_LOGITS = 1 << 20  # resized at a time
@@ -44,8 +44,7 @@ def label_map(logits: Tensor, size: Sequence[int], align_corners: bool = False) 
     """
     check_float_map("logits", logits)
     check_flag("align_corners", align_corners)
-    if sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:
-        raise ValueError(f"size={size!r}: expected (H, W)")
+    check_map_size(size)
     return label_map_in_graph(logits, size, align_corners)
 
 
@@ -113,11 +112,9 @@ def fill_most_probable(views: Sequence[RowMap], labels: Tensor) -> None:
         views: logits (1, K, H, W) of one image; their softmax is the probability.
         labels: (H, W), int64.
     """
+    if views[0].shape[1] == 1:
+        views = [view.binary() for view in views]
     for rows, first in views[0].strips():
-        if first.shape[1] == 1:
-            total = sum(view.rows(rows.start, rows.stop).sigmoid() for view in views[1:])
-            labels[rows] = (total + first.sigmoid())[0, 0] > len(views) / 2
-            continue
         total = first.softmax(1)
         for view in views[1:]:
             total += view.rows(rows.start, rows.stop).softmax(1)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fpn_neck.utils.values import check_wholes
+
 # torch 2.6 has no is_exporting(); there, compiled models take the way of exported ones.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -28,6 +30,16 @@ def may_branch_on_sizes() -> bool:
 def sizes_are_numbers() -> bool:
     """Whether nothing records the calls; torch.compile makes a graph for each branch on sizes."""
     return not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
+def check_map_size(size: Sequence[int]) -> None:
+    """Refuse anything but two whole numbers of at least 1; the symbols of an export pass.
+
+    Raises:
+        TypeError, ValueError: names the value and the rule.
+    """
+    if sizes_are_numbers() and len(check_wholes("size", size, 1)) != 2:
+        raise ValueError(f"size={size!r}: expected (H, W)")
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

@@ -63,7 +63,8 @@ VANISHES = Kind(
     "crop it, or remove it; else raise the scale of the pipeline's first resize",
 )
 THIN = Kind(
-    "mask is one pixel wide or high, and mmseg drops that axis", "remove the photo and its mask"
+    "mask is one pixel wide or high, and LoadAnnotations drops that axis",
+    "remove the photo and its mask",
 )
 SIZE = Kind(
     "photo and mask differ in size", "take both from the same source, neither resized nor turned"

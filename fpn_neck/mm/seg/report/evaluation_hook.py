@@ -58,8 +58,8 @@ class EvaluationHook(Hook):
         self.palette: Sequence[Sequence[int]] = dataset.metainfo["palette"]
         self.confusion = Confusion(len(self.classes))
         metrics = runner.test_loop.evaluator.metrics
-        ignored = [metric.ignore_index for metric in metrics if hasattr(metric, "ignore_index")]
-        self._ignore_index = ignored[0] if ignored else None
+        ignored = (metric.ignore_index for metric in metrics if hasattr(metric, "ignore_index"))
+        self._ignore_index = next(ignored, None)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
